@@ -1,0 +1,176 @@
+"""Flag groups, each flag declared once. A script names its groups: `parse("what it does", task, run, training)`."""
+
+import argparse
+
+from util import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags are spelt out, defaults stand in the help, and a mistake is one sentence with exit code 2."""
+
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message):
+        raise UserError(f"{self.prog}: {message}; '{self.prog} --help' lists the flags.")
+
+
+def parse(description, *groups, argv=None):
+    """The flags of the given groups, checked.
+
+    Args:
+        description: what the script does, for --help.
+        groups: functions of this module that add flags to a parser.
+        argv: the words of the command line; None: those of this process.
+    Raises:
+        UserError: an unknown or abbreviated flag, a value of the wrong type or out of range.
+    """
+    parser = Parser(description)
+    for group in groups:
+        group(parser)
+    args = parser.parse_args(argv)
+    args.changed = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    return args
+
+
+def needed(args, name):
+    """The value of a flag that this use of a script cannot do without."""
+    if getattr(args, name) is None:
+        raise UserError(f"--{name} is needed here; --help says what it names.")
+    return getattr(args, name)
+
+
+# --------------------------------------------------------------------------------------- types
+
+
+def number(kind, low, high=None, open_low=False):
+    """An argparse type: a number of `kind` (int or float) from `low` to `high`; `open_low` leaves `low` itself out."""
+
+    def convert(text):
+        value = kind(text)
+        if not (value > low if open_low else value >= low) or (high is not None and value > high):
+            limits = f"above {low}" if open_low else f"of at least {low}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}" + (f" and at most {high}" if high is not None else ""))
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+count = number(int, 1)
+natural = number(int, 0)
+weight = number(float, 0.0)
+share = number(float, 0.0, 1.0)
+
+
+# --------------------------------------------------------------------------------------- groups
+
+
+def task(parser):
+    group = parser.add_argument_group("task and records")
+    group.add_argument("--task_name", required=True, help="name of the task: senti, or the name in the data folder's task.json")
+    group.add_argument("--data_dir", required=True, help="folder with train.tsv, dev.tsv, test.tsv, and task.json for a task of your own")
+    group.add_argument("--ofrecord_dir", help="folder of the records (default: DATA_DIR/ofrecord)")
+    group.add_argument("--resave_ofrecord", action="store_true",
+                       help="write the records again from the TSV files; content that did not change keeps its bytes and its scores")
+    group.add_argument("--seq_length", type=number(int, 3), default=128, help="longest text in tokens, [CLS] and [SEP] included")
+    group.add_argument("--vocab_file", help="WordPiece vocabulary (default: vocab.txt in the model folder)")
+    group.add_argument("--seed", type=natural, default=42, help="every random draw is a function of it")
+
+
+def selection(parser):
+    group = parser.add_argument_group("which training examples (in this order; prototypes and scores are made of the same ones)")
+    group.add_argument("--train_example_num", type=count, help="the first N training examples (default: all; more than there are is an error)")
+    group.add_argument("--domain", help="only this domain: its training and its dev examples")
+    group.add_argument("--exclude_domain", help="leave this domain out of training and dev; test keeps it")
+    group.add_argument("--data_portion", type=number(float, 0.0, 1.0, open_low=True), default=1.0,
+                       help="share of the training examples, stratified by domain and label, at least one of each")
+
+
+def model(parser):
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_load_dir", help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot")
+
+
+def device(parser):
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there")
+    group.add_argument("--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference")
+
+
+def inference(parser):
+    group = parser.add_argument_group("inference")
+    group.add_argument("--num_epochs", type=count, default=1,
+                       help="accepted so that one set of flags serves all stages; this stage reads the data once all the same")
+
+
+def training(parser):
+    group = parser.add_argument_group("training")
+    group.add_argument("--do_train", action="store_true", help="train")
+    group.add_argument("--do_eval", action="store_true", help="evaluate on dev while training, keep the best snapshot, and test it at the end")
+    group.add_argument("--model_save_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)")
+    group.add_argument("--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder")
+    group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
+    group.add_argument("--batch_size_per_device", type=count, default=24, help="examples in a training step")
+    group.add_argument("--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate")
+    group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps with a rising learning rate")
+    group.add_argument("--weight_decay_rate", type=weight, default=0.01, help="AdamW's decay, not on biases and LayerNorm")
+    group.add_argument("--max_grad_norm", type=number(float, 0.0, open_low=True), default=1.0, help="gradients are clipped to this norm")
+    group.add_argument("--eval_example_num", type=count, help="the first N dev examples (default: all)")
+    group.add_argument("--eval_every_step_num", type=count, default=100, help="steps from one evaluation on dev to the next")
+    group.add_argument("--save_every_step_num", type=count, default=100, help="steps from one snapshot_last to the next: what a kill can cost")
+    group.add_argument("--log_every_step_num", type=count, default=20, help="steps from one log line to the next")
+
+
+def prototypes(parser):
+    group = parser.add_argument_group("prototype score")
+    group.add_argument("--alpha", type=share, default=0.5, help="weight of the example's own domain against the other domains")
+    group.add_argument("--part_size", type=count, default=4096, help="records in one part file")
+
+
+def teacher(parser):
+    group = parser.add_argument_group("meta-teacher")
+    group.add_argument("--domain_loss_weight", type=weight, default=0.5, help="gamma1, weight of the domain-corruption loss; 0: no such head")
+    group.add_argument("--weight_scaling", choices=("mean", "raw", "none"), default="mean",
+                       help="the instance weight made of the prototype score: mean: divided by its mean, raw: as it is, none: 1")
+
+
+def knowledge(parser):
+    group = parser.add_argument_group("knowledge")
+    group.add_argument("--knowledge_dir", help="folder of the knowledge (default: OFRECORD_DIR/knowledge-<start of the teacher's hash>)")
+
+
+def extraction(parser):
+    group = parser.add_argument_group("what to extract")
+    group.add_argument("--knowledge_layers", type=layer_list,
+                       help="teacher layers, counted from 1, as in 2,4,6 (default: min(3, layers), evenly spaced, ending with the last)")
+    group.add_argument("--attention_heads", choices=("mean", "all"), default="mean", help="scores averaged over the heads, or of each head")
+    group.add_argument("--hidden_states", action="store_true", help="also the hidden states of these layers")
+
+
+def distillation(parser):
+    group = parser.add_argument_group("meta-distillation")
+    group.add_argument("--student_model", help="folder of the BERT that the student starts from")
+    group.add_argument("--student_layers", type=count, help="take N evenly spaced layers of that folder (default: all of them)")
+    group.add_argument("--teacher_model", help="the meta-teacher's snapshot, whose knowledge stage 3 wrote; its weights are not loaded")
+    group.add_argument("--intermediate_epochs", type=natural, default=0,
+                       help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: all at once")
+    group.add_argument("--temperature", type=number(float, 0.0, open_low=True), default=1.0, help="T of the soft cross-entropy")
+    group.add_argument("--transfer_loss_weight", type=weight, default=0.3, help="gamma2, of the transferable-knowledge term")
+    group.add_argument("--soft_label_weight", type=weight, default=1.0, help="of the soft cross-entropy with the teacher's logits")
+    group.add_argument("--hard_label_weight", type=weight, default=0.0, help="of the cross-entropy with the gold labels")
+    group.add_argument("--attention_loss_weight", type=weight, default=1.0, help="of the attention term")
+    group.add_argument("--representation_loss_weight", type=weight, default=1.0, help="of the representation term")
+    group.add_argument("--hidden_loss_weight", type=weight, default=0.0, help="of the hidden-states term; needs knowledge with --hidden_states")
+    group.add_argument("--attention_match", choices=("raw", "centred"), default="raw",
+                       help="centred: each row of scores minus its mean, which the softmax does not see")
+    group.add_argument("--expertise_weight", choices=("lambda", "none"), default="lambda",
+                       help="the domain-expertise weight of an example, or 1 for all")
+
+
+def layer_list(text):
+    """An argparse type: rising layer numbers from 1, as in `2,4,6`."""
+    layers = tuple(int(word) for word in text.split(","))
+    if min(layers) < 1 or list(layers) != sorted(set(layers)):
+        raise argparse.ArgumentTypeError(f"{text} is not a rising list of layer numbers from 1, such as 2,4,6")
+    return layers

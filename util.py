@@ -1,0 +1,304 @@
+"""What every run needs: the engine, user errors, whole files, hashes, seeds, the run folder with its log, metrics and lock."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+# --------------------------------------------------------------------------------------- user errors
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one sentence with file (and line), what was found, what was expected, what to do."""
+
+
+def entry(main):
+    """Runs `main()` as a program: a UserError, a full disk or a missing permission becomes one sentence and exit code 2."""
+
+    @functools.wraps(main)
+    def run():
+        signal.signal(signal.SIGTERM, _raise_interrupt)
+        try:
+            main()
+        except UserError as error:
+            stop(f"error: {error}", 2)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            stop(f"error: {error.filename or 'output'}: {os.strerror(error.errno)}.", 2)
+        except KeyboardInterrupt as error:
+            stop(str(error) or "stopped by the user.", 130)
+
+    return run
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+
+
+def _raise_interrupt(signum, frame):
+    raise KeyboardInterrupt("stopped by SIGTERM.")
+
+
+def stop(sentence, code):
+    """Prints one sentence to standard error and ends the process with `code`."""
+    print(sentence, file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+# --------------------------------------------------------------------------------------- the engine
+
+ONEFLOW_VERSION = "0.9.0"
+
+
+def load_oneflow():
+    """Returns the module `oneflow`, imported in the environment that it needs; every entry passes here.
+
+    OneFlow's OpenBLAS picks its kernel when the library is loaded and falls back to a slow one on CPUs that it does not
+    know; glog prints CUDA and libibverbs warnings on machines without them. Both are set by variables before the import.
+    """
+    if "oneflow" not in sys.modules:
+        _check_python()
+        os.environ.setdefault("OPENBLAS_CORETYPE", _blas_kernel())
+        os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
+        try:
+            with _quiet_stderr():
+                import oneflow
+        except Exception as error:  # the wheel raises ImportError, OSError or RuntimeError, by what is missing
+            stop(f"error: oneflow does not load ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
+                 "run 'bash scripts/setup.sh', or 'pip install -r requirements.txt' with Python 3.9 or 3.10.", 2)
+        if oneflow.__version__ != ONEFLOW_VERSION:
+            stop(f"error: oneflow {oneflow.__version__} is installed, {ONEFLOW_VERSION} is needed: "
+                 "run 'pip install -r requirements.txt' with Python 3.9 or 3.10.", 2)
+    return sys.modules["oneflow"]
+
+
+def _check_python():
+    if sys.version_info[:2] not in ((3, 9), (3, 10)):
+        stop(f"error: this is Python {platform.python_version()}, and oneflow {ONEFLOW_VERSION} with numpy 1.26 needs 3.9 or 3.10: "
+             "run 'bash scripts/setup.sh', which finds or fetches one.", 2)
+    if int(np.__version__.split(".")[0]) != 1:
+        stop(f"error: numpy {np.__version__} is installed, and oneflow {ONEFLOW_VERSION} cannot exchange arrays with numpy 2: "
+             "run 'pip install -r requirements.txt'.", 2)
+
+
+def _blas_kernel():
+    """The OpenBLAS kernel for this CPU: Haswell's (AVX2 and FMA) where it runs, else what OpenBLAS itself chooses."""
+    try:
+        flags = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split())
+    except (OSError, AttributeError):
+        flags = set()
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
+        return "SkylakeX"
+    return "Haswell" if {"avx2", "fma"} <= flags else ""
+
+
+@contextlib.contextmanager
+def _quiet_stderr():
+    """Hides what C++ prints to standard error while it holds ("libibverbs not available"); Python exceptions still pass."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+# --------------------------------------------------------------------------------------- whole files
+
+
+@contextlib.contextmanager
+def whole_file(path, mode="wb"):
+    """Opens `path` for writing under a temporary name; it gets its own name, synced to disk, only when the block ends well."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """Yields a temporary folder that takes the name `path`, synced, when the block ends well; what stood there is replaced."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        sync_folder(temporary)
+        if path.exists():
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(path):
+    """Makes the names in folder `path` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path, value):
+    """Writes `value` as JSON, whole or not at all, with the same bytes for the same value."""
+    with whole_file(path, "w") as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path, what):
+    """The JSON object in file `path`; `what` names it in the sentence of the UserError ("the manifest of the records")."""
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: {what} is missing.") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: {what} is not valid JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what} holds a {type(value).__name__}, expected a JSON object.")
+    return value
+
+
+def sha256(path):
+    """SHA-256 of a file, as 64 hexadecimal digits, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------- seeds
+
+STREAMS = {name: number for number, name in enumerate(("init", "order", "corruption", "dropout", "portion", "split"))}
+
+
+def random_stream(seed, stream, *key):
+    """A numpy Generator that is a function of (seed, name of the stream, key) alone, key being integers >= 0 such as epoch,
+    step, rank and number of ranks. Nothing is remembered between calls, so that a resumed run draws what the first would have."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, key)])))
+
+
+# --------------------------------------------------------------------------------------- the run folder
+
+
+class Run:
+    """A run folder: its lock, `log.txt`, `metrics.jsonl` (no clock) and `timing.jsonl` (times and speeds).
+
+    Args:
+        folder: where the run writes; made if missing. None: no folder, messages go to the terminal alone.
+    Raises:
+        UserError: another process holds the folder.
+    """
+
+    def __init__(self, folder=None):
+        self.folder, self.started = folder and pathlib.Path(folder), time.monotonic()
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.folder)
+            self._log = open(self.folder / "log.txt", "a", encoding="utf-8", buffering=1)
+
+    def say(self, message):
+        """Prints a line, under the progress bar if there is one, and keeps it in log.txt."""
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()
+        if self.folder:
+            self._log.write(message + "\n")
+
+    def metric(self, **values):
+        """Appends one JSON line to metrics.jsonl."""
+        self._append("metrics.jsonl", values)
+
+    def timing(self, **values):
+        """Appends one JSON line to timing.jsonl, with the seconds since the run started."""
+        self._append("timing.jsonl", {**values, "seconds": round(time.monotonic() - self.started, 3)})
+
+    def _append(self, name, values):
+        if self.folder:
+            with open(self.folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def forget_after(self, step):
+        """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            with whole_file(path, "w") as file:
+                file.writelines(line + "\n" for line in kept)
+
+
+def lock(folder):
+    """Locks `folder` until the returned file is closed or the process dies.
+
+    Raises:
+        UserError: it is locked; the sentence names the process that holds it.
+    """
+    file = open(pathlib.Path(folder) / ".lock", "a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise UserError(f"{folder}: {holder} is writing here: wait for it, or name another folder.") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()}")
+    file.flush()
+    return file
+
+
+def new_run_folder(parent="output"):
+    """The name of a run that was given none: output/model_save-YYYY-MM-DD-HH:MM:SS."""
+    return pathlib.Path(parent) / f"model_save-{datetime.datetime.now():%Y-%m-%d-%H:%M:%S}"
+
+
+def opening_lines(args):
+    """The first lines of a log: versions, the commit where this is a checkout, and the flags that differ from their defaults."""
+    names = ("oneflow", "numpy", "scikit-learn", "safetensors")
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    commit = subprocess.run(["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"],
+                            capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    flags = " ".join(f"--{name} {value}" if value is not True else f"--{name}" for name, value in args.changed.items())
+    return [f"python {platform.python_version()}, {packages}" + (f", commit {commit}" if commit else ""), f"flags: {flags}"]
+
+
+def progress(iterable=None, **options):
+    """A tqdm bar with an ETA; silent where standard error is not a terminal."""
+    return tqdm(iterable, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
