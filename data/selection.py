@@ -1,0 +1,107 @@
+"""Which records a run uses: opening the splits as the flags say, and choosing the training examples. N records."""
+
+import pathlib
+
+import numpy as np
+
+from data.records import Records, check_fits, resave
+from data.tasks import split_path
+from util import UserError, random_stream
+
+
+def open_records(args, task, tokenizer, split, say, scored=True):
+    """The checked records of a split, written again from its TSV where --resave_ofrecord says so.
+
+    Args:
+        scored: whether scores must be there (stages 2 to 4); stage 1 makes them.
+    Raises:
+        UserError: the records are missing, broken, or of other data than the flags name.
+    """
+    folder = records_folder(args) / split
+    if args.resave_ofrecord:
+        records = resave(task, args.data_dir, folder, split, tokenizer, args.seq_length, scored)
+    else:
+        records = Records(folder, split)
+        check_fits(records, task, args.seq_length, tokenizer, split_path(args.data_dir, split))
+        if scored:
+            records.require_scores()
+    say(f"{split}: {len(records)} examples, {records.cut} of them cut at {args.seq_length} tokens")
+    return records
+
+
+def records_folder(args):
+    """The folder of the records of all splits."""
+    return pathlib.Path(args.ofrecord_dir or pathlib.Path(args.data_dir, "ofrecord"))
+
+
+def columns(records):
+    """Domain and label of every record, two int arrays [N]; the texts are not kept."""
+    pairs = [(block["domain"].reshape(-1), block["label"].reshape(-1)) for block in records.blocks()]
+    return tuple(np.concatenate(column) for column in zip(*pairs))
+
+
+def chosen_blocks(records, rows):
+    """Yields the blocks of `records` with nothing in them but `rows`, rising; one block at a time is in memory."""
+    keep, start = np.isin(np.arange(len(records)), rows), 0
+    for block in records.blocks():
+        size = len(block["label"])
+        yield {name: array[keep[start:start + size]] for name, array in block.items()}
+        start += size
+
+
+def training_arrays(records, task, args):
+    """The chosen training examples stacked, {name: [N, ...]}."""
+    arrays = records.arrays()
+    rows = select(arrays["domain"].reshape(-1), arrays["label"].reshape(-1), task, args)
+    return {name: array[rows] for name, array in arrays.items()}
+
+
+def dev_arrays(records, task, args):
+    """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain keep, stacked."""
+    arrays = records.arrays(first(len(records), args.eval_example_num, "--eval_example_num", "dev"))
+    keep = of_domains(arrays["domain"].reshape(-1), task, args)
+    if not keep.any():
+        raise UserError("no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of them.")
+    return {name: array[keep] for name, array in arrays.items()}
+
+
+def select(domain, label, task, args):
+    """The rows of the training split that the flags of the group `selection` choose, rising.
+
+    Args:
+        domain, label: int [N], of all records.
+    Raises:
+        UserError: more examples asked for than there are, an unknown domain, nothing left.
+    """
+    rows = np.arange(first(len(domain), args.train_example_num, "--train_example_num", "training"))
+    rows = rows[of_domains(domain[rows], task, args)]
+    if args.data_portion < 1:
+        rows = np.sort(np.concatenate([_portion(rows[(domain[rows] == k) & (label[rows] == m)], args, k, m)
+                                       for k in range(len(task.domains)) for m in range(len(task.labels))]))
+    if not len(rows):
+        raise UserError("no training example is left after --train_example_num, --domain and --exclude_domain: loosen one of them.")
+    return rows
+
+
+def first(available, limit, flag, what):
+    """`limit`, or all where it is None. UserError where it is more than there are."""
+    if limit is not None and limit > available:
+        raise UserError(f"{flag} {limit} is more than the {available} {what} examples there are: lower it or leave it out.")
+    return available if limit is None else limit
+
+
+def of_domains(domain, task, args):
+    """True where --domain and --exclude_domain keep an example. int [N] -> bool [N]."""
+    keep = np.ones(len(domain), bool)
+    for flag, name, wanted in (("--domain", args.domain, True), ("--exclude_domain", args.exclude_domain, False)):
+        if name is not None:
+            if name not in task.domains:
+                raise UserError(f"{flag} {name}: the task {task.name} has the domains {', '.join(task.domains)}.")
+            keep &= (domain == task.domains.index(name)) == wanted
+    return keep
+
+
+def _portion(rows, args, k, m):
+    """At least one of `rows` where there is one, the same for a seed and a share."""
+    wanted = max(1, round(len(rows) * args.data_portion))
+    return random_stream(args.seed, "portion", k, m).permutation(rows)[:wanted]

@@ -1,0 +1,257 @@
+"""What a task is: its columns, labels and domains, and the TSV files that hold its examples."""
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+import unicodedata
+from typing import NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from util import UserError, read_json, whole_file, write_json
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A classification task over several domains; the order of `labels` and of `domains` is their ids."""
+
+    name: str
+    text: Tuple[str, ...]  # the columns of the text: one, or two for pairs
+    domain: str  # the column of the domain
+    label: str  # the column of the label
+    labels: Tuple[str, ...]
+    domains: Tuple[str, ...]
+
+    @property
+    def columns(self):
+        """The header of the task's TSV files."""
+        return (*self.text, self.domain, self.label)
+
+
+class Example(NamedTuple):
+    """A row of a TSV file."""
+
+    text_a: str
+    text_b: Optional[str]  # None where the task has one text column
+    domain: int  # index into Task.domains
+    label: int  # index into Task.labels
+    line: int  # counted from 1, the header's being 1
+
+
+BUILT_IN = {
+    "senti": Task("senti", ("review",), "domain", "sentiment", ("positive", "negative"), ("books", "dvd", "electronics", "kitchen")),
+}
+
+# --------------------------------------------------------------------------------------- the task
+
+
+def load_task(task_name, data_dir):
+    """The task that `data_dir`/task.json describes, or the built-in one of that name where there is no such file.
+
+    Raises:
+        UserError: no such folder or task, task.json is broken or describes another task.
+    """
+    path = pathlib.Path(data_dir, "task.json")
+    if not path.parent.is_dir():
+        raise UserError(f"{data_dir}: no such folder, expected the data of task '{task_name}': check --data_dir.")
+    if path.exists():
+        task = read_task(path)
+        if task.name != task_name:
+            raise UserError(f"{path}: describes task '{task.name}', expected '{task_name}': check --task_name and --data_dir.")
+        return task
+    if task_name not in BUILT_IN:
+        raise UserError(f"{path}: missing, and '{task_name}' is not a built-in task ({', '.join(BUILT_IN)}): describe it there.")
+    return BUILT_IN[task_name]
+
+
+def read_task(path):
+    """The task that the JSON file `path` describes.
+
+    Raises:
+        UserError: a key is missing, unknown or of the wrong kind; names repeat or would not fit a TSV file.
+    """
+    value = read_json(path, "the description of the task")
+    keys = [field.name for field in dataclasses.fields(Task)]
+    if sorted(value) != sorted(keys):
+        raise UserError(f"{path}: found the keys {', '.join(value) or '(none)'}, expected {', '.join(keys)}.")
+    for key, least, most in (("text", 1, 2), ("labels", 2, None), ("domains", 1, None)):
+        _check_names(path, key, value[key], least, most)
+    for key in ("name", "domain", "label"):
+        _check_names(path, key, [value[key]], 1, 1)
+    if not re.fullmatch(r"[\w.-]+", value["name"]):
+        raise UserError(f"{path}: found the name '{value['name']}', expected letters, digits, '_', '.' and '-' alone.")
+    task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
+    _check_names(path, "text, domain, label", list(task.columns), 3, 4)
+    return task
+
+
+def _check_names(path, key, names, least, most):
+    wanted = f"{least} or more" if most is None else f"{least} or {most}" if least < most else str(least)
+    if not isinstance(names, list) or not least <= len(names) <= (most or len(names)):
+        raise UserError(f"{path}: '{key}' is {names!r}, expected a list of {wanted} names.")
+    for name in names:
+        if not isinstance(name, str) or name != clean(name) or not name:
+            raise UserError(f"{path}: '{key}' holds {name!r}, expected a name without tabs, line ends or spaces around it.")
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: '{key}' names {max(names, key=names.count)!r} twice, expected distinct names.")
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def split_path(data_dir, split):
+    """The TSV file of `split` (train, dev or test)."""
+    return pathlib.Path(data_dir, f"{split}.tsv")
+
+
+def read_examples(task, path):
+    """Yields an Example for each row of the TSV file `path`, in its order, a row at a time.
+
+    The first line names the columns of the task, in any order. Fields are taken as they stand: no quoting, no escapes. A
+    byte-order mark at the start and line ends of Windows are accepted. A text of nothing but whitespace is refused.
+
+    Raises:
+        UserError: a fault, with file and line.
+    """
+    with _opened(path) as file:
+        order = _read_header(task, path, file.readline())
+        domains, labels = ({name: k for k, name in enumerate(names)} for names in (task.domains, task.labels))
+        line = 1
+        for line, raw in enumerate(file, 2):
+            fields = _fields(path, line, raw)
+            if len(fields) != len(order):
+                raise UserError(f"{path}:{line}: found {len(fields)} column(s), expected {len(order)} ({', '.join(task.columns)}).")
+            *texts, domain, label = [fields[k] for k in order]
+            for name, text in zip(task.text, texts):
+                if not text.strip():
+                    raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
+            yield Example(texts[0], texts[1] if len(texts) == 2 else None,
+                          _index(path, line, task.domain, domain, domains), _index(path, line, task.label, label, labels), line)
+        if line == 1:
+            raise UserError(f"{path}: found a header and no examples, expected one or more.")
+
+
+def count_rows(path):
+    """The number of rows of the TSV file `path`, without its header; nothing but line ends is looked at."""
+    with _opened(path) as file:
+        return max(sum(1 for _ in file) - 1, 0)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a TSV file: check --data_dir.") from None
+    with file:
+        yield file
+
+
+def _read_header(task, path, raw):
+    """Where each of task.columns stands in the header line `raw`, as a list of indices."""
+    expected = f"expected a header with the columns {', '.join(task.columns)}, separated by tabs"
+    if not raw:
+        raise UserError(f"{path}: the file is empty, {expected}.")
+    header = _fields(path, 1, raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw)
+    if sorted(header) != sorted(task.columns):
+        raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, {expected}.")
+    return [header.index(column) for column in task.columns]
+
+
+def _fields(path, line, raw):
+    """The fields of a line of bytes: UTF-8, separated by tabs, without the line end."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
+                        "expected UTF-8: convert the file.") from None
+    if "\0" in text:
+        raise UserError(f"{path}:{line}: found a NUL character, expected text: is this a TSV file?")
+    return text.rstrip("\n").rstrip("\r").split("\t")
+
+
+def _index(path, line, column, name, known):
+    if name not in known:
+        raise UserError(f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)}.")
+    return known[name]
+
+
+def check_counts(task, counts, path):
+    """Refuses a split in which a domain or a class of the task has no examples.
+
+    Args:
+        counts: examples per domain and class, [K, M].
+        path: the file, named in the sentence.
+    """
+    counts = np.asarray(counts)
+    for kind, names, totals in (("domain", task.domains, counts.sum(1)), ("class", task.labels, counts.sum(0))):
+        missing = [name for name, total in zip(names, totals) if total == 0]
+        if missing:
+            raise UserError(f"{path}: found no example of {kind} {', '.join(missing)}, expected some of each: "
+                            "add examples, or describe the task without it in task.json.")
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def clean(text):
+    """The text on one line: whitespace collapsed to single spaces, none at the ends, other control characters dropped."""
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isspace() or unicodedata.category(c) != "Cc")
+    return " ".join(text.split())
+
+
+def write_tsv(task, path, rows):
+    """Writes the TSV file `path`, whole or not at all.
+
+    Args:
+        rows: iterable of (texts..., domain name, label name), as task.columns; the texts are cleaned.
+    """
+    with whole_file(path, "w") as file:
+        _write_rows(task, file, rows)
+
+
+def _write_rows(task, file, rows):
+    file.write("\t".join(task.columns) + "\n")
+    file.writelines("\t".join([*map(clean, row[:-2]), *row[-2:]]) + "\n" for row in rows)
+
+
+def write_task(task, data_dir, splits):
+    """Writes the TSV files of all splits, and task.json unless the task is built in; the old ones stay until all are written.
+
+    Args:
+        splits: {name of the split: rows as those of write_tsv}.
+    Raises:
+        UserError: the folder holds the data of another task.
+    """
+    folder = pathlib.Path(data_dir)
+    if split_path(folder, "train").exists():
+        described = folder / "task.json"
+        name = read_task(described).name if described.exists() else "senti"
+        if name != task.name:
+            raise UserError(f"{folder}: holds the data of task '{name}', expected '{task.name}' or none: name another --data_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if task.name not in BUILT_IN:
+        write_json(folder / "task.json", dataclasses.asdict(task))
+    with contextlib.ExitStack() as stack:  # the files take their names when the stack is left, after the last was written
+        for split, rows in splits.items():
+            _write_rows(task, stack.enter_context(whole_file(split_path(folder, split), "w")), rows)
+
+
+def count_table(task, splits):
+    """The number of examples per domain and class as lines of text.
+
+    Args:
+        splits: {name of the split: rows as those of write_tsv}.
+    """
+    cells = [f"{label[:8]:>9}" for label in task.labels]
+    lines = [f"{'split':<6} {'domain':<14}{''.join(cells)}{'all':>9}"]
+    for split, rows in splits.items():
+        pairs = [tuple(row[-2:]) for row in rows]
+        for domain in (*task.domains, "all"):
+            counts = [sum(pair[1] == label and domain in (pair[0], "all") for pair in pairs) for label in task.labels]
+            lines.append(f"{split:<6} {domain:<14}{''.join(f'{n:>9}' for n in (*counts, sum(counts)))}")
+    return "\n".join(lines)

@@ -1,0 +1,379 @@
+"""tokenization.py: golden cases, parity with the tokenizers library where it is installed, encode, vocabularies."""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+
+import tokenization
+from tokenization import BasicTokenizer, FullTokenizer, WordpieceTokenizer, encode, load_vocab, tokenizer_for
+from util import UserError, sha256
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = "the plot was un una ##able ##ab ##a ##b ##ff want ##ed a b . , ! [ ] sep cls mask".split()
+
+
+def write_vocab(folder, tokens=WORDS, name="vocab.txt"):
+    """Writes a vocabulary: the special tokens, then `tokens`."""
+    path = pathlib.Path(folder, name)
+    path.write_text("".join(token + "\n" for token in [*SPECIAL, *tokens]), encoding="utf-8")
+    return path
+
+
+# --------------------------------------------------------------------------------------- words
+
+PUNCTUATION = "\u201ca\u201d\u2014b\u2026c\xbfd\u3001e\uff0cf\u203fg"
+GOLDEN = [  # text, words uncased, words cased; from tokenizers 0.23.3
+    ("", [], []),
+    ("Don't stop!", ["don", "'", "t", "stop", "!"], ["Don", "'", "t", "stop", "!"]),
+    ("a_b $5+1=6 ^`~", "a _ b $ 5 + 1 = 6 ^ ` ~".split(), "a _ b $ 5 + 1 = 6 ^ ` ~".split()),
+    ("Caf\xe9 Cafe\u0301", ["cafe", "cafe"], ["Caf\xe9", "Cafe\u0301"]),
+    ("\u0130stanbul \u0131", ["istanbul", "\u0131"], ["\u0130stanbul", "\u0131"]),
+    ("Stra\xdfe \u1e9e", ["stra\xdfe", "\xdf"], ["Stra\xdfe", "\u1e9e"]),
+    ("\u039f\u0394\u039f\u03a3", ["\u03bf\u03b4\u03bf\u03c3"], ["\u039f\u0394\u039f\u03a3"]),
+    ("\u4f60\u597dA\u3042\u3044", ["\u4f60", "\u597d", "a\u3042\u3044"], ["\u4f60", "\u597d", "A\u3042\u3044"]),
+    ("\ud55c", ["\u1112\u1161\u11ab"], ["\ud55c"]),
+    ("\uac00\u1100", ["\u1100\u1161\u1100"], ["\uac00\u1100"]),
+    ("ok\U0001f600\ufe0f ok", ["ok\U0001f600", "ok"], ["ok\U0001f600\ufe0f", "ok"]),
+    ("a\0b\ufffdc\x07d\x1ae\x7ff\x85g", ["abcdefg"], ["abcdefg"]),
+    ("a\u200bb\u200dc\u200ed\ufeffe\xadf", ["abcdef"], ["abcdef"]),
+    ("a\tb\nc\rd\xa0e\u2003f\u3000g\u2028h\u2029i\u1680j", list("abcdefghij"), list("abcdefghij")),
+    ("a\x0bb\x0cc\x1cd", ["abcd"], ["abcd"]),
+    (PUNCTUATION, list(PUNCTUATION), list(PUNCTUATION)),
+    ("a\ue000b\uf8ff", ["ab"], ["ab"]),
+    ("a\u2260b", ["a", "=", "b"], ["a\u2260b"]),
+    ("\uff21\ufb01\u2163", ["\uff41\ufb01\u2173"], ["\uff21\ufb01\u2163"]),
+    ("x\u0323\u0307 x\u0307\u0323", ["x", "x"], ["x\u0323\u0307", "x\u0307\u0323"]),
+    ("a\u302e\u200d\U0001d165", ["a\U0001d165\u302e"], ["a\u302e\U0001d165"]),
+    ("a\u2e43b a\u08d4b a\u166db", ["a\u2e43b", "a\u08d4b", "a", "\u166d", "b"], ["a\u2e43b", "a\u08d4b", "a", "\u166d", "b"]),
+    ("\U0002b820\U0002b91f\U0002b920", ["\U0002b820\U0002b91f", "\U0002b920"], ["\U0002b820\U0002b91f", "\U0002b920"]),
+]
+
+
+@pytest.mark.parametrize("text, uncased, cased", GOLDEN, ids=[ascii(case[0]) for case in GOLDEN])
+def test_words_are_those_of_the_golden_cases(text, uncased, cased):
+    """Accents, scripts, control characters, whitespace and punctuation are treated as Hugging Face's tokenizer treats them."""
+    assert BasicTokenizer().tokenize(text) == uncased
+    assert BasicTokenizer(do_lower_case=False).tokenize(text) == cased
+
+
+def test_every_ascii_character_has_its_role():
+    """Letters and digits stay in a word, visible others stand alone, whitespace parts, the other control characters vanish."""
+    for char in map(chr, range(128)):
+        middle = [f"a{char.lower()}b"] if char.isalnum() else ["a", "b"] if char in " \t\n\r" else ["a", char, "b"]
+        assert BasicTokenizer().tokenize(f"a{char}b") == (middle if char in " \t\n\r" or char.isprintable() else ["ab"])
+
+
+# --------------------------------------------------------------------------------------- pieces
+
+
+@pytest.mark.parametrize("word, pieces", [
+    ("unable", ["[UNK]"]),
+    ("unaff", ["una", "##ff"]),
+    ("unab", ["una", "##b"]),
+    ("wanted", ["want", "##ed"]),
+    ("thex", ["[UNK]"]),
+    ("", []),
+    (" the \n plot ", ["the", "plot"]),
+])
+def test_pieces_are_the_longest_that_fit(word, pieces):
+    """The longest piece is taken even where a shorter one would have let the word be put together; then the word is [UNK]."""
+    assert WordpieceTokenizer(dict.fromkeys(SPECIAL + WORDS)).tokenize(word) == pieces
+
+
+def test_words_over_100_characters_are_unknown():
+    """100 characters are put together, 101 are [UNK], and the limit can be set."""
+    vocab = dict.fromkeys(SPECIAL + WORDS)
+    assert WordpieceTokenizer(vocab).tokenize("a" * 100) == ["a"] + ["##a"] * 99
+    assert WordpieceTokenizer(vocab).tokenize("a" * 101) == ["[UNK]"]
+    assert WordpieceTokenizer(vocab, unk_token="?", max_input_chars_per_word=3).tokenize("aaa aaaa") == ["a", "##a", "##a", "?"]
+
+
+# --------------------------------------------------------------------------------------- the whole tokenizer
+
+
+def test_tokens_and_ids_map_to_each_other(tmp_path):
+    """A token's id is its line in the file, from 0, and the way back gives the token."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    tokens = tokenizer.tokenize("The plot was unaff, na!")
+    assert tokens == ["the", "plot", "was", "una", "##ff", ",", "[UNK]", "!"]
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    assert ids == [(SPECIAL + WORDS).index(token) for token in tokens] == list(tokenizer.ids("The plot was unaff, na!"))
+    assert tokenizer.convert_ids_to_tokens(ids) == tokens
+
+
+def test_only_whitespace_parts_words(tmp_path):
+    """What Python's split takes for whitespace and BERT for control characters leaves a word whole."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    assert tokenizer.tokenize("wan\x1cted\x85  wan\x0cted\u3000wanted") == ["want", "##ed"] * 3
+
+
+def test_special_tokens_in_a_text_are_text(tmp_path):
+    """No text can forge a special token, in any case of letters."""
+    for lower, expected in ((True, ["[", "sep", "]"]), (False, ["[", "[UNK]", "]"])):
+        tokenizer = FullTokenizer(write_vocab(tmp_path), lower)
+        for text in ("[SEP]", "x[SEP]x", "[CLS] [MASK] [PAD] [UNK]", "[sep]"):
+            forged = {tokenizer.vocab[token] for token in SPECIAL} - {tokenizer.vocab["[UNK]"]}
+            assert not forged & set(tokenizer.ids(text))
+        assert tokenizer.tokenize("[SEP]") == expected
+
+
+def test_cached_tokens_are_those_of_the_first_time(tmp_path):
+    """The cache changes no token, is bounded, and cannot be spoilt through a list that was handed out."""
+    tokenizer, fresh = FullTokenizer(write_vocab(tmp_path)), FullTokenizer(write_vocab(tmp_path))
+    text = "The plot, unaff! " + "a" * 80 + " the" * 40
+    first = tokenizer.tokenize(text)
+    first.append("spoilt")
+    assert tokenizer.tokenize(text) == fresh.tokenize(text) == first[:-1]
+    for number in range(tokenization.CACHE_SIZE + 10):
+        tokenizer.tokenize(str(number))
+    assert tokenizer._remembered.cache_info().currsize == tokenization.CACHE_SIZE
+
+
+# --------------------------------------------------------------------------------------- encode
+
+
+def test_features_of_a_text(tmp_path):
+    """[CLS] a [SEP], then [PAD] with mask 0; arrays of int32."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    features = encode(tokenizer, "The plot.", None, 8)
+    assert tokenizer.convert_ids_to_tokens(features.input_ids) == "[CLS] the plot . [SEP] [PAD] [PAD] [PAD]".split()
+    assert features.input_mask.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+    assert features.segment_ids.tolist() == [0] * 8
+    assert features.was_cut is False
+    assert {array.dtype for array in features[:3]} == {np.dtype(np.int32)}
+
+
+def test_features_of_a_pair(tmp_path):
+    """[CLS] a [SEP] b [SEP]: segment 1 from the first token of b to the last [SEP]."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    features = encode(tokenizer, "the plot", "was", 8)
+    assert tokenizer.convert_ids_to_tokens(features.input_ids) == "[CLS] the plot [SEP] was [SEP] [PAD] [PAD]".split()
+    assert features.input_mask.tolist() == [1] * 6 + [0] * 2
+    assert features.segment_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
+
+
+def test_padding_is_the_pad_token_wherever_it_stands(tmp_path):
+    """The ids of the special tokens are read from the vocabulary, not taken to be 0, 100, 101, 102."""
+    path = tmp_path / "vocab.txt"
+    path.write_text("the\n[SEP]\n[PAD]\n[CLS]\n[UNK]\n", encoding="utf-8")
+    assert encode(FullTokenizer(path), "the x", None, 6).input_ids.tolist() == [3, 0, 4, 1, 2, 2]
+
+
+@pytest.mark.parametrize("tokens, cut", [(0, False), (1, False), (6, False), (7, True), (500, True)])
+def test_was_cut_tells_whether_tokens_were_lost(tmp_path, tokens, cut):
+    """A text that just fits is not cut, one token more is; blanks and dropped characters at the end do not count."""
+    features = encode(FullTokenizer(write_vocab(tmp_path)), "the " * tokens + " \u200b\0 ", None, 8)
+    assert features.was_cut is cut
+    assert features.input_mask.sum() == min(tokens, 6) + 2
+
+
+def cut_longest_first(a, b, room):
+    """The loop of the BERT release: one token at a time from the longer text, from the second where they are equal."""
+    while len(a) + len(b) > room:
+        (a if len(a) > len(b) else b).pop()
+    return a, b
+
+
+def test_pairs_are_cut_as_in_the_bert_release(tmp_path):
+    """Every pair of lengths at every seq_length keeps the tokens that the release's loop keeps."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    for seq_length in range(4, 12):
+        for n, m in np.ndindex(14, 14):
+            features = encode(tokenizer, "a " * n, "b " * m, seq_length)
+            a, b = cut_longest_first(["a"] * n, ["b"] * m, seq_length - 3)
+            expected = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
+            assert tokenizer.convert_ids_to_tokens(features.input_ids[:features.input_mask.sum()]) == expected
+            assert features.segment_ids.sum() == len(b) + 1
+            assert features.was_cut is (n + m > seq_length - 3)
+
+
+def test_encoding_equals_cutting_all_the_tokens(tmp_path):
+    """Stopping early gives the ids that tokenizing the whole text gives, at every seq_length."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    for text in ("The plot, unaff! Unab. " * 9, "the\nplot,unaff!" * 30, "\u4f60the" * 60):
+        tokens = tokenizer.tokenize(text)
+        for seq_length in range(3, 60):
+            features = encode(tokenizer, text, None, seq_length)
+            kept = ["[CLS]", *tokens[:seq_length - 2], "[SEP]"]
+            assert tokenizer.convert_ids_to_tokens(features.input_ids[:features.input_mask.sum()]) == kept
+            assert features.was_cut is (len(tokens) > seq_length - 2)
+
+
+@pytest.mark.parametrize("space", [" ", ","])
+def test_no_more_is_tokenized_than_is_kept(tmp_path, monkeypatch, space):
+    """The words of a long text beyond seq_length never reach WordPiece, with and without blanks between them."""
+    tokenizer, words = FullTokenizer(write_vocab(tmp_path)), []
+    pieces = tokenizer.wordpiece_tokenizer.tokenize
+    monkeypatch.setattr(tokenizer.wordpiece_tokenizer, "tokenize", lambda word: words.append(word) or pieces(word))
+    assert encode(tokenizer, space.join(map(str, range(100_000))), None, 32).was_cut
+    assert len(words) == 31
+
+
+@pytest.mark.parametrize("texts, least", [(("the", None), 3), (("the", "plot"), 4)])
+def test_a_length_without_room_for_text_is_refused(tmp_path, texts, least):
+    """The shortest seq_length holds one token; below it the error names the flag."""
+    tokenizer = FullTokenizer(write_vocab(tmp_path))
+    assert encode(tokenizer, *texts, least).input_mask.all()
+    with pytest.raises(UserError, match=f"--seq_length is {least - 1}, expected at least {least}"):
+        encode(tokenizer, *texts, least - 1)
+
+
+# --------------------------------------------------------------------------------------- vocabularies
+
+
+def test_vocabulary_is_one_token_a_line(tmp_path):
+    """A byte order mark, CRLF and a missing last newline change nothing; other separators of Unicode are part of a token."""
+    expected = {token: number for number, token in enumerate([*SPECIAL, "a\u2028b", "\x85", "\xa0"])}
+    text = "\n".join(expected)
+    for number, content in enumerate((text, text + "\n", "\ufeff" + text, (text + "\n").replace("\n", "\r\n"))):
+        path = tmp_path / str(number)
+        path.write_bytes(content.encode())
+        assert load_vocab(path) == expected
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "vocab.txt:1: an empty file"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n\nthe\n", "vocab.txt:5: an empty line"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n\n", "vocab.txt:6: an empty line"),
+    (b"[PAD]\nthe\n", r"vocab.txt: 2 lines, but no \[UNK\] \[CLS\] \[SEP\],.* is this a vocab.txt\?"),
+    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n[CLS]\n", r"vocab.txt:6: the token '\[CLS\]' is on line 3 already"),
+    (b"[PAD]\n[UNK]\nna\xefve\n", r"vocab.txt:3: not UTF-8.* is this a vocab.txt\?"),
+])
+def test_broken_vocabularies_are_refused(tmp_path, content, message):
+    """The error names the file, the line where there is one, and what is wrong."""
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_vocab(tmp_path / "vocab.txt")
+
+
+def test_missing_vocabularies_are_refused(tmp_path):
+    """No file, or a folder in its place, is an error that names it; without a file in the model folder, it names the flag."""
+    for path in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(UserError, match=f"{re.escape(str(path))}: no such file"):
+            tokenizer_for(tmp_path, path)
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}: no vocab.txt.*--vocab_file"):
+        tokenizer_for(tmp_path)
+
+
+def test_vocabulary_and_case_of_a_model_folder(tmp_path):
+    """--vocab_file goes before the folder's vocab.txt; the case follows the model's configuration, then the vocabulary's."""
+    model, other = tmp_path / "model", tmp_path / "other"
+    for folder in (model, other):
+        folder.mkdir()
+    inside, outside = write_vocab(model), write_vocab(other, ["x"])
+    assert tokenizer_for(model).vocab_sha256 == sha256(inside)
+    assert tokenizer_for(model, outside).vocab_sha256 == tokenizer_for(str(model), str(outside)).vocab_sha256 == sha256(outside)
+    assert tokenizer_for(model, outside).do_lower_case is True
+    (other / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert tokenizer_for(model, outside).do_lower_case is False
+    assert tokenizer_for(model).do_lower_case is True
+    (model / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": null, "model_max_length": 512}')
+    assert tokenizer_for(model, outside).basic_tokenizer.do_lower_case is True
+
+
+@pytest.mark.parametrize("setting", [
+    {"do_lower_case": "yes"}, {"strip_accents": False}, {"do_lower_case": False, "strip_accents": True},
+    {"tokenize_chinese_chars": False}, {"never_split": ["x"]}, {"tokenizer_class": "BertJapaneseTokenizer"},
+])
+def test_settings_of_other_tokenizers_are_refused(tmp_path, setting):
+    """A configuration that would give other tokens than ours is an error that names file and setting."""
+    write_vocab(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(setting))
+    with pytest.raises(UserError, match=f"tokenizer_config.json: {list(setting)[-1]} is"):
+        tokenizer_for(tmp_path)
+
+
+# --------------------------------------------------------------------------------------- parity
+
+EXCEPTIONS = {"\U00011938"}  # Python 3.9 and later decompose it, the tables of tokenizers do not; no vocabulary has it
+
+
+def reference(vocab_file, lower):
+    """BERT's tokenizer of the library `tokenizers`, which takes special tokens in a text for text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece.from_file(str(vocab_file), unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(SPECIAL)
+    made.encode_special_tokens = True
+    return made
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_parity_on_every_character(tmp_path, lower):
+    """Each character that Unicode assigns gives, between two letters, the words that the library makes of it."""
+    made, ours = reference(write_vocab(tmp_path), lower), BasicTokenizer(lower)
+    for first in range(0, 0x110000, 0x1000):
+        text = "".join(f"\na{char}b" for char in assigned(first, first + 0x1000))
+        theirs = made.pre_tokenizer.pre_tokenize_str(made.normalizer.normalize_str(text))
+        assert ours.tokenize(text) == [word for word, _ in theirs], hex(first)
+
+
+def assigned(first, end):
+    """The characters of a range that are to be compared: those that Unicode assigns."""
+    chars = (char for char in map(chr, range(first, end)) if char not in EXCEPTIONS)
+    return [char for char in chars if unicodedata.category(char) not in ("Cn", "Cs")]
+
+
+def hard_texts(count, seed):
+    """Random texts in which characters of many kinds meet: whitespace, controls, accents, scripts, emoji, special tokens."""
+    draw, known = random.Random(seed), assigned(0, 0x30000)
+    scripts = 0x4E00, 0x3000, 0xAC00, 0xF900, 0x2F800  # Chinese, kana, Hangul, and two blocks that are decomposed to Chinese
+    kinds = [
+        list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"),
+        list(" \t\n\r\xa0\u2003\u3000\u2028\u2029\x0b\x0c\x1c\x85"),
+        [char for char in known if unicodedata.category(char) in ("Cc", "Cf", "Co")][:300] + ["\0", "\ufffd", "\ufffe"],
+        [char for char in known if unicodedata.category(char) in ("Mn", "Mc", "Me")],
+        [char for char in known if unicodedata.category(char)[0] in "PS"],
+        [char for char in known if unicodedata.decomposition(char)],
+        list("\u0130\u0131\xdf\u1e9e\u03a3\u03c3\u03c2\ufb01\u01c5\u212a\u2126\u1100\u1161\u11a8\uac00\uac01"),
+        [char for first in scripts for char in assigned(first, first + 0x100)],
+        list(map(chr, [*range(0x1F600, 0x1F650), 0x1F3FD, 0xFE0F, 0x200D, 0x20E3, 0x1F1E6, 0x1F1E7])),
+        [*SPECIAL, "[sep]", "[ SEP ]", "##a", "a" * 99, "a" * 100, "b" * 101, "\xe9" * 100, "e\u0301" * 100, "e\u0301" * 101],
+        known,
+    ]
+    for _ in range(count):
+        yield "".join(draw.choice(draw.choice(kinds)) for _ in range(draw.randrange(120)))
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_parity_on_hard_texts(tmp_path, lower):
+    """Characters of all kinds in all neighbourhoods give the library's tokens and ids, known words and unknown ones."""
+    texts = list(hard_texts(1500, seed=1))
+    chars = sorted({char for text in texts for word in BasicTokenizer(lower).tokenize(text) for char in word})
+    vocab = write_vocab(tmp_path, dict.fromkeys([*WORDS, *chars[::2], *("##" + char for char in [*chars[::3], *"abc"])]))
+    made, ours = reference(vocab, lower), FullTokenizer(vocab, lower)
+    for text in texts:
+        theirs = made.encode(text, add_special_tokens=False)
+        assert ours.tokenize(text) == theirs.tokens
+        assert list(ours.ids(text)) == theirs.ids
+
+
+@pytest.mark.slow  # 8,000 reviews take 15 seconds, with a model and a data set that are not in the repository
+def test_parity_with_transformers_on_real_reviews():
+    """A real vocabulary gives Hugging Face's ids and features on every Amazon review and on hard texts, hardly any [UNK]."""
+    folders = [os.environ.get(name) for name in ("METAKD_MODEL_DIR", "METAKD_AMAZON_DIR")]
+    if not all(folders):
+        pytest.skip("METAKD_MODEL_DIR (with vocab.txt) and METAKD_AMAZON_DIR (sorted_data_acl) are not set")
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.BertTokenizerFast.from_pretrained(folders[0]), tokenizer_for(folders[0])
+    assert len(theirs) == len(ours.vocab) == 30522
+    files = sorted(pathlib.Path(folders[1]).rglob("*.review"))
+    raw = [text for file in files for text in re.findall(rb"<review_text>\n?(.*?)\n?</review_text>", file.read_bytes(), re.S)]
+    reviews = [text.decode("utf-8") for text in raw]
+    assert len(reviews) == 8000
+    for text in [*reviews, *hard_texts(2000, seed=2)]:
+        assert list(ours.ids(text)) == theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], ascii(text)
+    for text in reviews:
+        features, expected = encode(ours, text, None, 128), theirs(text, truncation=True, max_length=128, padding="max_length")
+        assert features.input_ids.tolist() == expected["input_ids"], text
+        assert features.input_mask.tolist() == expected["attention_mask"], text
+    tokens = collections.Counter(token for text in reviews for token in ours.tokenize(text))
+    assert tokens["[UNK]"] < 0.001 * sum(tokens.values())
