@@ -1,0 +1,1 @@
+"""The models and what trains them: encoder, heads, losses, scores, optimization, loops, snapshots."""

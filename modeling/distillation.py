@@ -1,0 +1,160 @@
+"""What a student learns from the meta-teacher's knowledge: the terms of the loss, by name, and their targets.
+
+B examples, T tokens, M classes, H width of the teacher, A heads.
+"""
+
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from modeling import losses
+from modeling.inference import tensor
+from util import UserError, load_oneflow
+
+flow = load_oneflow()
+
+PREDICTION, INTERMEDIATE = ("soft", "hard"), ("attention", "representation", "hidden", "transfer")  # the latter weighted by lambda
+FLAGS = {"soft": "soft_label_weight", "hard": "hard_label_weight", "attention": "attention_loss_weight",
+         "representation": "representation_loss_weight", "hidden": "hidden_loss_weight", "transfer": "transfer_loss_weight"}
+
+
+def wanted_terms(args):
+    """{term: its weight} by the flags of the group `distillation`; terms of weight 0 are left out.
+
+    Raises:
+        UserError: no term at all, or a phase without one.
+    """
+    terms = {name: getattr(args, flag) for name, flag in FLAGS.items() if getattr(args, flag) > 0}
+    if not terms:
+        raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
+    if args.intermediate_epochs >= args.num_epochs:
+        raise UserError(f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
+                        "for the second phase: lower it.")
+    if args.intermediate_epochs and not (set(terms) & set(INTERMEDIATE) and set(terms) & set(PREDICTION)):
+        raise UserError("--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0.")
+    return terms
+
+
+def check_served(terms, manifest, config):
+    """Raises a UserError where the knowledge of that manifest cannot serve a term for a student of that BertConfig."""
+    if "transfer" in terms and not manifest["domain_feature"]:
+        raise UserError("--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain feature to pass "
+                        "on: set --transfer_loss_weight 0, or train a teacher with its domain head.")
+    if "hidden" in terms and not manifest["hidden_states"]:
+        raise UserError("--hidden_loss_weight: the knowledge holds no hidden states: run meta_teacher_eval.py with --hidden_states.")
+    heads = manifest["attention_heads"]
+    if "attention" in terms and heads not in ("mean", config.num_attention_heads):
+        raise UserError(f"the knowledge holds the scores of each of {heads} heads, and the student has {config.num_attention_heads}: "
+                        "run meta_teacher_eval.py with --attention_heads mean.")
+
+
+# --------------------------------------------------------------------------------------- targets
+
+
+class Lesson(NamedTuple):
+    """What the teacher knows of a batch, as tensors padded to its T tokens."""
+
+    logits: "flow.Tensor"  # [B, M]
+    expertise: "flow.Tensor"  # lambda(x), [B]
+    representation: "flow.Tensor"  # [B, H]
+    domain_feature: "flow.Tensor"  # [B, H]
+    attention: dict  # {student layer: [B, T, T] or [B, A, T, T]}
+    hidden: dict  # {student layer: [B, T, H]}
+    pair_weights: "flow.Tensor"  # [B, T, T]
+    token_weights: "flow.Tensor"  # [B, T]
+    centring: Optional["flow.Tensor"]  # [B, T, T]
+    mean_over_heads: bool
+    temperature: float
+
+
+def make_lesson(items, batch, terms, matches, manifest, args, device):
+    """The Lesson of a Batch.
+
+    Args:
+        items: the knowledge of each example, in the order of the batch.
+        terms: the names of the terms that count; matches: {student layer: teacher layer}, both from 1.
+        manifest: of the knowledge.
+    """
+    T, at, mask = batch.input_ids.shape[1], {layer: i for i, layer in enumerate(manifest["layers"])}, batch.input_mask
+    logits, representation, feature = (np.stack([item[key] for item in items]) for key in ("logits", "representation", "domain_feature"))
+    expertise = np.ones(len(logits), np.float32)
+    if args.expertise_weight == "lambda":
+        expertise = losses.domain_expertise(batch.weights, logits, batch.label)
+    attention = {student: tensor(padded([item["attention"][at[teacher]] for item in items], T, 2), device)
+                 for student, teacher in matches.items() if "attention" in terms}
+    hidden = {student: tensor(padded([item["hidden"][at[teacher]] for item in items], T, 1), device)
+              for student, teacher in matches.items() if "hidden" in terms}
+    centring = tensor(losses.centring_matrix(mask), device) if args.attention_match == "centred" and attention else None
+    return Lesson(tensor(logits, device), tensor(expertise, device), tensor(representation, device), tensor(feature, device),
+                  attention, hidden, tensor(losses.pair_weights(mask), device), tensor(losses.token_weights(mask), device),
+                  centring, manifest["attention_heads"] == "mean", args.temperature)
+
+
+def padded(arrays, T, axes):
+    """Arrays of one example each, side by side in float32, with zeros up to T.
+
+    Args:
+        arrays: B arrays [n, H] (axes 1: tokens come first of two) or [..., n, n] (axes 2: tokens are the last two).
+    """
+    shape = (T, arrays[0].shape[1]) if axes == 1 else (*arrays[0].shape[:-2], T, T)
+    result = np.zeros((len(arrays), *shape), np.float32)
+    for row, array in zip(result, arrays):
+        if axes == 1:
+            row[:len(array)] = array
+        else:
+            row[..., :array.shape[-1], :array.shape[-1]] = array
+    return result
+
+
+# --------------------------------------------------------------------------------------- the loss
+
+
+def student_loss(model, batch, lesson, terms):
+    """soft CE + hard CE + mean over the batch of lambda(x) * (attention + representation + hidden + gamma2 * transfer).
+
+    Args:
+        batch: a TensorBatch; lesson: its Lesson; terms: {name: weight}, the terms that count.
+    Returns:
+        the loss, and {term: its batch mean, before its weight and lambda}.
+    """
+    answers = model(batch, scores_of=tuple(lesson.attention), mean_over_heads=lesson.mean_over_heads)
+    values = {name: TERMS[name](model, answers, batch, lesson) for name in terms}  # each [B]
+    loss = 0.0
+    for name, value in values.items():
+        loss = loss + terms[name] * losses.batch_mean(value, lesson.expertise if name in INTERMEDIATE else None)
+    return loss, {name: losses.batch_mean(value) for name, value in values.items()}
+
+
+def _soft(model, answers, batch, lesson):
+    return losses.soft_cross_entropy(answers.logits, lesson.logits, lesson.temperature)
+
+
+def _hard(model, answers, batch, lesson):
+    return losses.cross_entropy(answers.logits, batch.label)
+
+
+def _attention(model, answers, batch, lesson):
+    student = [answers.encoder.scores[layer] for layer in lesson.attention]
+    return losses.attention_loss(student, list(lesson.attention.values()), lesson.pair_weights, lesson.centring)
+
+
+def _representation(model, answers, batch, lesson):
+    return losses.squared_error(_mapped(model, "representation_map", answers.encoder.pooled), lesson.representation)
+
+
+def _hidden(model, answers, batch, lesson):
+    student = [_mapped(model, "hidden_map", answers.encoder.hidden[layer]) for layer in lesson.hidden]
+    return losses.hidden_loss(student, list(lesson.hidden.values()), lesson.token_weights)
+
+
+def _transfer(model, answers, batch, lesson):
+    return losses.squared_error(_mapped(model, "transfer_map", model.domain_feature(answers.encoder, batch)), lesson.domain_feature)
+
+
+TERMS = {"soft": _soft, "hard": _hard, "attention": _attention, "representation": _representation, "hidden": _hidden,
+         "transfer": _transfer}
+
+
+def _mapped(model, name, values):
+    """`values` through the learned map of that name, or as they are where teacher and student are of one width."""
+    return getattr(model, name)(values) if hasattr(model, name) else values

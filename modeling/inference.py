@@ -1,0 +1,109 @@
+"""The one pass of a model over records: of stages 1 and 3, of evaluation and of prediction."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from data.batches import content_mask, domain_mix, lengths, make_batch
+from modeling.losses import token_weights
+from util import load_oneflow
+
+flow = load_oneflow()
+
+WINDOW = 512  # records among which examples of like length meet; what a pass holds in memory at once
+
+
+class TensorBatch(NamedTuple):
+    """A Batch on the device. int32 [B, T] three times; content_weights float32 [B, T], 1/n at the n tokens of the text;
+    domain_mix float32 [B, K]; label int64 [B]; `host`, the Batch itself."""
+
+    input_ids: "flow.Tensor"
+    input_mask: "flow.Tensor"
+    segment_ids: "flow.Tensor"
+    content_weights: "flow.Tensor"
+    domain_mix: "flow.Tensor"
+    label: "flow.Tensor"
+    host: tuple
+
+
+class DomainTable(NamedTuple):
+    """How many domains a model knows, and which of them it was trained on."""
+
+    K: int
+    seen: tuple
+
+
+def to_device(batch, domains, device):
+    """A Batch as a TensorBatch; `domains` is a DomainTable."""
+    tokens = (tensor(array, device) for array in (batch.input_ids, batch.input_mask, batch.segment_ids))
+    content = token_weights(content_mask(batch.input_mask, batch.segment_ids))
+    return TensorBatch(*tokens, tensor(content, device), tensor(domain_mix(batch.domain, *domains), device),
+                       tensor(batch.label.astype(np.int64), device), batch)
+
+
+def tensor(array, device):
+    """A NumPy array as a tensor on `device`; the engine needs its values side by side."""
+    return flow.tensor(np.ascontiguousarray(array), device=device)
+
+
+def device_of(name):
+    """The device that --device names. auto: cuda where it is there."""
+    if name == "auto":
+        name = "cuda" if flow.cuda.is_available() else "cpu"
+    return flow.device(name)
+
+
+def infer(model, blocks, batch_size, domains, device, answer):
+    """Yields one item per record, in record order, and holds no more than WINDOW of them.
+
+    Args:
+        model: in eval mode for the time of the pass.
+        blocks: an iterable of {name: array [n, ...]}, records in order.
+        batch_size: records to a batch; those of like length within a window share one.
+        domains: a DomainTable.
+        answer: takes (model, TensorBatch) to a list of one item per record of the batch.
+    """
+    training = model.training
+    model.eval()
+    try:
+        for block in blocks:
+            for start in range(0, len(block["input_mask"]), WINDOW):
+                window = {name: array[start:start + WINDOW] for name, array in block.items()}
+                order = np.argsort(-lengths(window), kind="stable")
+                items = [None] * len(order)
+                for i in range(0, len(order), batch_size):
+                    rows = order[i:i + batch_size]
+                    with flow.no_grad():
+                        answers = answer(model, to_device(make_batch(window, rows), domains, device))
+                    for row, item in zip(rows, answers):
+                        items[row] = item
+                yield from items
+    finally:
+        model.train(training)
+
+
+def logits_of(model, batch):
+    """The class logits of a batch, a list of B arrays [M]."""
+    return list(model(batch).logits.numpy())
+
+
+def evaluate(model, arrays, task, batch_size, domains, device):
+    """Metrics of a classifier over records stacked in `arrays`; see `classification_metrics`."""
+    logits = np.stack(list(infer(model, [arrays], batch_size, domains, device, logits_of)))
+    return classification_metrics(logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task)
+
+
+def classification_metrics(predicted, label, domain, task):
+    """Accuracy over examples, per domain and averaged over the domains that have examples, and macro-F1 over the classes.
+
+    Args:
+        predicted, label, domain: int [N].
+    Returns:
+        {"examples", "accuracy", "domains": {name: accuracy}, "domain_average", "macro_f1"}.
+    """
+    right = predicted == label
+    per_domain = {name: float(right[domain == k].mean()) for k, name in enumerate(task.domains) if (domain == k).any()}
+    return {"examples": len(label), "accuracy": float(right.mean()), "domains": per_domain,
+            "domain_average": float(np.mean(list(per_domain.values()))),
+            "macro_f1": float(f1_score(label, predicted, average="macro", labels=range(len(task.labels)), zero_division=0))}

@@ -1,0 +1,117 @@
+"""The losses and weights of Meta-KD as pure functions (Pan et al., arXiv 2012.01266; formulas in the README).
+
+B examples, T tokens, L matched layers, M classes, K domains, H width. Every function returns one value per example, [B]:
+an average over the batch is taken last, in `batch_mean`, so that instance weights act on examples.
+"""
+
+import numpy as np
+
+from util import load_oneflow
+
+flow = load_oneflow()
+F = flow.nn.functional
+
+
+def batch_mean(values, weights=None):
+    """mean over the batch of weights * values. Both [B]; the weights are given, not normalised here."""
+    return (values if weights is None else values * weights).mean()
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[label]. logits [B, M], labels int [B] -> [B]."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def soft_cross_entropy(student_logits, teacher_logits, temperature=1.0):
+    """-T^2 * sum over classes of softmax(teacher / T) * log_softmax(student / T). Both [B, M] -> [B], summed over classes."""
+    targets = F.softmax(teacher_logits / temperature, dim=-1)
+    return -(targets * F.log_softmax(student_logits / temperature, dim=-1)).sum(dim=-1) * temperature**2
+
+
+def attention_loss(student_scores, teacher_scores, pair_weights, centring=None):
+    """Mean squared error of attention scores over real token pairs, averaged over layers and, where all are given, heads.
+
+    Args:
+        student_scores, teacher_scores: a list of L tensors [B, T, T] (mean over heads) or [B, A, T, T].
+        pair_weights: [B, T, T], 1/n^2 at the n x n real pairs of an example with n real tokens, else 0.
+        centring: None, or [B, T, T] from `centring_matrix`: each row of scores loses its mean over real keys, a constant
+            that the softmax does not see.
+    Returns:
+        [B].
+    """
+    total = 0.0
+    for student, teacher in zip(student_scores, teacher_scores):
+        difference = student - teacher
+        if difference.ndim == 3:
+            difference = difference.unsqueeze(1)
+        for head in range(difference.shape[1]):
+            one = difference[:, head]
+            if centring is not None:
+                one = flow.matmul(one, centring)
+            total = total + (one * one * pair_weights).sum(dim=(1, 2)) / difference.shape[1]
+    return total / len(student_scores)
+
+
+def squared_error(student, teacher):
+    """Mean squared error over the last dimension. Both [B, H] -> [B]."""
+    difference = student - teacher
+    return (difference * difference).mean(dim=-1)
+
+
+def hidden_loss(student_states, teacher_states, token_weights):
+    """Mean squared error of hidden states over real tokens, averaged over layers.
+
+    Args:
+        student_states, teacher_states: lists of L tensors [B, T, H].
+        token_weights: [B, T], 1/n at the n real tokens of an example, else 0.
+    Returns:
+        [B].
+    """
+    total = 0.0
+    for student, teacher in zip(student_states, teacher_states):
+        difference = student - teacher
+        total = total + ((difference * difference).mean(dim=-1) * token_weights).sum(dim=1)
+    return total / len(student_states)
+
+
+# --------------------------------------------------------------------------------------- on the host, with NumPy
+
+
+def domain_expertise(scores, teacher_logits, labels):
+    """lambda(x) = (1 + t(x)) / (exp((p_y - 1)^2) + 1), p_y the teacher's probability of the gold class.
+
+    scores: raw prototype scores t, [B]; teacher_logits [B, M]; labels int [B] -> float32 [B].
+    """
+    shifted = np.exp(teacher_logits - teacher_logits.max(axis=1, keepdims=True), dtype=np.float64)
+    gold = shifted[np.arange(len(labels)), labels] / shifted.sum(axis=1)
+    return ((1 + scores) / (np.exp((gold - 1) ** 2) + 1)).astype(np.float32)
+
+
+def instance_weights(scores, scaling):
+    """The teacher's instance weights made of the raw prototype scores t, [N] -> float32 [N].
+
+    scaling: `mean`: max(t, 0) divided by its mean over the N training examples, so that the weights average 1; `raw`: t; `none`: 1.
+    """
+    if scaling == "none":
+        return np.ones(len(scores), np.float32)
+    if scaling == "raw":
+        return scores.astype(np.float32)
+    clipped = np.maximum(scores.astype(np.float64), 0)
+    return (clipped / clipped.mean() if clipped.any() else np.ones_like(clipped)).astype(np.float32)
+
+
+def pair_weights(input_mask):
+    """1/n^2 at the real token pairs of an example with n real tokens, else 0. int [B, T] -> float32 [B, T, T]."""
+    share = token_weights(input_mask)
+    return share[:, :, None] * share[:, None, :]
+
+
+def token_weights(mask):
+    """1/n at the n marked tokens of an example, else 0. int [B, T] -> float32 [B, T]."""
+    mask = mask.astype(np.float32)
+    return mask / mask.sum(axis=1, keepdims=True)
+
+
+def centring_matrix(input_mask):
+    """C with (S C)[q, k] = S[q, k] - mean over real keys of S[q]. int [B, T] -> float32 [B, T, T]."""
+    return np.eye(input_mask.shape[1], dtype=np.float32) - token_weights(input_mask)[:, :, None]

@@ -1,0 +1,215 @@
+"""Model folders: reading a Hugging Face BERT folder or a snapshot of ours, and writing snapshots that transformers opens.
+
+A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, vocab.txt, tokenizer_config.json,
+meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also optimizer.safetensors, and manifest.json with
+the SHA-256 of each file, written last. No pickle is read.
+"""
+
+import pathlib
+import re
+import shutil
+from typing import NamedTuple, Optional
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file, save_file
+
+from modeling.bert import BertConfig
+from modeling.heads import evenly_spaced_layers
+from util import UserError, load_oneflow, read_json, sha256, whole_folder, write_json
+
+flow = load_oneflow()
+
+FORMAT = "meta-kd-snapshot-1"
+ENCODER = ("embeddings.", "encoder.", "pooler.")
+HEADS = ("classifier.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
+
+
+class ModelFolder(NamedTuple):
+    """What a model folder holds: `arrays` are float32 by Hugging Face's names (`bert.encoder...`), `meta` is None in a plain folder."""
+
+    path: pathlib.Path
+    config: BertConfig
+    arrays: dict
+    meta: Optional[dict]
+    sha256: str
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read_model(path, what="--model_load_dir"):
+    """Reads and checks a model folder; `what` is the flag that named it.
+
+    Raises:
+        UserError: a missing folder or file, a file that is not what the manifest says, a snapshot without a manifest, weights
+            that are not finite.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        raise UserError(f"{what} {path}: there is no such folder.")
+    for name in ("config.json", "model.safetensors"):
+        if not (path / name).is_file():
+            raise UserError(f"{what} {path}: {name} is missing; expected a Hugging Face BERT folder with config.json and "
+                            "model.safetensors, or a snapshot.")
+    meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
+    config = BertConfig.from_file(path / "config.json")
+    return ModelFolder(path, config, _read_weights(path / "model.safetensors"), meta, sha256(path / "model.safetensors"))
+
+
+def read_snapshot_meta(path, what="--model_load_dir"):
+    """The meta.json of a snapshot, after every file was checked against manifest.json."""
+    path = pathlib.Path(path)
+    if not (path / "meta.json").is_file():
+        raise UserError(f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or meta_distill.py.")
+    if not (path / "manifest.json").is_file():
+        raise UserError(f"{path}: this snapshot has no manifest.json, so it was not written to its end: take another snapshot.")
+    manifest = read_json(path / "manifest.json", "the manifest of the snapshot")
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path / 'manifest.json'}: found format {manifest.get('format')!r}, expected {FORMAT!r}: "
+                        "it was written by another version of this suite.")
+    files = manifest.get("sha256")
+    if not isinstance(files, dict) or not {"config.json", "model.safetensors", "meta.json", "vocab.txt"} <= set(files):
+        raise UserError(f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot.")
+    for name, expected in files.items():
+        if pathlib.Path(name).name != name or not (path / name).is_file():
+            raise UserError(f"{path / name}: the manifest of the snapshot names this file, and it is missing: take another snapshot.")
+        if sha256(path / name) != expected:
+            raise UserError(f"{path / name}: its content is not what the snapshot's manifest says: take another snapshot.")
+    return read_json(path / "meta.json", "the description of the snapshot")
+
+
+def _read_weights(path):
+    """{name: float32 array} of a safetensors file, by today's names: `bert.` before the encoder, LayerNorm.weight and .bias."""
+    try:
+        arrays = load_file(path)
+    except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a readable safetensors file of float tensors ({error}).") from None
+    renamed = {}
+    for name, array in arrays.items():
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+        if name.endswith("position_ids"):
+            continue
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise UserError(f"{path}: the tensor {name} holds {'values that are not finite' if array.dtype.kind == 'f' else array.dtype}, "
+                            "expected finite floats: take another copy of the model.")
+        renamed["bert." + name if name.startswith(ENCODER) else name] = array.astype(np.float32, copy=False)
+    return renamed
+
+
+def check_fits_model(folder, seq_length, tokenizer):
+    """Raises a UserError where a model has fewer positions than `seq_length`, or fewer word vectors than the vocabulary has tokens."""
+    positions, words = folder.config.max_position_embeddings, folder.config.vocab_size
+    if seq_length > positions:
+        raise UserError(f"--seq_length {seq_length}: the model {folder.path} has {positions} positions: lower it.")
+    if len(tokenizer.vocab) > words:
+        raise UserError(f"{tokenizer.vocab_file}: it has {len(tokenizer.vocab)} tokens, the model {folder.path} has {words} word vectors: "
+                        "name the vocabulary of this model.")
+
+
+def keep_layers(folder, wanted):
+    """`folder` with `wanted` evenly spaced layers of its encoder, ending with the last: 3 of 6 -> layers 2, 4, 6."""
+    layers = folder.config.num_hidden_layers
+    if wanted > layers:
+        raise UserError(f"--student_layers {wanted}: {folder.path} has {layers} layers: ask for at most as many.")
+    arrays = {name: array for name, array in folder.arrays.items() if not name.startswith("bert.encoder.layer.")}
+    for new, old in enumerate(evenly_spaced_layers(wanted, layers)):
+        prefix = f"bert.encoder.layer.{old - 1}."
+        arrays.update({f"bert.encoder.layer.{new}.{name[len(prefix):]}": array
+                       for name, array in folder.arrays.items() if name.startswith(prefix)})
+    config = BertConfig.from_dict({**folder.config.to_dict(), "num_hidden_layers": wanted})
+    return folder._replace(config=config, arrays=arrays)
+
+
+def load_weights(model, folder, say=None, exact=False):
+    """Puts the arrays of `folder` into `model` and says of every weight whether it is loaded, new or left over.
+
+    Args:
+        model: an initialised module; weights that the folder lacks keep their values.
+        say: takes the lines of the report.
+        exact: heads must be there too, as in a snapshot that is resumed.
+    Raises:
+        UserError: another shape, or an encoder weight (with `exact`: any weight) that the folder lacks.
+    """
+    parameters = dict(model.named_parameters())
+    missing = [name for name in parameters if name not in folder.arrays]
+    needed = [name for name in missing if exact or not name.startswith(HEADS)]
+    if needed:
+        raise UserError(f"{folder.path}: {len(needed)} weights of this model are missing, {needed[0]} first: "
+                        "expected the weights that its config.json describes.")
+    for name, parameter in parameters.items():
+        if name in folder.arrays:
+            if folder.arrays[name].shape != tuple(parameter.shape):
+                raise UserError(f"{folder.path}: {name} has the shape {folder.arrays[name].shape}, this model needs "
+                                f"{tuple(parameter.shape)}: it is a model of another architecture or task.")
+            parameter.data.copy_(flow.tensor(np.ascontiguousarray(folder.arrays[name])))
+    if say:
+        left_over = sorted(set(folder.arrays) - set(parameters))
+        say(f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} new{_listed(missing)}, "
+            f"{len(left_over)} left over{_listed(left_over)}")
+
+
+def _listed(names):
+    return f" ({', '.join(names)})" if names else ""
+
+
+def teacher_meta(meta, task, path):
+    """`meta` of the snapshot at `path`, after a check that it is a teacher of this task.
+
+    Raises:
+        UserError: a plain model, a student, or a teacher of another task.
+    """
+    if (meta or {}).get("kind") != "teacher":
+        raise UserError(f"{path}: it holds {'a ' + meta['kind'] if meta else 'a model that was not trained here'}, expected a "
+                        "meta-teacher: name a snapshot of meta_teacher.py.")
+    for key in ("labels", "domains"):
+        if tuple(meta[key]) != getattr(task, key):
+            raise UserError(f"{path}: its {key} are {', '.join(meta[key])}, the task {task.name} has {', '.join(getattr(task, key))}: "
+                            "name a teacher of this task.")
+    return meta
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None):
+    """Writes a snapshot folder, whole or not at all.
+
+    Args:
+        path: the folder; one of that name is replaced.
+        model: a DomainClassifier.
+        tokenizer: the FullTokenizer that the model was trained with.
+        meta: the content of meta.json; "task", "labels" and "domains" are needed.
+        left_out: prefixes of weights that are not written, as a student's distillation heads.
+        optimizer: {name: array}, its state, for snapshot_last.
+    """
+    arrays = {name: parameter.numpy() for name, parameter in model.named_parameters() if not name.startswith(tuple(left_out))}
+    labels = dict(enumerate(meta["labels"]))
+    config = {**model.bert.config.to_dict(), "architectures": ["BertForSequenceClassification"],
+              "id2label": {str(i): name for i, name in labels.items()}, "label2id": {name: i for i, name in labels.items()}}
+    with whole_folder(path) as folder:
+        write_json(folder / "config.json", config)
+        _save_arrays(arrays, folder / "model.safetensors")
+        shutil.copyfile(tokenizer.vocab_file, folder / "vocab.txt")
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.do_lower_case,
+                                                      "model_max_length": model.bert.config.max_position_embeddings})
+        write_json(folder / "meta.json", meta)
+        if optimizer is not None:
+            _save_arrays(optimizer, folder / "optimizer.safetensors")
+        write_json(folder / "manifest.json", {"format": FORMAT, "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}})
+
+
+def _save_arrays(arrays, path):
+    """A safetensors file as transformers reads it, with the permissions of any other new file (the library's are the owner's alone)."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(arrays, path, metadata={"format": "pt"})
+    path.chmod(mode)
+
+
+def read_optimizer(path):
+    """The optimizer's state of a snapshot_last, {name: array}, its hash already checked by `read_model`."""
+    try:
+        return load_file(pathlib.Path(path) / "optimizer.safetensors")
+    except FileNotFoundError:
+        raise UserError(f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run.") from None

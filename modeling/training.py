@@ -1,0 +1,261 @@
+"""The one training loop, of stages 2 and 4, and the snapshots that it keeps."""
+
+import math
+import pathlib
+import shutil
+import time
+from typing import Callable, NamedTuple
+
+import numpy as np
+
+from data.batches import epoch_batches
+from modeling.inference import evaluate
+from modeling.optimization import (clip_gradients, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer,
+                                   set_learning_rate)
+from modeling.snapshot import load_weights, read_model, read_optimizer, save_snapshot
+from util import Run, UserError, new_run_folder, opening_lines, progress, read_json, write_json
+
+HARMLESS = {"resume_from", "model_save_dir", "resave_ofrecord", "eval_batch_size_per_device", "save_every_step_num",
+            "log_every_step_num", "device", "changed"}  # flags that may differ between a run and its resumption
+
+
+class Phase(NamedTuple):
+    """A stretch of training with an optimizer and a schedule of its own.
+
+    name: stands in the log. first, last: its steps, first <= step < last. selects: whether the best snapshot may come from it.
+    loss: takes (rows of the training arrays, epoch) to (the loss to go down, {name of a part: its batch mean}), scalar tensors.
+    """
+
+    name: str
+    first: int
+    last: int
+    loss: Callable
+    selects: bool = True
+
+
+def two_phases(args, N, first_loss, second_loss):
+    """The phases of a run over N examples: `first_loss` for --intermediate_epochs, then `second_loss`, which alone selects the best."""
+    steps = math.ceil(N / args.batch_size_per_device)
+    change, end = args.intermediate_epochs * steps, args.num_epochs * steps
+    return [Phase("intermediate", 0, change, first_loss, selects=False), Phase("prediction", change, end, second_loss)]
+
+
+def one_phase(args, N, loss):
+    """A run over N examples with one loss from beginning to end."""
+    return [Phase("joint", 0, args.num_epochs * math.ceil(N / args.batch_size_per_device), loss)]
+
+
+def train(model, lengths, phases, args, run, snapshots, on_dev=None):
+    """Trains `model` in place, from the step where `snapshots` stands to the end of the last phase.
+
+    Args:
+        model: a DomainClassifier.
+        lengths: real tokens of each training example, int [N].
+        phases: one Phase after the other.
+        on_dev: gives the metrics on dev; None: no evaluation, and the last snapshot counts as the best.
+    Raises:
+        UserError: a loss that is not finite; the snapshots stay as they were.
+    """
+    steps_per_epoch, end = math.ceil(len(lengths) / args.batch_size_per_device), phases[-1].last
+    log, batches = StepLog(run, args.log_every_step_num, snapshots.step, end), None
+    model.train()
+    for phase in phases:
+        if snapshots.step >= phase.last:
+            continue
+        optimizer = make_optimizer(model, args.learning_rate, args.weight_decay_rate)
+        if snapshots.step > phase.first:
+            restore_optimizer(optimizer, model, read_optimizer(args.resume_from), snapshots.step - phase.first)
+        for step in range(snapshots.step, phase.last):
+            epoch, position = divmod(step, steps_per_epoch)
+            if position == 0 or batches is None:
+                batches = epoch_batches(lengths, args.batch_size_per_device, args.seed, epoch)
+            rate = learning_rate_at(step - phase.first, phase.last - phase.first, args.warmup_proportion, args.learning_rate)
+            set_learning_rate(optimizer, rate)
+            model.dropouts.key(args.seed, step)
+
+            loss, parts = phase.loss(batches[position], epoch)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = clip_gradients(model, args.max_grad_norm)
+            optimizer.step()
+
+            done = step + 1
+            log.step(done, epoch, phase.name, batches[position], rate, {"loss": loss, **parts, "gradient_norm": norm})
+            if on_dev and phase.selects and (done % args.eval_every_step_num == 0 or done == phase.last):
+                metrics = on_dev()
+                log.evaluation(done, metrics)
+                snapshots.keep_best(done, metrics)
+            if done % args.save_every_step_num == 0 or done == phase.last:
+                snapshots.keep_last(done, optimizer)
+    log.close()
+    if not on_dev:
+        write_json(run.folder / "best.json", {"snapshot": "snapshot_last", "step": end})
+
+
+class StepLog:
+    """Writes each step to metrics.jsonl and, every few steps, a line of averages over examples with speed and ETA."""
+
+    def __init__(self, run, every, step, end):
+        self.run, self.every, self.end = run, every, end
+        self.bar = progress(total=end, initial=step, unit="step")
+        self._open(step)
+
+    def _open(self, step):
+        self.from_step, self.since, self.examples, self.totals = step, time.monotonic(), 0, {}
+
+    def step(self, step, epoch, phase, rows, rate, values):
+        """Takes the scalar tensors of a step. UserError where one is not finite."""
+        values = {name: float(value.numpy()) for name, value in values.items()}
+        if not all(np.isfinite(value) for value in values.values()):
+            broken = [name for name, value in values.items() if not np.isfinite(value)]
+            raise UserError(f"step {step}: {', '.join(broken)} is not finite, in the batch of the training examples "
+                            f"{', '.join(map(str, rows))}: lower --learning_rate, and go on from the last snapshot.")
+        self.run.metric(step=step, epoch=epoch, phase=phase, examples=len(rows), lr=rate, **values)
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value * len(rows)
+        self.examples += len(rows)
+        self.bar.update()
+        if step % self.every == 0 or step == self.end:
+            self._line(step, rate)
+
+    def _line(self, step, rate):
+        seconds = time.monotonic() - self.since
+        speed, eta = self.examples / seconds, (self.end - step) * seconds / (step - self.from_step)
+        width = len(str(self.end))
+        parts = " | ".join(f"{name} {total / self.examples:.4f}" for name, total in self.totals.items())
+        self.run.say(f"step {step:0{width}}/{self.end} | {parts} | lr {rate:.1e} | {speed:.0f} ex/s | eta {duration(eta)}")
+        self.run.timing(event="steps", step=step, examples_per_second=round(speed, 2))
+        self._open(step)
+
+    def evaluation(self, step, metrics):
+        """Takes the metrics on dev after a step."""
+        self.run.metric(step=step, dev=metrics)
+        self.run.say(f"step {step:0{len(str(self.end))}}/{self.end} | dev {metrics_line(metrics)}")
+
+    def close(self):
+        self.bar.close()
+
+
+class Snapshots:
+    """The snapshots of a run: `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one, named in best.json, and `snapshot_last`.
+
+    Args:
+        run, kind: a Run with a folder; "mft" or "student".
+        model, tokenizer: what is saved.
+        meta: facts for meta.json: task, labels, domains, and the like.
+        args: the flags, kept in meta.json; a resumed run must have the same.
+        left_out: prefixes of the weights that the best snapshot does without.
+    """
+
+    def __init__(self, run, kind, model, tokenizer, meta, args, left_out=()):
+        self.run, self.kind, self.model, self.tokenizer, self.left_out = run, kind, model, tokenizer, left_out
+        flags = {name: value for name, value in sorted(vars(args).items()) if name not in HARMLESS}
+        self.meta, self.step, self.best = {**meta, "flags": flags}, 0, None
+
+    def resume(self, folder):
+        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood. UserError where a flag that decides the run differs."""
+        meta, path = folder.meta or {}, folder.path
+        if "best" not in meta:
+            raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
+        for name, value in self.meta["flags"].items():
+            old = meta["flags"].get(name)
+            if old != (list(value) if isinstance(value, tuple) else value):
+                raise UserError(f"--resume_from {path}: that run had --{name} {old}, this one has {value}: give the same flags.")
+        self.step, self.best = meta["step"], meta["best"]
+        self.run.forget_after(self.step)
+
+    def keep_best(self, step, metrics):
+        """Saves the model where its accuracy on dev is above the best so far."""
+        if self.best and metrics["accuracy"] <= self.best["accuracy"]:
+            return
+        name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{metrics['accuracy']!r}"
+        save_snapshot(self.run.folder / name, self.model, self.tokenizer, {**self.meta, "step": step, "dev": metrics}, self.left_out)
+        self.best = {"snapshot": name, "step": step, "accuracy": metrics["accuracy"]}
+        write_json(self.run.folder / "best.json", self.best)
+        for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
+            if other.name != name:
+                shutil.rmtree(other)
+
+    def keep_last(self, step, optimizer):
+        """Saves model, optimizer and progress, all that a resumed run needs."""
+        save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer,
+                      {**self.meta, "step": step, "best": self.best}, optimizer=optimizer_arrays(optimizer, self.model))
+
+
+def metrics_line(metrics):
+    """Metrics of `inference.evaluate` for a log line, in percent."""
+    domains = " ".join(f"{name} {100 * value:.1f}" for name, value in metrics["domains"].items())
+    return (f"accuracy {100 * metrics['accuracy']:.2f} | {domains} | domain average {100 * metrics['domain_average']:.2f} | "
+            f"macro-F1 {100 * metrics['macro_f1']:.2f}")
+
+
+def duration(seconds):
+    """3m10s, or 2h05m."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
+
+
+def task_facts(task):
+    """What meta.json says of the task, enough to use the model without its data."""
+    return {"task": task.name, "text": task.text, "labels": task.labels, "domains": task.domains}
+
+
+def open_run(args):
+    """The Run of a training script, locked, with the first lines of its log written.
+
+    Its folder is --model_save_dir, or the one of --resume_from, or a new one named after the time.
+    Raises:
+        UserError: the folder holds a run already, and this is not its resumption.
+    """
+    if args.resume_from:
+        folder = pathlib.Path(args.resume_from).resolve().parent
+    else:
+        folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder()
+        if (folder / "metrics.jsonl").exists() and args.do_train:
+            raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
+                            f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
+    if not (args.do_train or args.do_eval):
+        raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
+    run = Run(folder)
+    for line in (f"run folder: {folder}", *opening_lines(args)):
+        run.say(line)
+    return run
+
+
+def describe(run, model, device, splits, task, tokenizer):
+    """Logs the model's size, the counts of examples, and the first three training examples as the model sees them."""
+    parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
+    counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())
+    run.say(f"device {device}, {parameters:,} parameters; examples: {counts}; labels {', '.join(task.labels)}; "
+            f"domains {', '.join(task.domains)}")
+    first = splits["train"]
+    for row in range(min(3, len(first["label"]))):
+        tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][row][first["input_mask"][row] > 0])
+        run.say(f"example {first['idxs'][row].item()}: {task.domains[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
+                f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}")
+
+
+def test_best(run, folder, model, task, splits, args, domains, device):
+    """Evaluates a snapshot on dev and test; writes results.json into the run folder.
+
+    Args:
+        folder: the ModelFolder of the snapshot, whose weights `model` takes.
+        splits: {"dev": stacked records, "test": stacked records}.
+    Returns:
+        the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test.
+    """
+    load_weights(model, folder)
+    results = {"task": task.name, "snapshot": folder.path.name, "parameters": sum(array.size for array in folder.arrays.values()),
+               "bytes": (folder.path / "model.safetensors").stat().st_size}
+    for split, arrays in splits.items():
+        started = time.monotonic()
+        results[split] = evaluate(model, arrays, task, args.eval_batch_size_per_device, domains, device)
+        run.timing(event=split, examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2))
+        run.say(f"{folder.path.name} | {split} {metrics_line(results[split])}")
+    write_json(run.folder / "results.json", results)
+    return results
+
+
+def best_snapshot(run):
+    """The ModelFolder of the best snapshot of a run."""
+    return read_model(run.folder / read_json(run.folder / "best.json", "the name of the best snapshot")["snapshot"])
