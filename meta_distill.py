@@ -1,0 +1,100 @@
+"""Stage 4: the meta-teacher's knowledge + a BERT to start from -> student snapshots.
+
+The loss is soft CE + mean over the batch of lambda(x) * (attention + representation (+ hidden states) + gamma2 * transferable
+knowledge), lambda the domain-expertise weight of the example. The teacher itself is not loaded.
+"""
+
+import pathlib
+
+import numpy as np
+
+import config
+from data.batches import lengths, make_batch
+from data.knowledge import Knowledge, knowledge_folder
+from data.selection import dev_arrays, open_records, records_folder, training_arrays
+from data.tasks import SPLITS, load_task
+from modeling.bert import init_weights
+from modeling.distillation import INTERMEDIATE, check_served, make_lesson, student_loss, wanted_terms
+from modeling.heads import STUDENT_ONLY, build_student, match_layers
+from modeling.inference import DomainTable, device_of, evaluate, to_device
+from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_model, read_snapshot_meta, teacher_meta
+from modeling.training import (Snapshots, best_snapshot, describe, one_phase, open_run, task_facts, test_best, train,
+                               two_phases)
+from tokenization import tokenizer_for
+from util import entry, sha256
+
+
+@entry
+def main():
+    args = config.parse(__doc__, config.task, config.selection, config.device, config.training, config.knowledge, config.distillation)
+
+    # ------------ data
+    terms = wanted_terms(args)
+    task = load_task(args.task_name, args.data_dir)
+    folder = read_model(args.resume_from or config.needed(args, "student_model"), "--student_model")
+    if args.student_layers and not args.resume_from:
+        folder = keep_layers(folder, args.student_layers)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    check_fits_model(folder, args.seq_length, tokenizer)
+    run = open_run(args)
+    records = {split: open_records(args, task, tokenizer, split, run.say) for split in SPLITS}
+    examples = training_arrays(records["train"], task, args)
+    heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
+    domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
+    knowledge = open_knowledge(args, task, records["train"], examples["idxs"])
+    check_served(terms, knowledge.manifest, folder.config)
+
+    # ------------ model
+    device = device_of(args.device)
+    model = build_student(folder.config, task, knowledge.manifest["width"], terms)
+    init_weights(model, args.seed, folder.config.initializer_range)
+    load_weights(model, folder, run.say, exact=bool(args.resume_from))
+    model.to(device)
+    describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
+    matches = match_layers(knowledge.manifest["layers"], folder.config.num_hidden_layers)
+    run.say(f"knowledge {knowledge.folder}; terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
+            f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items())}")
+    if not args.do_train:
+        test_best(run, folder, model, task, heldout, args, domains, device)
+        return
+
+    # ------------ training
+    meta = {"kind": "student", **task_facts(task), "seq_length": args.seq_length, "seen_domains": domains.seen,
+            "teacher_sha256": knowledge.manifest["teacher_sha256"]}
+    snapshots = Snapshots(run, "student", model, tokenizer, meta, args, left_out=STUDENT_ONLY)
+    if args.resume_from:
+        snapshots.resume(folder)
+
+    def loss_of(terms):
+        def loss(rows, epoch):
+            batch = make_batch(examples, rows)
+            lesson = make_lesson(knowledge.read(batch.idxs), batch, terms, matches, knowledge.manifest, args, device)
+            return student_loss(model, to_device(batch, domains, device), lesson, terms)
+        return loss
+
+    def on_dev():
+        return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
+
+    N = len(examples["label"])
+    early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
+    phases = two_phases(args, N, loss_of(early), loss_of(late)) if args.intermediate_epochs else one_phase(args, N, loss_of(terms))
+    train(model, lengths(examples), phases, args, run, snapshots, on_dev if args.do_eval else None)
+
+    # ------------ test of the best snapshot
+    if args.do_eval:
+        test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
+
+
+def open_knowledge(args, task, records, idxs):
+    """The Knowledge of the teacher that --teacher_model names, made from these records, with every training example in it."""
+    path = config.needed(args, "teacher_model")
+    teacher_meta(read_snapshot_meta(path, "--teacher_model"), task, path)
+    teacher = sha256(pathlib.Path(path, "model.safetensors"))
+    knowledge = Knowledge(knowledge_folder(records_folder(args), teacher, args.knowledge_dir))
+    knowledge.require(teacher_sha256=teacher, content_sha256=records.content_sha256)
+    knowledge.rows(idxs)
+    return knowledge
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Stage 2: OFRecord files -> a meta-teacher, trained over all domains on what transfers between them.
+
+The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted domain), t(x) the prototype score of stage 1.
+"""
+
+import numpy as np
+
+import config
+from data.batches import corrupted_domains, lengths, make_batch
+from data.selection import dev_arrays, open_records, training_arrays
+from data.tasks import SPLITS, load_task
+from modeling.bert import init_weights
+from modeling.heads import build_teacher
+from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
+from modeling.losses import batch_mean, cross_entropy, instance_weights
+from modeling.snapshot import check_fits_model, load_weights, read_model
+from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, task_facts, test_best, train
+from tokenization import tokenizer_for
+from util import entry
+
+
+@entry
+def main():
+    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.teacher)
+
+    # ------------ data
+    task = load_task(args.task_name, args.data_dir)
+    folder = read_model(args.resume_from or config.needed(args, "model_load_dir"))
+    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    check_fits_model(folder, args.seq_length, tokenizer)
+    run = open_run(args)
+    records = {split: open_records(args, task, tokenizer, split, run.say) for split in SPLITS}
+    examples = training_arrays(records["train"], task, args)
+    heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
+    domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
+
+    # ------------ model
+    device = device_of(args.device)
+    model = build_teacher(folder.config, task, domain_head=args.domain_loss_weight > 0)
+    init_weights(model, args.seed, folder.config.initializer_range)
+    load_weights(model, folder, run.say, exact=bool(args.resume_from))
+    model.to(device)
+    describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
+    if not args.do_train:
+        test_best(run, folder, model, task, heldout, args, domains, device)
+        return
+
+    # ------------ training
+    meta = {"kind": "teacher", **task_facts(task), "seq_length": args.seq_length, "seen_domains": domains.seen,
+            "domain_head": args.domain_loss_weight > 0}
+    snapshots = Snapshots(run, "mft", model, tokenizer, meta, args)
+    if args.resume_from:
+        snapshots.resume(folder)
+    weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling)
+
+    def loss(rows, epoch):
+        batch = to_device(make_batch(examples, rows), domains, device)
+        corrupted = corrupted_domains(examples["domain"].reshape(-1), args.seed, epoch)[rows]
+        return teacher_loss(model, batch, weights[rows], corrupted, args.domain_loss_weight)
+
+    def on_dev():
+        return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
+
+    run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
+    train(model, lengths(examples), one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
+
+    # ------------ test of the best snapshot
+    if args.do_eval:
+        test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
+
+
+def teacher_loss(model, batch, weights, corrupted, domain_loss_weight):
+    """mean of t(x) * CE(class logits, y), plus gamma1 * mean of CE(domain logits, z).
+
+    Args:
+        batch: a TensorBatch of B examples.
+        weights: instance weights t(x), float32 [B].
+        corrupted: corrupted domain labels z, int [B].
+        domain_loss_weight: gamma1; 0: the model has no domain head.
+    Returns:
+        the loss, and {"class", "domain"}: its parts, before gamma1.
+    """
+    answers, device = model(batch), batch.label.device
+    parts = {"class": batch_mean(cross_entropy(answers.logits, batch.label), tensor(weights, device))}
+    loss = parts["class"]
+    if domain_loss_weight:
+        logits = model.domain_head.domain_logits(model.domain_feature(answers.encoder, batch))
+        parts["domain"] = batch_mean(cross_entropy(logits, tensor(corrupted.astype(np.int64), device)))
+        loss = loss + domain_loss_weight * parts["domain"]
+    return loss, parts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Stage 3: meta-teacher snapshot + OFRecord files -> the teacher's knowledge of every training example, as OFRecord files.
+
+The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
+"""
+
+import hashlib
+
+import numpy as np
+
+import config
+from data.batches import lengths
+from data.knowledge import Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.selection import chosen_blocks, columns, open_records, records_folder, select
+from data.tasks import load_task
+from modeling.heads import build_teacher, evenly_spaced_layers
+from modeling.inference import DomainTable, device_of, infer
+from modeling.snapshot import check_fits_model, load_weights, read_model, teacher_meta
+from tokenization import tokenizer_for
+from util import Run, UserError, entry, opening_lines, progress
+
+
+@entry
+def main():
+    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.knowledge,
+                        config.extraction)
+
+    # ------------ data
+    run = Run()
+    run.say("\n".join(opening_lines(args)))
+    task = load_task(args.task_name, args.data_dir)
+    folder = read_model(config.needed(args, "model_load_dir"))
+    meta = teacher_meta(folder.meta, task, folder.path)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    check_fits_model(folder, args.seq_length, tokenizer)
+    records = open_records(args, task, tokenizer, "train", run.say)
+    rows = select(*columns(records), task, args)
+
+    # ------------ what to write, where, and whether it is there already
+    layers, facts = knowledge_facts(args, folder, meta, records, rows)
+    target = knowledge_folder(records_folder(args), folder.sha256, args.knowledge_dir)
+    if is_there(target, facts):
+        run.say(f"{target} holds the knowledge of this teacher already: nothing to do")
+        return
+    heads = None if args.attention_heads == "mean" else folder.config.num_attention_heads
+    size = sum(expected_bytes(lengths(block), len(layers), len(task.labels), folder.config.hidden_size, heads, args.hidden_states)
+               for block in chosen_blocks(records, rows))
+    run.say(f"{target} will take {size / 1e6:.0f} MB, {size / len(rows) / 1000:.0f} kB an example")
+    check_space(target, size)
+
+    # ------------ the teacher
+    model, device = build_teacher(folder.config, task, meta["domain_head"]), device_of(args.device)
+    load_weights(model, folder, run.say, exact=True)
+    model.to(device)
+
+    # ------------ knowledge
+    domains = DomainTable(len(task.domains), tuple(meta["seen_domains"]))
+
+    def answer(model, batch):
+        return teacher_knowledge(model, batch, layers, args.attention_heads, args.hidden_states)
+
+    items = infer(model, chosen_blocks(records, rows), args.eval_batch_size_per_device, domains, device, answer)
+    with KnowledgeWriter(target, facts) as writer:
+        for item in progress(items, total=len(rows), unit="example", desc="knowledge"):
+            writer.append(**item)
+    run.say(f"{target}: the knowledge of {len(rows)} examples is written")
+
+
+def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
+    """What the teacher knows of each example of a batch, a list of B dicts of arrays.
+
+    idxs; logits [M]; representation [H], the pooled [CLS] output; domain_feature [H], zeros of a teacher without it; attention [L, n, n] or
+    [L, A, n, n], Q K^T / sqrt(d) of the n real tokens before the softmax; hidden [L, n, H] where asked for.
+    """
+    answers = model(batch, scores_of=layers, mean_over_heads=attention_heads == "mean")
+    logits, pooled = answers.logits.numpy(), answers.encoder.pooled.numpy()
+    feature = model.domain_feature(answers.encoder, batch).numpy() if model.domain_head else np.zeros_like(pooled)
+    scores = [answers.encoder.scores[layer].numpy() for layer in layers]
+    hidden = [answers.encoder.hidden[layer].numpy() for layer in layers] if hidden_states else []
+    items = []
+    for i, n in enumerate(batch.host.input_mask.sum(axis=1)):
+        items.append({"idxs": int(batch.host.idxs[i]), "logits": logits[i], "representation": pooled[i], "domain_feature": feature[i],
+                      "attention": np.stack([layer[i, ..., :n, :n] for layer in scores]),
+                      "hidden": np.stack([layer[i, :n] for layer in hidden]) if hidden_states else None})
+    return items
+
+
+def knowledge_facts(args, folder, meta, records, rows):
+    """The teacher layers to store, and what the manifest says of the knowledge."""
+    L = folder.config.num_hidden_layers
+    layers = args.knowledge_layers or evenly_spaced_layers(min(3, L), L)
+    if max(layers) > L:
+        raise UserError(f"--knowledge_layers {','.join(map(str, layers))}: the teacher {folder.path} has {L} layers.")
+    heads = "mean" if args.attention_heads == "mean" else folder.config.num_attention_heads
+    return layers, {"teacher_sha256": folder.sha256, "content_sha256": records.content_sha256, "examples": len(rows),
+                    "examples_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(), "layers": list(layers),
+                    "teacher_layers": L, "width": folder.config.hidden_size, "attention_heads": heads, "precision": "float16",
+                    "hidden_states": args.hidden_states, "domain_feature": meta["domain_head"]}
+
+
+def is_there(target, facts):
+    """True where `target` holds whole knowledge of the same facts."""
+    try:
+        Knowledge(target).require(**facts)
+    except UserError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
