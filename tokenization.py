@@ -102,7 +102,7 @@ def _within(borders, code):
     return bisect.bisect_right(borders, code) % 2 == 1
 
 
-# Chinese characters. Hugging Face's third-last range starts at 2B920, the release's at 2B820.
+# Chinese characters. One range starts at 2B920 in Hugging Face's list, at 2B820 in the release's.
 _CHINESE = _borders("3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF 2F800-2FA1F")
 # Punctuation, accents and format characters that Hugging Face's tables (Unicode 8) do not know as such: letters to it.
 _NEWER = _borders(

@@ -109,15 +109,14 @@ def _pip_messages():
     messages, logger = [], logging.getLogger("pip")
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage()) if "Could not fetch" in record.getMessage() else None
-    saved = logger.level, logger.propagate
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)  # pip counts an index out of reach as a detail
-    logger.propagate = False
     try:
         yield messages
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = saved
+        logger.setLevel(level)
 
 
 # --------------------------------------------------------------------------------------- unpacking

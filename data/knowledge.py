@@ -164,16 +164,15 @@ class Knowledge:
         self.manifest = read_manifest(folder, FORMAT, MANIFEST_TYPES, PREFIX, "the manifest of the knowledge", STAGE_3)
         if not _good_shapes(self.manifest["shapes"]):
             raise UserError(f"{self.folder / MANIFEST}: found shapes that no knowledge has: {STAGE_3}.")
-        self._schema, parts = _schema(self.manifest["shapes"]), self.manifest["parts"]
-        self.idxs, self._part, self._start, self._end = self._frames(parts)
-        self._files = []
-        for part in parts:
+        self._schema, self._files = _schema(self.manifest["shapes"]), []
+        for part in self.manifest["parts"]:
             self._files.append(open_part(self.folder / part["file"], STAGE_3, part))
             check_part(self._files[-1], part, STAGE_3)
+        self.idxs, self._part, self._start, self._end = self._frames()
 
-    def _frames(self, parts):
+    def _frames(self):
         """The columns of offsets.npy and the end of each frame, checked against the manifest's parts."""
-        path = self.folder / OFFSETS
+        path, parts = self.folder / OFFSETS, self.manifest["parts"]
         with open_part(path, STAGE_3) as file:
             data = file.read()
         try:

@@ -190,7 +190,7 @@ def open_part(path, remedy, part=None):
 
 def check_part(file, part, remedy):
     """Hashes an open part in pieces of 1 MiB; UserError where the hash is not the manifest's."""
-    digest, piece = hashlib.sha256(), bytearray(1 << 20)
+    digest, piece = hashlib.sha256(), bytearray(min(part["bytes"], 1 << 20))
     while n := file.readinto(piece):
         digest.update(memoryview(piece)[:n])
     _same_hash(file.name, digest.hexdigest(), part, remedy)
@@ -204,7 +204,8 @@ def _same_hash(path, found, part, remedy):
 # --------------------------------------------------------------------------------------- the manifest
 
 
-def _is_count(value):
+def is_count(value):
+    """Whether a value of a manifest is a whole number that counts something."""
     return type(value) is int and value >= 0
 
 
@@ -217,14 +218,14 @@ def _is_names(value):
 
 
 def _is_parts(value):
-    keys = {"file": TYPES["a text"], "count": lambda count: _is_count(count) and count, "bytes": _is_count, "sha256": _is_hash}
+    keys = {"file": TYPES["a text"], "count": lambda count: is_count(count) and count, "bytes": is_count, "sha256": _is_hash}
     return isinstance(value, list) and value and all(
         isinstance(part, dict) and part.keys() == keys.keys() and all(keys[key](part[key]) for key in keys) for part in value)
 
 
 TYPES = {
     "a text": lambda value: isinstance(value, str) and value,
-    "a count": _is_count,
+    "a count": is_count,
     "true or false": lambda value: isinstance(value, bool),
     "a SHA-256": _is_hash,
     "a list of different names": _is_names,

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from data.ofrecord import MANIFEST, check_part, open_part, read_manifest, read_part, write_parts
+from data.ofrecord import MANIFEST, check_part, is_count, open_part, read_manifest, read_part, write_parts
 from data.tasks import read_examples, split_path
 from tokenization import encode
 from util import UserError, sha256, whole_folder, write_json
@@ -220,7 +220,7 @@ class Records:
             raise UserError(f"{self.folder / MANIFEST}: found split {self.manifest['split']!r}, expected {split!r}: {STAGE_1}.")
         vars(self).update({key: self.manifest[key] for key in (*MANIFEST_TYPES, "count", "parts")})
         if not self._good_counts():
-            raise UserError(f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, labels and "
+            raise UserError(f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, labels or "
                             f"{self.count} records: {STAGE_1}.")
         for part in self.parts:
             with open_part(self.folder / part["file"], STAGE_1, part) as file:
@@ -228,8 +228,9 @@ class Records:
 
     def _good_counts(self):
         rows = [row for row in self.counts.values() if isinstance(row, dict) and row.keys() == {*self.labels}]
-        cells = [cell for row in rows for cell in row.values() if type(cell) is int and cell >= 0]
-        return self.counts.keys() == {*self.domains} and len(cells) == len(self.domains) * len(self.labels) and sum(cells) == self.count
+        cells = [cell for row in rows for cell in row.values() if is_count(cell)]
+        whole = self.counts.keys() == {*self.domains} and len(cells) == len(self.domains) * len(self.labels)
+        return whole and sum(cells) == self.count
 
     def __len__(self):
         return self.count

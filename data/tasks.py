@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import re
 import unicodedata
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -19,11 +19,11 @@ class Task:
     """A classification task over several domains; the order of `labels` and of `domains` is their ids."""
 
     name: str
-    text: Tuple[str, ...]  # the columns of the text: one, or two for pairs
+    text: tuple[str, ...]  # the columns of the text: one, or two for pairs
     domain: str  # the column of the domain
     label: str  # the column of the label
-    labels: Tuple[str, ...]
-    domains: Tuple[str, ...]
+    labels: tuple[str, ...]
+    domains: tuple[str, ...]
 
     @property
     def columns(self):

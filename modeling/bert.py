@@ -1,12 +1,13 @@
 """BERT's encoder on OneFlow, by the names of Hugging Face's BertModel, shaped by what the engine does fast on a CPU."""
 
+import collections.abc
 import dataclasses
-import math
 import zlib
 from typing import NamedTuple
 
 import numpy as np
 
+from modeling.layers import Dropout, Dropouts, Gelu, LayerNorm, Packing, Scores, SelfAttention, Take, Unpack, affine
 from util import UserError, load_oneflow, random_stream, read_json
 
 flow = load_oneflow()
@@ -103,78 +104,34 @@ def init_weights(module, seed, std):
         parameter.data.copy_(flow.tensor(values))
 
 
-class Dropouts:
-    """Where the dropout masks of one model come from: each is a function of (seed, step, rank, ranks, number of the site).
+class HiddenStates(collections.abc.Sequence):
+    """L+1 tensors [B, T, H], the embeddings first, 0 at padding; each is laid out when it is asked for."""
 
-    `key` opens a step; within it the sites are numbered in the order in which the forward pass reaches them. Nothing lives on
-    from step to step, so that a resumed run draws what the first would have.
-    """
+    def __init__(self, rows, packing):
+        self._rows, self._packing = rows, packing
 
-    def __init__(self):
-        self.key(0, 0)
+    def __len__(self):
+        return len(self._rows)
 
-    def key(self, seed, step, rank=0, ranks=1):
-        """Opens step `step` of rank `rank` of `ranks`."""
-        self._key, self._site = (seed, step, rank, ranks), 0
-
-    def mask(self, shape, rate):
-        """A float32 array of `shape`: 0 with probability `rate` (to the nearest 1/65536), else 1/(1 - rate)."""
-        seed, *rest = self._key
-        stream, self._site = random_stream(seed, "dropout", *rest, self._site), self._site + 1
-        size = int(np.prod(shape))
-        bits = stream.bit_generator.random_raw((size + 3) // 4).view(np.uint16)[:size]
-        cut = round(rate * 65536)
-        return np.multiply(bits >= cut, np.float32(65536 / (65536 - cut)), dtype=np.float32).reshape(shape)
-
-
-class Dropout(nn.Module):
-    """Dropout with the masks of `dropouts`; the identity in eval mode and at rate 0."""
-
-    def __init__(self, rate, dropouts):
-        super().__init__()
-        self.rate, self.dropouts = rate, dropouts
-
-    def forward(self, x):
-        if not self.training or self.rate == 0:
-            return x
-        return x * flow.from_numpy(self.dropouts.mask(tuple(x.shape), self.rate)).to(x.device)
-
-
-class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, its means taken by matrix products.
-
-    OneFlow's CPU kernels take 300 times longer to spread a [N, 1] operand over H columns than a product with a row of ones.
-    """
-
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(flow.ones(size)), nn.Parameter(flow.zeros(size)), eps
-        self.register_buffer("column", flow.full((size, 1), 1 / size), persistent=False)
-        self.register_buffer("row", flow.ones(1, size), persistent=False)
-
-    def forward(self, x):
-        shape = x.shape
-        x = x.reshape(-1, shape[-1])
-        x = x - flow.matmul(flow.matmul(x, self.column), self.row)
-        deviation = flow.sqrt(flow.matmul(flow.square(x), self.column) + self.eps)
-        x = x * flow.matmul(1 / deviation, self.row)
-        return (x * self.weight + self.bias).reshape(*shape)
+    def __getitem__(self, layer):
+        return Unpack(self._packing)(self._rows[layer])
 
 
 class Outputs(NamedTuple):
     """What the encoder returns.
 
     hidden: L+1 tensors [B, T, H], the embeddings first. pooled: [B, H], tanh of a linear map of [CLS].
-    scores: {layer, from 1: [B, A, T, T]}, Q K^T / sqrt(D) before mask, softmax and dropout, for the layers asked for.
+    scores: {layer, from 1: [B, A, T, T]}, Q K^T / sqrt(D) before mask, softmax and dropout, for the layers asked for;
+    or their means over the heads, [B, T, T]. Hidden states and scores are 0 at padding (on a GPU: not meaningful).
     """
 
-    hidden: list
+    hidden: HiddenStates
     scores: dict
     pooled: "flow.Tensor"
 
 
 class Embeddings(nn.Module):
-    """LayerNorm of the sum of word, segment and position vectors, then dropout."""
+    """dropout(LayerNorm(word + segment + position vectors)): [B, T] ids -> [N, H]."""
 
     def __init__(self, config, dropouts):
         super().__init__()
@@ -184,27 +141,24 @@ class Embeddings(nn.Module):
         self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob, dropouts)
 
-    def forward(self, input_ids, segment_ids):
-        T = input_ids.shape[1]
-        x = self.word_embeddings(input_ids) + self.token_type_embeddings(segment_ids) + self.position_embeddings.weight[:T]
-        return self.dropout(self.LayerNorm(x))
+    def forward(self, input_ids, segment_ids, packing):
+        ids, segments = (x.numpy().reshape(-1)[packing.places] for x in (input_ids, segment_ids))
+        words = Take(ids)(self.word_embeddings.weight)
+        segments = Take(segments)(self.token_type_embeddings.weight)
+        positions = Take(packing.places % packing.T)(self.position_embeddings.weight)
+        return self.dropout(self.LayerNorm(words + segments + positions))
 
 
-class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(D) + mask) V, head by head."""
+class SelfAttentionMaps(nn.Module):
+    """The linear maps to queries, keys and values: [N, H] -> [N, 3H]."""
 
-    def __init__(self, config, dropouts):
+    def __init__(self, config):
         super().__init__()
-        H, self.heads = config.hidden_size, config.num_attention_heads
+        H = config.hidden_size
         self.query, self.key, self.value = nn.Linear(H, H), nn.Linear(H, H), nn.Linear(H, H)
-        self.dropout = Dropout(config.attention_probs_dropout_prob, dropouts)
 
-    def forward(self, x, mask):  # [B, T, H], [B, 1, 1, T] -> [B, T, H], [B, A, T, T]
-        B, T, H = x.shape
-        q, k, v = (linear(x).reshape(B, T, self.heads, -1).permute(0, 2, 1, 3) for linear in (self.query, self.key, self.value))
-        scores = flow._C.matmul(q, k, transpose_b=True) * (1 / math.sqrt(H // self.heads))
-        probabilities = self.dropout(flow.softmax(scores + mask, dim=-1))
-        return flow.matmul(probabilities, v).permute(0, 2, 1, 3).reshape(B, T, H), scores
+    def forward(self, x):
+        return affine(x, self.query, self.key, self.value)
 
 
 class ResidualOutput(nn.Module):
@@ -217,18 +171,23 @@ class ResidualOutput(nn.Module):
         self.dropout = Dropout(config.hidden_dropout_prob, dropouts)
 
     def forward(self, x, residual):
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return self.LayerNorm(affine(x, self.dense), residual, self.dropout)
 
 
 class Attention(nn.Module):
+    """A layer's first half: self-attention, and a linear map of it added to its input."""
+
     def __init__(self, config, dropouts):
         super().__init__()
-        self.self = SelfAttention(config, dropouts)
+        self.heads = config.num_attention_heads
+        self.self = SelfAttentionMaps(config)
+        self.dropout = Dropout(config.attention_probs_dropout_prob, dropouts)
         self.output = ResidualOutput(config.hidden_size, config, dropouts)
 
-    def forward(self, x, mask):
-        context, scores = self.self(x, mask)
-        return self.output(context, x), scores
+    def forward(self, x, packing):
+        """-> the new rows, and queries, keys and values."""
+        qkv = self.self(x)
+        return self.output(SelfAttention(packing, self.heads, self.dropout)(qkv), x), qkv
 
 
 class Intermediate(nn.Module):
@@ -239,19 +198,21 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x):
-        return flow._C.gelu(self.dense(x))
+        return Gelu()(affine(x, self.dense))
 
 
 class Layer(nn.Module):
+    """One of L layers: [N, H] -> [N, H], and queries, keys and values [N, 3H]."""
+
     def __init__(self, config, dropouts):
         super().__init__()
         self.attention = Attention(config, dropouts)
         self.intermediate = Intermediate(config)
         self.output = ResidualOutput(config.intermediate_size, config, dropouts)
 
-    def forward(self, x, mask):
-        x, scores = self.attention(x, mask)
-        return self.output(self.intermediate(x), x), scores
+    def forward(self, x, packing):
+        x, qkv = self.attention(x, packing)
+        return self.output(self.intermediate(x), x), qkv
 
 
 class Encoder(nn.Module):
@@ -267,8 +228,8 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden):
-        return flow.tanh(self.dense(hidden[:, 0]))
+    def forward(self, x, packing):
+        return flow.tanh(affine(Take(packing.starts)(x), self.dense))
 
 
 class BertModel(nn.Module):
@@ -286,14 +247,14 @@ class BertModel(nn.Module):
         self.encoder = Encoder(config, dropouts)
         self.pooler = Pooler(config)
 
-    def forward(self, input_ids, input_mask, segment_ids, scores_of=()):
-        """Outputs of a batch of int32 tensors [B, T], T up to max_position_embeddings; scores of layers `scores_of`, from 1."""
-        B, T = input_ids.shape
-        mask = ((1 - input_mask.to(flow.float32)) * -1e4).reshape(B, 1, 1, T)
-        hidden, scores = [self.embeddings(input_ids, segment_ids)], {}
+    def forward(self, input_ids, input_mask, segment_ids, scores_of=(), mean_over_heads=False):
+        """Outputs of a batch of int32 tensors [B, T], T up to max_position_embeddings, real tokens first; scores of the layers
+        `scores_of`, counted from 1."""
+        packing = Packing(input_mask)
+        rows, scores = [self.embeddings(input_ids, segment_ids, packing)], {}
         for number, layer in enumerate(self.encoder.layer, 1):
-            x, layer_scores = layer(hidden[-1], mask)
-            hidden.append(x)
+            x, qkv = layer(rows[-1], packing)
+            rows.append(x)
             if number in scores_of:
-                scores[number] = layer_scores
-        return Outputs(hidden, scores, self.pooler(hidden[-1]))
+                scores[number] = Scores(packing, self.config.num_attention_heads, mean_over_heads)(qkv)
+        return Outputs(HiddenStates(rows, packing), scores, self.pooler(rows[-1], packing))

@@ -62,10 +62,8 @@ class DomainClassifier(nn.Module):
             self.add_module(name, nn.Linear(inputs, outputs, bias=False))
 
     def forward(self, batch, scores_of=(), mean_over_heads=True):
-        """Answers on a TensorBatch; scores_of: layers, from 1, whose attention scores are wanted."""
-        encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of)
-        if mean_over_heads:
-            encoder = encoder._replace(scores={layer: s.mean(dim=1) for layer, s in encoder.scores.items()})
+        """Answers on a TensorBatch; scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them."""
+        encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads)
         return Answers(self.classifier(self.dropout(encoder.pooled)), encoder)
 
     def domain_feature(self, encoder, batch):

@@ -211,12 +211,14 @@ def open_run(args):
         folder = pathlib.Path(args.resume_from).resolve().parent
     else:
         folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder()
-        if (folder / "metrics.jsonl").exists() and args.do_train:
+        if (folder / "snapshot_last").exists() and args.do_train:
             raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
                             f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
     if not (args.do_train or args.do_eval):
         raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
     run = Run(folder)
+    if args.do_train and not args.resume_from:
+        run.forget_after(0)  # of a run that was stopped before its first snapshot
     for line in (f"run folder: {folder}", *opening_lines(args)):
         run.say(line)
     return run

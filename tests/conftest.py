@@ -1,8 +1,15 @@
-"""Puts the repository root on the path, and makes the tiny models and data that the tests share."""
+"""Puts the repository root on the path, and makes the tiny models, data and runs that the tests share."""
 
+import contextlib
+import importlib
+import io
 import json
+import os
 import pathlib
+import shutil
+import subprocess
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,10 +26,10 @@ TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_attent
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """A folder with a random BERT of 4 layers, 16 wide, 4 heads, and a vocabulary of 40 tokens."""
-    from modeling.bert import BertConfig
-    from modeling.heads import DomainClassifier
-    from modeling.bert import init_weights
     from safetensors.numpy import save_file
+
+    from modeling.bert import BertConfig, init_weights
+    from modeling.heads import DomainClassifier
 
     folder = tmp_path_factory.mktemp("tiny") / "bert"
     folder.mkdir()
@@ -53,3 +60,90 @@ def tiny_data(tmp_path_factory):
             lines.append("\t".join((" ".join(words), ("books", "dvd", "electronics", "kitchen")[i // 2 % 4], label)))
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+# --------------------------------------------------------------------------------------- running the scripts
+
+STAGES = ("preprocess", "meta_teacher", "meta_teacher_eval", "meta_distill")
+DATA = {"task_name": "senti", "data_dir": "data", "seq_length": 32, "seed": 1}
+TRAINING = {"num_epochs": 2, "batch_size_per_device": 7, "eval_every_step_num": 2, "save_every_step_num": 3, "learning_rate": 3e-2,
+            "do_train": True, "do_eval": True}  # 32 examples: 5 steps an epoch, the last of 4 examples
+
+
+class Outcome(NamedTuple):
+    """How a script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def words(flags):
+    """The words of a command line: {flag: value}; True stands for a flag without a value, None and False for its absence."""
+    return [word for name, value in flags.items() if value not in (None, False)
+            for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
+
+
+def call(script, folder, flags):
+    """Runs a script in this process with `folder` as the current one, and returns its Outcome; exceptions pass."""
+    out, err, argv, here, code = io.StringIO(), io.StringIO(), sys.argv, os.getcwd(), 0
+    sys.argv = [f"{script}.py", *words(flags)]
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            importlib.import_module(script).main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = argv
+        os.chdir(here)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def call_process(script, folder, flags, patch=""):
+    """The same in a process of its own; `patch` is Python code that runs before the script's."""
+    start = [str(ROOT / f"{script}.py")] if not patch else [
+        "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'\n{patch}\nimport {script}; {script}.main()"]
+    done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, capture_output=True, text=True)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def best(run):
+    """The folder of the best snapshot of a run, as best.json names it."""
+    return pathlib.Path(run) / json.loads((pathlib.Path(run) / "best.json").read_text())["snapshot"]
+
+
+def stage_flags(folder, **more):
+    """The flags of the four stages over a workplace, {stage: flags}, paths relative to it; `more` goes to the two that train.
+
+    Those of the later stages hold once the earlier have run: they name the best teacher.
+    """
+    teacher = best(folder / "teacher").relative_to(folder) if (folder / "teacher" / "best.json").exists() else None
+    training = {**DATA, **TRAINING, **more}
+    return {"preprocess": {**DATA, "model_load_dir": "bert", "resave_ofrecord": True},
+            "meta_teacher": {**training, "model_load_dir": "bert", "model_save_dir": "teacher"},
+            "meta_teacher_eval": {**DATA, "model_load_dir": teacher},
+            "meta_distill": {**training, "student_model": "bert", "student_layers": 2, "teacher_model": teacher, "model_save_dir": "student"}}
+
+
+def lay_out(folder, tiny_model, tiny_data):
+    """A workplace: `folder` with copies of the tiny model, `bert`, and of the tiny data, `data`."""
+    shutil.copytree(tiny_model, folder / "bert")
+    shutil.copytree(tiny_data, folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory, tiny_model, tiny_data):
+    """A workplace in which the four scripts ran one after the other, each as a process: bert, data, teacher, student. Not to be changed."""
+    folder = lay_out(tmp_path_factory.mktemp("golden"), tiny_model, tiny_data)
+    for stage in STAGES:
+        outcome = call_process(stage, folder, stage_flags(folder)[stage])
+        assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def workplace(golden, tmp_path):
+    """A copy of the golden workplace, to be changed."""
+    return shutil.copytree(golden, tmp_path / "workplace")

@@ -14,6 +14,7 @@ T = 5
 SCHEMA = {"input_ids": ("int32", T), "label": ("int32", 1), "weights": ("float32", 1), "attention": ("bytes", None)}
 NUMBERS = {key: kind for key, kind in SCHEMA.items() if kind[0] != "bytes"}
 REMEDY = "write it again"
+GROUP = "ignore:Unexpected end-group tag"  # protobuf's warning of some broken messages, which it reads half
 
 
 def make_records(count, seed=0):
@@ -92,6 +93,7 @@ def test_wrong_records_are_not_written(tmp_path):
             encode_record(wrong, SCHEMA)
 
 
+@pytest.mark.filterwarnings(GROUP)
 def test_wrong_records_are_not_read(tmp_path):
     """Other keys, kinds and lengths than the schema's are told by the file and the byte at which the record begins."""
     good, path = encode_record(make_records(1)[0], SCHEMA), tmp_path / "x.of_record-0"
@@ -110,6 +112,7 @@ def test_wrong_records_are_not_read(tmp_path):
         changed(lambda feature: feature["weights"].float_list.value.append(1)): "'weights' with 2 values, expected 1",
         changed(lambda feature: feature["attention"].bytes_list.value.append(b"")): "'attention' with 2 strings",
         b"\xff" * 9: "something that is no OFRecord",
+        good + b"\x0c" + good: "something that is no OFRecord",  # the end of a group that never began
     }
     for message, words in faults.items():
         path.write_bytes(FRAME.pack(len(good)) + good + FRAME.pack(len(message)) + message)
@@ -144,7 +147,7 @@ def test_a_lost_record_is_told_though_size_and_hash_fit(tmp_path):
         list(read_part(tmp_path / part["file"], SCHEMA, REMEDY, {**part, "count": 4}))
 
 
-@pytest.mark.filterwarnings("ignore:Unexpected end-group tag")  # protobuf says it of some broken messages, and goes on
+@pytest.mark.filterwarnings(GROUP)
 def test_every_flipped_bit_is_told(tmp_path):
     """Each bit of a part, flipped: a UserError with the manifest; without it a UserError or other values, never a crash."""
     part, = write_parts(tmp_path, "x", make_records(2), SCHEMA)
@@ -213,7 +216,7 @@ def test_the_manifest_is_checked(tmp_path):
     ]
     for name in ("../x.of_record-0", "/etc/passwd", "x.of_record-00", "./x.of_record-0", "y.of_record-0", "x.of_record-0\0"):
         faults.append(({"parts": [{**first, "file": name}, second]}, "expected 'x.of_record-0': write it again"))
-    for wrong in ({"count": 0}, {"count": "2"}, {"bytes": -1}, {"bytes": 1.5}, {"sha256": "0" * 63}, {"sha256": None}, {"file": 3}, {"y": 1}):
+    for wrong in ({"count": 0}, {"count": "2"}, {"bytes": -1}, {"bytes": 1.5}, {"sha256": "0" * 63}, {"file": 3}, {"y": 1}):
         faults.append(({"parts": [{**first, **wrong}, second]}, "as 'parts', expected a list of parts"))
     for change, words in faults:
         write_json(tmp_path / "manifest.json", {**good, **change})
