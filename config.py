@@ -125,7 +125,6 @@ def training(parser):
 def prototypes(parser):
     group = parser.add_argument_group("prototype score")
     group.add_argument("--alpha", type=share, default=0.5, help="weight of the example's own domain against the other domains")
-    group.add_argument("--part_size", type=count, default=4096, help="records in one part file")
 
 
 def teacher(parser):

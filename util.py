@@ -1,6 +1,7 @@
 """What every run needs: the engine, user errors, whole files, hashes, seeds, the run folder with its log, metrics and lock."""
 
 import contextlib
+import ctypes
 import datetime
 import errno
 import fcntl
@@ -144,12 +145,11 @@ def whole_file(path, mode="wb"):
 
 @contextlib.contextmanager
 def whole_folder(path):
-    """Yields a temporary folder that takes the name `path`, synced, when the block ends well; what stood there is replaced."""
+    """Yields a temporary folder that takes the name `path`, synced, when the block ends well; what stood there is replaced at once."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -159,13 +159,21 @@ def whole_folder(path):
                     os.fsync(opened.fileno())
         sync_folder(temporary)
         if path.exists():
-            os.rename(path, old)
-        os.rename(temporary, path)
-    except BaseException:
+            _exchange(temporary, path)
+        else:
+            os.rename(temporary, path)
+        sync_folder(path.parent)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one, other):
+    """Makes two folders change names in one step, so that each name always leads to a whole folder (renameat2 of Linux)."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(other))
 
 
 def sync_folder(path):

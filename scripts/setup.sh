@@ -53,10 +53,10 @@ make_venv() {
         echo "$NO_PYTHON: getting one with uv"
         find_uv "$scratch" >>"$LOG" 2>&1 ||
             fail "$NO_PYTHON, nor uv to get one ($LOG says why): install python3.10 and python3.10-venv, or uv."
+        export UV_PYTHON_PREFERENCE=only-managed UV_PYTHON_INSTALL_BIN=0  # uv's own Python, and no link to it in ~/.local/bin
         "$uv" python install 3.10 >>"$LOG" 2>&1 ||
             fail "$NO_PYTHON, and uv could not fetch one ($LOG says why): is there a network?"
-        python=$(UV_PYTHON_PREFERENCE=only-managed "$uv" python find --system 3.10 2>>"$LOG") ||
-            fail "uv does not find the Python that it fetched ($LOG says why)."
+        python=$("$uv" python find --system 3.10 2>>"$LOG") || fail "uv does not find the Python that it fetched ($LOG says why)."
     fi
     echo "making .venv with $python"
     "$python" -m venv --clear .venv >>"$LOG" 2>&1 || fail "$python could not make .venv ($LOG says why)."

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENVIRONMENT = dict(os.environ)  # before the engine is loaded: what the processes below start with
 sys.path.insert(0, str(ROOT))
 
 WORDS = ("the a it is was not very good great fine bad awful dull book plot film scene sound phone screen pan knife works broke love "
@@ -104,7 +105,7 @@ def call_process(script, folder, flags, patch=""):
     """The same in a process of its own; `patch` is Python code that runs before the script's."""
     start = [str(ROOT / f"{script}.py")] if not patch else [
         "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'\n{patch}\nimport {script}; {script}.main()"]
-    done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
