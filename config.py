@@ -1,15 +1,23 @@
 """Flag groups, each flag declared once. A script names its groups: `parse("what it does", task, run, training)`."""
 
 import argparse
+import sys
 
 from util import UserError
+
+
+class Help(argparse.HelpFormatter):
+    """Shows the default of a flag that has one, after its help."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, argparse.SUPPRESS) else f"{action.help} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
     """Flags are spelt out, defaults stand in the help, and a mistake is one sentence with exit code 2."""
 
     def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=Help)
 
     def error(self, message):
         raise UserError(f"{self.prog}: {message}; '{self.prog} --help' lists the flags.")
@@ -48,7 +56,7 @@ def number(kind, low, high=None, open_low=False):
 
     def convert(text):
         value = kind(text)
-        if not (value > low if open_low else value >= low) or (high is not None and value > high):
+        if not (low < value if open_low else low <= value) or not value <= (sys.float_info.max if high is None else high):
             limits = f"above {low}" if open_low else f"of at least {low}"
             raise argparse.ArgumentTypeError(f"{text} is not {limits}" + (f" and at most {high}" if high is not None else ""))
         return value

@@ -4,11 +4,12 @@ The loss is soft CE + mean over the batch of lambda(x) * (attention + representa
 knowledge), lambda the domain-expertise weight of the example. The teacher itself is not loaded.
 """
 
+import config  # isort: skip  (first: it says what is not installed)
+
 import pathlib
 
 import numpy as np
 
-import config
 from data.batches import lengths, make_batch
 from data.knowledge import Knowledge, knowledge_folder
 from data.selection import dev_arrays, open_records, records_folder, training_arrays
@@ -17,8 +18,8 @@ from modeling.bert import init_weights
 from modeling.distillation import INTERMEDIATE, check_served, make_lesson, student_loss, wanted_terms
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
 from modeling.inference import DomainTable, device_of, evaluate, to_device
-from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_model, read_snapshot_meta, teacher_meta
-from modeling.training import (Snapshots, best_snapshot, describe, one_phase, open_run, task_facts, test_best, train,
+from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
+from modeling.training import (Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train,
                                two_phases)
 from tokenization import tokenizer_for
 from util import entry, sha256
@@ -31,11 +32,11 @@ def main():
     # ------------ data
     terms = wanted_terms(args)
     task = load_task(args.task_name, args.data_dir)
-    folder = read_model(args.resume_from or config.needed(args, "student_model"), "--student_model")
+    folder = starting_model(args, task, args.resume_from or config.needed(args, "student_model"), "--student_model")
     if args.student_layers and not args.resume_from:
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
-    check_fits_model(folder, args.seq_length, tokenizer)
+    check_fits_model(folder, task, args.seq_length, tokenizer)
     run = open_run(args)
     records = {split: open_records(args, task, tokenizer, split, run.say) for split in SPLITS}
     examples = training_arrays(records["train"], task, args)
@@ -59,8 +60,7 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "student", **task_facts(task), "seq_length": args.seq_length, "seen_domains": domains.seen,
-            "teacher_sha256": knowledge.manifest["teacher_sha256"]}
+    meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": knowledge.manifest["teacher_sha256"]}
     snapshots = Snapshots(run, "student", model, tokenizer, meta, args, left_out=STUDENT_ONLY)
     if args.resume_from:
         snapshots.resume(folder)

@@ -3,18 +3,19 @@
 The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted domain), t(x) the prototype score of stage 1.
 """
 
+import config  # isort: skip  (first: it says what is not installed)
+
 import numpy as np
 
-import config
 from data.batches import corrupted_domains, lengths, make_batch
-from data.selection import dev_arrays, open_records, training_arrays
+from data.selection import dev_arrays, examples_facts, open_records, training_arrays
 from data.tasks import SPLITS, load_task
 from modeling.bert import init_weights
 from modeling.heads import build_teacher
 from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
 from modeling.losses import batch_mean, cross_entropy, instance_weights
-from modeling.snapshot import check_fits_model, load_weights, read_model
-from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, task_facts, test_best, train
+from modeling.snapshot import check_fits_model, load_weights
+from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train
 from tokenization import tokenizer_for
 from util import entry
 
@@ -25,14 +26,16 @@ def main():
 
     # ------------ data
     task = load_task(args.task_name, args.data_dir)
-    folder = read_model(args.resume_from or config.needed(args, "model_load_dir"))
+    folder = starting_model(args, task, args.resume_from or config.needed(args, "model_load_dir"), "--model_load_dir")
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
-    check_fits_model(folder, args.seq_length, tokenizer)
+    check_fits_model(folder, task, args.seq_length, tokenizer)
     run = open_run(args)
     records = {split: open_records(args, task, tokenizer, split, run.say) for split in SPLITS}
     examples = training_arrays(records["train"], task, args)
     heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
+    if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
+        run.say("note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first")
 
     # ------------ model
     device = device_of(args.device)
@@ -46,8 +49,7 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "teacher", **task_facts(task), "seq_length": args.seq_length, "seen_domains": domains.seen,
-            "domain_head": args.domain_loss_weight > 0}
+    meta = {"kind": "teacher", **run_facts(task, records["train"], domains), "domain_head": args.domain_loss_weight > 0}
     snapshots = Snapshots(run, "mft", model, tokenizer, meta, args)
     if args.resume_from:
         snapshots.resume(folder)

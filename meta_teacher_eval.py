@@ -3,14 +3,13 @@
 The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
 """
 
-import hashlib
+import config  # isort: skip  (first: it says what is not installed)
 
 import numpy as np
 
-import config
 from data.batches import lengths
-from data.knowledge import Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
-from data.selection import chosen_blocks, columns, open_records, records_folder, select
+from data.knowledge import MANIFEST, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, select
 from data.tasks import load_task
 from modeling.heads import build_teacher, evenly_spaced_layers
 from modeling.inference import DomainTable, device_of, infer
@@ -31,7 +30,7 @@ def main():
     folder = read_model(config.needed(args, "model_load_dir"))
     meta = teacher_meta(folder.meta, task, folder.path)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
-    check_fits_model(folder, args.seq_length, tokenizer)
+    check_fits_model(folder, task, args.seq_length, tokenizer)
     records = open_records(args, task, tokenizer, "train", run.say)
     rows = select(*columns(records), task, args)
 
@@ -44,6 +43,8 @@ def main():
     heads = None if args.attention_heads == "mean" else folder.config.num_attention_heads
     size = sum(expected_bytes(lengths(block), len(layers), len(task.labels), folder.config.hidden_size, heads, args.hidden_states)
                for block in chosen_blocks(records, rows))
+    check_replaceable(target)
+    run.hold(target.parent, f".{target.name}.lock")
     run.say(f"{target} will take {size / 1e6:.0f} MB, {size / len(rows) / 1000:.0f} kB an example")
     check_space(target, size)
 
@@ -91,10 +92,16 @@ def knowledge_facts(args, folder, meta, records, rows):
     if max(layers) > L:
         raise UserError(f"--knowledge_layers {','.join(map(str, layers))}: the teacher {folder.path} has {L} layers.")
     heads = "mean" if args.attention_heads == "mean" else folder.config.num_attention_heads
-    return layers, {"teacher_sha256": folder.sha256, "content_sha256": records.content_sha256, "examples": len(rows),
-                    "examples_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(), "layers": list(layers),
+    return layers, {"teacher_sha256": folder.sha256, "content_sha256": records.content_sha256, **examples_facts(rows),
+                    "layers": list(layers),
                     "teacher_layers": L, "width": folder.config.hidden_size, "attention_heads": heads, "precision": "float16",
                     "hidden_states": args.hidden_states, "domain_feature": meta["domain_head"]}
+
+
+def check_replaceable(target):
+    """Raises a UserError where files stand at `target` that no earlier run of this stage wrote: the knowledge takes their place."""
+    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--knowledge_dir {target}: there is something else than knowledge in it, which would be lost: name another folder.")
 
 
 def is_there(target, facts):

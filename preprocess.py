@@ -4,13 +4,14 @@ The score says how typical an example is of its class, in its own domain and in 
 examples by it.
 """
 
+import config  # isort: skip  (first: it says what is not installed)
+
 import tempfile
 
 import numpy as np
 
-import config
 from data.records import with_scores
-from data.selection import columns, open_records, select
+from data.selection import columns, examples_facts, open_records, records_folder, select
 from data.tasks import SPLITS, load_task
 from modeling.heads import DomainClassifier, text_embedding
 from modeling.inference import DomainTable, device_of, infer
@@ -20,24 +21,22 @@ from tokenization import tokenizer_for
 from util import Run, entry, opening_lines, progress
 
 
-SELECTION = ("train_example_num", "domain", "exclude_domain", "data_portion", "seed")  # the flags that choose examples
-
-
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
 
     # ------------ data: TSV -> records
     run = Run()
+    run.hold(records_folder(args))
     run.say("\n".join(opening_lines(args)))
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.needed(args, "model_load_dir"))
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
-    check_fits_model(folder, args.seq_length, tokenizer)
+    check_fits_model(folder, task, args.seq_length, tokenizer)
     records = {split: open_records(args, task, tokenizer, split, run.say, scored=False) for split in SPLITS}
     domain, label = columns(records["train"])
     rows = select(domain, label, task, args)
-    facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, "examples": len(rows), "selection": {name: getattr(args, name) for name in SELECTION}}
+    facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}
     if all(records[split].scores == facts for split in SPLITS):
         run.say("these records and their scores are there already: nothing to do")
         return

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -19,8 +20,13 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-from tqdm import tqdm
+try:
+    import numpy as np
+    from tqdm import tqdm
+except ImportError as error:  # nothing of ours is imported before this file
+    print(f"error: {error.name} is not installed for this Python ({sys.executable}): run 'bash scripts/setup.sh' and use "
+          ".venv/bin/python, or 'pip install -r requirements.txt' with Python 3.9 or 3.10.", file=sys.stderr)
+    raise SystemExit(2) from None
 
 # --------------------------------------------------------------------------------------- user errors
 
@@ -39,6 +45,9 @@ def entry(main):
             main()
         except UserError as error:
             stop(f"error: {error}", 2)
+        except BrokenPipeError:  # whoever read our output has gone, as in `... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
@@ -75,7 +84,8 @@ def load_oneflow():
     """
     if "oneflow" not in sys.modules:
         _check_python()
-        os.environ.setdefault("OPENBLAS_CORETYPE", _blas_kernel())
+        if kernel := _blas_kernel():
+            os.environ.setdefault("OPENBLAS_CORETYPE", kernel)
         os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
         try:
             with _quiet_stderr():
@@ -99,14 +109,14 @@ def _check_python():
 
 
 def _blas_kernel():
-    """The OpenBLAS kernel for this CPU: Haswell's (AVX2 and FMA) where it runs, else what OpenBLAS itself chooses."""
+    """The OpenBLAS kernel for this CPU: SkylakeX's (AVX-512) or Haswell's (AVX2 and FMA) where it runs, else none: OpenBLAS chooses."""
     try:
         flags = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split())
     except (OSError, AttributeError):
         flags = set()
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
         return "SkylakeX"
-    return "Haswell" if {"avx2", "fma"} <= flags else ""
+    return "Haswell" if {"avx2", "fma"} <= flags else None
 
 
 @contextlib.contextmanager
@@ -168,12 +178,19 @@ def whole_folder(path):
 
 
 def _exchange(one, other):
-    """Makes two folders change names in one step, so that each name always leads to a whole folder (renameat2 of Linux)."""
+    """Makes two folders change names in one step, so that each name always leads to a whole folder (renameat2 of Linux).
+
+    File systems without it, as NFS is, get three renames, in whose middle a kill leaves the old folder under a hidden name.
+    """
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange):
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None or renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fspath(other))
+        if renameat2 and number not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(number, os.strerror(number), os.fspath(other))
+        aside = one.with_name(f"{one.name}.old")
+        for old, new in ((other, aside), (one, other), (aside, one)):
+            os.rename(old, new)
 
 
 def sync_folder(path):
@@ -237,11 +254,14 @@ class Run:
     """
 
     def __init__(self, folder=None):
-        self.folder, self.started = folder and pathlib.Path(folder), time.monotonic()
+        self.folder, self.started, self._locks = folder and pathlib.Path(folder), time.monotonic(), []
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.folder)
+            self._locks.append(lock(self.folder))
             self._log = open(self.folder / "log.txt", "a", encoding="utf-8", buffering=1)
+
+    def hold(self, folder, name=".lock"):
+        """Locks another folder for the time of the run; see `lock`."""
+        self._locks.append(lock(folder, name))
 
     def say(self, message):
         """Prints a line, under the progress bar if there is one, and keeps it in log.txt."""
@@ -267,19 +287,27 @@ class Run:
         """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             with whole_file(path, "w") as file:
                 file.writelines(line + "\n" for line in kept)
 
 
-def lock(folder):
-    """Locks `folder` until the returned file is closed or the process dies.
+def _step_of(line):
+    """The step of a line of metrics.jsonl; infinite for a line that a kill or a full disk cut short."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
+
+
+def lock(folder, name=".lock"):
+    """Locks `folder`, made if missing, by the file `name` in it until the returned file is closed or the process dies.
 
     Raises:
         UserError: it is locked; the sentence names the process that holds it.
     """
-    file = open(pathlib.Path(folder) / ".lock", "a+", encoding="utf-8")
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    file = open(pathlib.Path(folder) / name, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

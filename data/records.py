@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from data.ofrecord import MANIFEST, check_part, is_count, open_part, read_manifest, read_part, write_parts
-from data.tasks import read_examples, split_path
+from data.tasks import check_counts, read_examples, split_path
 from tokenization import encode
 from util import UserError, sha256, whole_folder, write_json
 
@@ -112,12 +112,14 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     Returns:
         Records, whose manifest now tells of the TSV and the vocabulary that are there.
     Raises:
-        UserError: scores are needed, and there are none or not for these texts; the sentence names stage 1.
+        UserError: a domain or class without examples; scores are needed, and there are none or not for these texts; the sentence
+            names stage 1.
     """
     facts = source_facts(task, split_path(data_dir, split), split, tokenizer, seq_length)
     tally = Tally(task.labels, task.domains)
     for record in features_of(task, data_dir, split, tokenizer, seq_length):
         tally.add(record)
+    check_counts(task, [list(cells.values()) for cells in tally.counts.values()], split_path(data_dir, split))
     fresh = {**facts, **tally.facts()}
     try:
         records = Records(folder, split)

@@ -1,5 +1,6 @@
 """Which records a run uses: opening the splits as the flags say, and choosing the training examples. N records."""
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -81,6 +82,11 @@ def select(domain, label, task, args):
     if not len(rows):
         raise UserError("no training example is left after --train_example_num, --domain and --exclude_domain: loosen one of them.")
     return rows
+
+
+def examples_facts(rows):
+    """What manifests say of the training examples at `rows`: how many, and a hash of which."""
+    return {"examples": len(rows), "examples_sha256": hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()}
 
 
 def first(available, limit, flag, what):

@@ -134,12 +134,6 @@ def read_examples(task, path):
             raise UserError(f"{path}: found a header and no examples, expected one or more.")
 
 
-def count_rows(path):
-    """The number of rows of the TSV file `path`, without its header; nothing but line ends is looked at."""
-    with _opened(path) as file:
-        return max(sum(1 for _ in file) - 1, 0)
-
-
 @contextlib.contextmanager
 def _opened(path):
     try:

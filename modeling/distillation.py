@@ -60,9 +60,9 @@ class Lesson(NamedTuple):
     domain_feature: "flow.Tensor"  # [B, H]
     attention: dict  # {student layer: [B, T, T] or [B, A, T, T]}
     hidden: dict  # {student layer: [B, T, H]}
-    pair_weights: "flow.Tensor"  # [B, T, T]
-    token_weights: "flow.Tensor"  # [B, T]
-    centring: Optional["flow.Tensor"]  # [B, T, T]
+    pair_weights: Optional["flow.Tensor"]  # [B, T, T], for attention
+    token_weights: Optional["flow.Tensor"]  # [B, T], for hidden states
+    centring: Optional["flow.Tensor"]  # [B, T, T], for attention that is centred
     mean_over_heads: bool
     temperature: float
 
@@ -84,10 +84,11 @@ def make_lesson(items, batch, terms, matches, manifest, args, device):
                  for student, teacher in matches.items() if "attention" in terms}
     hidden = {student: tensor(padded([item["hidden"][at[teacher]] for item in items], T, 1), device)
               for student, teacher in matches.items() if "hidden" in terms}
+    pairs = tensor(losses.pair_weights(mask), device) if attention else None
+    tokens = tensor(losses.token_weights(mask), device) if hidden else None
     centring = tensor(losses.centring_matrix(mask), device) if args.attention_match == "centred" and attention else None
     return Lesson(tensor(logits, device), tensor(expertise, device), tensor(representation, device), tensor(feature, device),
-                  attention, hidden, tensor(losses.pair_weights(mask), device), tensor(losses.token_weights(mask), device),
-                  centring, manifest["attention_heads"] == "mean", args.temperature)
+                  attention, hidden, pairs, tokens, centring, manifest["attention_heads"] == "mean", args.temperature)
 
 
 def padded(arrays, T, axes):

@@ -137,7 +137,7 @@ class Gelu(Operation):
     def forward(self, x):
         y = np.empty_like(x)
         self.slope = np.empty_like(x) if self.saving else None
-        square, phi = np.empty((2, min(PIECE, x.size)), np.float32)
+        square, phi = (np.empty(min(PIECE, x.size), np.float32) for _ in range(2))
         for start in range(0, x.size, PIECE):
             piece = slice(start, min(start + PIECE, x.size))
             n = piece.stop - start

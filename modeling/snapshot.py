@@ -22,6 +22,7 @@ flow = load_oneflow()
 
 FORMAT = "meta-kd-snapshot-1"
 ENCODER = ("embeddings.", "encoder.", "pooler.")
+LAYERS = "bert.encoder.layer."
 HEADS = ("classifier.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
 
 
@@ -97,14 +98,18 @@ def _read_weights(path):
     return renamed
 
 
-def check_fits_model(folder, seq_length, tokenizer):
-    """Raises a UserError where a model has fewer positions than `seq_length`, or fewer word vectors than the vocabulary has tokens."""
+def check_fits_model(folder, task, seq_length, tokenizer):
+    """Raises a UserError where a model has fewer positions than `seq_length`, fewer word vectors than the vocabulary has tokens, or
+    one segment where the task has pairs of texts."""
     positions, words = folder.config.max_position_embeddings, folder.config.vocab_size
     if seq_length > positions:
         raise UserError(f"--seq_length {seq_length}: the model {folder.path} has {positions} positions: lower it.")
     if len(tokenizer.vocab) > words:
         raise UserError(f"{tokenizer.vocab_file}: it has {len(tokenizer.vocab)} tokens, the model {folder.path} has {words} word vectors: "
                         "name the vocabulary of this model.")
+    if len(task.text) > folder.config.type_vocab_size:
+        raise UserError(f"{folder.path}: the model has {folder.config.type_vocab_size} segment, and the task {task.name} has pairs of texts: "
+                        "name a model with type_vocab_size 2.")
 
 
 def keep_layers(folder, wanted):
@@ -112,10 +117,10 @@ def keep_layers(folder, wanted):
     layers = folder.config.num_hidden_layers
     if wanted > layers:
         raise UserError(f"--student_layers {wanted}: {folder.path} has {layers} layers: ask for at most as many.")
-    arrays = {name: array for name, array in folder.arrays.items() if not name.startswith("bert.encoder.layer.")}
+    arrays = {name: array for name, array in folder.arrays.items() if not name.startswith(LAYERS)}
     for new, old in enumerate(evenly_spaced_layers(wanted, layers)):
-        prefix = f"bert.encoder.layer.{old - 1}."
-        arrays.update({f"bert.encoder.layer.{new}.{name[len(prefix):]}": array
+        prefix = f"{LAYERS}{old - 1}."
+        arrays.update({f"{LAYERS}{new}.{name[len(prefix):]}": array
                        for name, array in folder.arrays.items() if name.startswith(prefix)})
     config = BertConfig.from_dict({**folder.config.to_dict(), "num_hidden_layers": wanted})
     return folder._replace(config=config, arrays=arrays)
@@ -129,9 +134,14 @@ def load_weights(model, folder, say=None, exact=False):
         say: takes the lines of the report.
         exact: heads must be there too, as in a snapshot that is resumed.
     Raises:
-        UserError: another shape, or an encoder weight (with `exact`: any weight) that the folder lacks.
+        UserError: another shape, an encoder weight (with `exact`: any weight) that the folder lacks, or one too many.
     """
     parameters = dict(model.named_parameters())
+    left_over = sorted(set(folder.arrays) - set(parameters))
+    too_many = [name for name in left_over if name.startswith(LAYERS)]
+    if too_many:
+        raise UserError(f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not describe, {too_many[0]} "
+                        "first: mend num_hidden_layers there, or take another copy of the model.")
     missing = [name for name in parameters if name not in folder.arrays]
     needed = [name for name in missing if exact or not name.startswith(HEADS)]
     if needed:
@@ -144,7 +154,6 @@ def load_weights(model, folder, say=None, exact=False):
                                 f"{tuple(parameter.shape)}: it is a model of another architecture or task.")
             parameter.data.copy_(flow.tensor(np.ascontiguousarray(folder.arrays[name])))
     if say:
-        left_over = sorted(set(folder.arrays) - set(parameters))
         say(f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} new{_listed(missing)}, "
             f"{len(left_over)} left over{_listed(left_over)}")
 
@@ -162,11 +171,16 @@ def teacher_meta(meta, task, path):
     if (meta or {}).get("kind") != "teacher":
         raise UserError(f"{path}: it holds {'a ' + meta['kind'] if meta else 'a model that was not trained here'}, expected a "
                         "meta-teacher: name a snapshot of meta_teacher.py.")
+    check_task(meta, task, path)
+    return meta
+
+
+def check_task(meta, task, path):
+    """Raises a UserError where `meta` of the snapshot at `path` tells of other labels or domains than the task has."""
     for key in ("labels", "domains"):
         if tuple(meta[key]) != getattr(task, key):
             raise UserError(f"{path}: its {key} are {', '.join(meta[key])}, the task {task.name} has {', '.join(getattr(task, key))}: "
-                            "name a teacher of this task.")
-    return meta
+                            "name a snapshot of this task.")
 
 
 # --------------------------------------------------------------------------------------- writing

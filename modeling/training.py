@@ -1,5 +1,6 @@
 """The one training loop, of stages 2 and 4, and the snapshots that it keeps."""
 
+import json
 import math
 import pathlib
 import shutil
@@ -12,8 +13,10 @@ from data.batches import epoch_batches
 from modeling.inference import evaluate
 from modeling.optimization import (clip_gradients, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer,
                                    set_learning_rate)
-from modeling.snapshot import load_weights, read_model, read_optimizer, save_snapshot
-from util import Run, UserError, new_run_folder, opening_lines, progress, read_json, write_json
+from modeling.snapshot import check_task, load_weights, read_model, read_optimizer, save_snapshot
+from util import Run, UserError, load_oneflow, new_run_folder, opening_lines, progress, read_json, write_json
+
+flow = load_oneflow()
 
 HARMLESS = {"resume_from", "model_save_dir", "resave_ofrecord", "eval_batch_size_per_device", "save_every_step_num",
             "log_every_step_num", "device", "changed"}  # flags that may differ between a run and its resumption
@@ -59,13 +62,15 @@ def train(model, lengths, phases, args, run, snapshots, on_dev=None):
     steps_per_epoch, end = math.ceil(len(lengths) / args.batch_size_per_device), phases[-1].last
     log, batches = StepLog(run, args.log_every_step_num, snapshots.step, end), None
     model.train()
+    for parameter in model.parameters():  # zeros, not None, where a phase uses no part of it: in a resumed run as in a whole one
+        parameter.grad = flow.zeros_like(parameter)
     for phase in phases:
         if snapshots.step >= phase.last:
             continue
         optimizer = make_optimizer(model, args.learning_rate, args.weight_decay_rate)
         if snapshots.step > phase.first:
             restore_optimizer(optimizer, model, read_optimizer(args.resume_from), snapshots.step - phase.first)
-        for step in range(snapshots.step, phase.last):
+        for step in range(max(snapshots.step, phase.first), phase.last):
             epoch, position = divmod(step, steps_per_epoch)
             if position == 0 or batches is None:
                 batches = epoch_batches(lengths, args.batch_size_per_device, args.seed, epoch)
@@ -109,7 +114,7 @@ class StepLog:
         if not all(np.isfinite(value) for value in values.values()):
             broken = [name for name, value in values.items() if not np.isfinite(value)]
             raise UserError(f"step {step}: {', '.join(broken)} is not finite, in the batch of the training examples "
-                            f"{', '.join(map(str, rows))}: lower --learning_rate, and go on from the last snapshot.")
+                            f"{', '.join(map(str, rows))}: the snapshots of this run stay; start another with a lower --learning_rate.")
         self.run.metric(step=step, epoch=epoch, phase=phase, examples=len(rows), lr=rate, **values)
         for name, value in values.items():
             self.totals[name] = self.totals.get(name, 0.0) + value * len(rows)
@@ -154,13 +159,16 @@ class Snapshots:
 
     def resume(self, folder):
         """Goes on where the snapshot_last in `folder`, a ModelFolder, stood. UserError where a flag that decides the run differs."""
-        meta, path = folder.meta or {}, folder.path
-        if "best" not in meta:
-            raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
-        for name, value in self.meta["flags"].items():
+        meta, path = folder.meta, folder.path
+        ours = json.loads(json.dumps(self.meta))  # as meta.json gives it back: lists for tuples
+        for name, value in ours["flags"].items():
             old = meta["flags"].get(name)
-            if old != (list(value) if isinstance(value, tuple) else value):
+            if old != value:
                 raise UserError(f"--resume_from {path}: that run had --{name} {old}, this one has {value}: give the same flags.")
+        for key, value in ours.items():
+            if meta.get(key) != value and key != "flags":
+                raise UserError(f"--resume_from {path}: that run had other {key.replace('_', ' ')} than there are now "
+                                f"({key} in its meta.json): bring back what it had, or start a new run.")
         self.step, self.best = meta["step"], meta["best"]
         self.run.forget_after(self.step)
 
@@ -195,9 +203,31 @@ def duration(seconds):
     return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
 
 
-def task_facts(task):
-    """What meta.json says of the task, enough to use the model without its data."""
-    return {"task": task.name, "text": task.text, "labels": task.labels, "domains": task.domains}
+def run_facts(task, records, domains):
+    """What meta.json says of the task, enough to use the model without its data, and of what it was trained on.
+
+    Args:
+        records: the Records of the training split; domains: the DomainTable of the run.
+    """
+    return {"task": task.name, "text": task.text, "labels": task.labels, "domains": task.domains, "seen_domains": domains.seen,
+            "seq_length": records.seq_length, "content_sha256": records.content_sha256, "scores": records.scores}
+
+
+def starting_model(args, task, path, flag):
+    """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from does.
+
+    Raises:
+        UserError: --resume_from names no snapshot_last; without --do_train, a model that was not trained for this task.
+    """
+    folder = read_model(path, "--resume_from" if args.resume_from else flag)
+    if args.resume_from and "best" not in (folder.meta or {}):
+        raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
+    if not args.do_train:
+        if folder.meta is None:
+            raise UserError(f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
+                            "name a snapshot, or give --do_train.")
+        check_task(folder.meta, task, path)
+    return folder
 
 
 def open_run(args):
@@ -209,6 +239,9 @@ def open_run(args):
     """
     if args.resume_from:
         folder = pathlib.Path(args.resume_from).resolve().parent
+        if args.model_save_dir and pathlib.Path(args.model_save_dir).resolve() != folder:
+            raise UserError(f"--resume_from {args.resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir names "
+                            f"{args.model_save_dir}: leave --model_save_dir out.")
     else:
         folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder()
         if (folder / "snapshot_last").exists() and args.do_train:

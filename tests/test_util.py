@@ -1,0 +1,252 @@
+"""What every run needs: whole files and folders, the lock, keyed randomness, errors as sentences."""
+
+import errno
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ENVIRONMENT, ROOT
+
+import util
+from util import Run, UserError, entry, lock, random_stream, read_json, whole_file, whole_folder, write_json
+
+
+class Broken(Exception):
+    pass
+
+
+def python(code, *words, **options):
+    """A process that runs Python code from the repository's root."""
+    return subprocess.Popen([sys.executable, *words, "-c", code], cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, stdin=subprocess.PIPE, **options)
+
+
+# --------------------------------------------------------------------------------------- whole files
+
+
+def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path):
+    """An exception in the block, even after something was written: the old bytes stay, and nothing lies beside them."""
+    path = tmp_path / "file.json"
+    path.write_bytes(b"old")
+    for fault in (Broken, KeyboardInterrupt):
+        with pytest.raises(fault), whole_file(path) as file:
+            file.write(b"new and long enough to be flushed" * 10000)
+            raise fault
+        assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file.json"]
+    with whole_file(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"  # until the block ends
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file.json"]
+
+
+def test_text_files_have_the_same_bytes_everywhere(tmp_path):
+    """UTF-8 and "\\n", whatever the locale."""
+    write_json(tmp_path / "a.json", {"b": ["\xe9"], "a": 1.5})
+    assert (tmp_path / "a.json").read_bytes() == '{\n "b": [\n  "\xe9"\n ],\n "a": 1.5\n}\n'.encode()
+    assert read_json(tmp_path / "a.json", "it") == {"b": ["\xe9"], "a": 1.5}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_keeps_its_old_content_when_writing_fails(tmp_path, exists):
+    """The old files stay, or nothing is there where nothing was; then the new ones take the place of all old ones."""
+    path = tmp_path / "outer" / "snapshot"
+    if exists:
+        path.mkdir(parents=True)
+        (path / "old").write_text("old")
+    for fault in (Broken, KeyboardInterrupt):
+        with pytest.raises(fault), whole_folder(path) as folder:
+            (folder / "new").write_text("new")
+            raise fault
+        assert os.listdir(path.parent) == (["snapshot"] if exists else [])
+        assert not exists or os.listdir(path) == ["old"]
+    with whole_folder(path) as folder:
+        (folder / "new").write_text("new")
+    assert os.listdir(path) == ["new"] and os.listdir(path.parent) == ["snapshot"]
+
+
+def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch):
+    """A file system that cannot exchange two names gets renames: the new folder is there, the old one gone."""
+    monkeypatch.setattr(util.ctypes, "CDLL", lambda *args, **kwargs: object())
+    for text in ("old", "new"):
+        with whole_folder(tmp_path / "snapshot") as folder:
+            (folder / "file").write_text(text)
+    assert (tmp_path / "snapshot" / "file").read_text() == "new" and os.listdir(tmp_path) == ["snapshot"]
+
+
+def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_path):
+    """SIGKILL in the block: the old folder is whole; what the dead writer left is not mixed into the next one's folder."""
+    code = ("import os, sys, util\nwith util.whole_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
+            "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')")
+    path = tmp_path / "snapshot"
+    for more in ([], ["die"], []):
+        process = subprocess.run([sys.executable, "-c", code, path, *more], cwd=ROOT, env=ENVIRONMENT)
+        assert process.returncode == (-signal.SIGKILL if more else 0)
+        assert sorted(os.listdir(path)) == ["half", "whole"]
+    assert os.listdir(tmp_path) == ["snapshot"]
+
+
+@pytest.mark.parametrize("content, words", [(None, "is missing"), ("{", "not valid JSON"), ("[1]", "holds a list"), (b"\xff", "not valid JSON")])
+def test_json_that_cannot_be_read_is_named(tmp_path, content, words):
+    """read_json names the file, what it is, and the fault."""
+    path = tmp_path / "manifest.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}: the manifest .*{words}"):
+        read_json(path, "the manifest")
+
+
+# --------------------------------------------------------------------------------------- the lock and the run folder
+
+
+def test_the_lock_refuses_a_second_holder_and_dies_with_the_first(tmp_path):
+    """The sentence names the process that holds the folder; a killed holder leaves nothing that must be removed by hand."""
+    holder = python(f"import util\nheld = util.lock({str(tmp_path)!r})\nprint('held', flush=True)\ninput()")
+    assert holder.stdout.readline() == "held\n"
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"process {holder.pid} is writing here"):
+            lock(tmp_path)
+    holder.kill()
+    holder.communicate()
+    with lock(tmp_path):
+        with pytest.raises(UserError, match=f"process {os.getpid()} is"):
+            Run(tmp_path)
+        lock(tmp_path, ".other.lock").close()
+    Run(tmp_path)
+
+
+def test_metrics_have_no_clock_and_forget_what_is_written_again(tmp_path):
+    """metrics.jsonl holds what it was given; forget_after drops later steps, and a line that was cut short."""
+    run = Run(tmp_path)
+    for step in range(1, 5):
+        run.metric(step=step, loss=step / 3)
+        run.timing(step=step)
+    run.metric(step=4, dev={"accuracy": 0.5})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text.startswith('{"step": 1, "loss": 0.3333333333333333}\n') and all("seconds" in line for line in open(tmp_path / "timing.jsonl"))
+    (tmp_path / "metrics.jsonl").write_text(text[:-2])  # '... "dev": {"accuracy": 0.5}' looks whole by its last character
+    run.forget_after(4)
+    assert [json.loads(line)["step"] for line in open(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    run.forget_after(2)
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(text.splitlines(True)[:2])
+
+
+# --------------------------------------------------------------------------------------- seeds
+
+
+def test_a_stream_is_a_function_of_its_arguments():
+    """The same values for the same arguments, whatever was drawn before; other values for any other argument."""
+    first = random_stream(1, "dropout", 2, 3).random(4)
+    random_stream(1, "order", 2).random(100)
+    np.random.seed(0)
+    assert np.array_equal(random_stream(1, "dropout", 2, 3).random(4), first)
+    others = [(2, "dropout", 2, 3), (1, "order", 2, 3), (1, "dropout", 3, 2), (1, "dropout", 2), (1, "dropout", 2, 3, 1), (1, "dropout", 2, 3, 0)]
+    assert not any(np.array_equal(random_stream(*key).random(4), first) for key in others)
+    assert random_stream(np.int64(1), "dropout", np.int32(2), 3).random(4).tolist() == first.tolist()
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+@pytest.fixture
+def ended(capsys):
+    """Runs a function as a program and returns (exit code, standard error)."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(function):
+        with pytest.raises(SystemExit) as end:
+            entry(function)()
+        return end.value.code, capsys.readouterr().err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def raising(error):
+    def main():
+        raise error
+    return main
+
+
+def test_a_user_error_is_one_sentence_and_code_2(ended):
+    """The sentence on standard error, nothing else."""
+    assert ended(raising(UserError("a.tsv:3: found x, expected y: mend it."))) == (2, "error: a.tsv:3: found x, expected y: mend it.\n")
+
+
+@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")])
+def test_a_full_disk_and_a_missing_permission_are_sentences(ended, number, words):
+    """With the file's name where the system tells it."""
+    assert ended(raising(OSError(number, words, "out/file"))) == (2, f"error: out/file: {words}.\n")
+    assert ended(raising(OSError(number, words))) == (2, f"error: output: {words}.\n")
+
+
+def test_a_full_disk_is_a_sentence_in_real_life(ended):
+    """/dev/full takes no byte."""
+    def main():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    if not pathlib.Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    code, err = ended(main)
+    assert code == 2 and "No space left on device" in err and err.count("\n") == 1
+
+
+def test_faults_of_ours_keep_their_traceback():
+    """Anything else passes: hiding it would hide a fault."""
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError):
+        entry(raising(ZeroDivisionError()))()
+    with pytest.raises(OSError):
+        entry(raising(OSError(errno.EBADF, "bad file")))()
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_an_interrupt_is_no_error_of_the_user(ended):
+    """Ctrl-C and SIGTERM end with 130 and a few words, after the blocks that clean up have run."""
+    cleaned = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    assert ended(main) == (130, "stopped by SIGTERM.\n") and cleaned
+    assert ended(raising(KeyboardInterrupt())) == (130, "stopped by the user.\n")
+
+
+@pytest.mark.parametrize("command", [["preprocess.py"], ["meta_teacher.py"], ["meta_teacher_eval.py"], ["meta_distill.py"], ["-m", "data.fetch"],
+                                     ["-m", "data.amazon"]])
+def test_a_python_without_the_libraries_gets_a_sentence(command):
+    """-S hides what is installed, as a Python does for which nothing was: the sentence says what to install."""
+    done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: numpy is not installed") and "scripts/setup.sh" in done.stderr
+
+
+NO_LIBRARY = """
+import importlib.abc
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "oneflow":
+            raise ImportError("libcudnn.so.8: cannot open shared object file")
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("setting, words", [("sys.version_info = (3, 11, 2)", "needs 3.9 or 3.10"),
+                                            ("util.np.__version__ = '2.1.0'", "cannot exchange arrays with numpy 2"),
+                                            (NO_LIBRARY, "oneflow does not load (libcudnn.so.8"),
+                                            ("util.ONEFLOW_VERSION = '0.8.0'", "0.8.0 is needed")])
+def test_a_wrong_python_numpy_or_engine_gets_a_sentence(setting, words):
+    """load_oneflow ends the process with code 2 and says what to install, before anything aborts in C++."""
+    process = python(f"import sys, util\n{setting}\nutil.load_oneflow()")
+    _, err = process.communicate()
+    assert process.returncode == 2 and err.count("\n") == 1 and err.startswith("error: ") and words in err
+    assert "requirements.txt" in err or "setup.sh" in err
