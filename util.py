@@ -20,6 +20,22 @@ import subprocess
 import sys
 import time
 
+def _blas_kernel():
+    """The OpenBLAS kernel for this CPU by its flags; None where OpenBLAS does better to choose for itself."""
+    try:
+        flags = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split())
+    except (OSError, AttributeError):
+        return None
+    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
+        return "SkylakeX"
+    return "Haswell" if {"avx2", "fma"} <= flags else None
+
+
+# The OpenBLAS in OneFlow's wheel and the one in numpy's pick their kernel when they are loaded, and fall back to one that is up to
+# five times slower on a CPU that is newer than they are. So it is named here, before either.
+if "OPENBLAS_CORETYPE" not in os.environ and _blas_kernel():
+    os.environ["OPENBLAS_CORETYPE"] = _blas_kernel()
+
 try:
     import numpy as np
     from tqdm import tqdm
@@ -79,13 +95,10 @@ ONEFLOW_VERSION = "0.9.0"
 def load_oneflow():
     """Returns the module `oneflow`, imported in the environment that it needs; every entry passes here.
 
-    OneFlow's OpenBLAS picks its kernel when the library is loaded and falls back to a slow one on CPUs that it does not
-    know; glog prints CUDA and libibverbs warnings on machines without them. Both are set by variables before the import.
+    glog prints CUDA and libibverbs warnings on machines without them: a variable that it reads when it is loaded keeps them back.
     """
     if "oneflow" not in sys.modules:
         _check_python()
-        if kernel := _blas_kernel():
-            os.environ.setdefault("OPENBLAS_CORETYPE", kernel)
         os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
         try:
             with _quiet_stderr():
@@ -106,17 +119,6 @@ def _check_python():
     if int(np.__version__.split(".")[0]) != 1:
         stop(f"error: numpy {np.__version__} is installed, and oneflow {ONEFLOW_VERSION} cannot exchange arrays with numpy 2: "
              "run 'pip install -r requirements.txt'.", 2)
-
-
-def _blas_kernel():
-    """The OpenBLAS kernel for this CPU: SkylakeX's (AVX-512) or Haswell's (AVX2 and FMA) where it runs, else none: OpenBLAS chooses."""
-    try:
-        flags = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split())
-    except (OSError, AttributeError):
-        flags = set()
-    if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
-        return "SkylakeX"
-    return "Haswell" if {"avx2", "fma"} <= flags else None
 
 
 @contextlib.contextmanager

@@ -217,8 +217,11 @@ def starting_model(args, task, path, flag):
     """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from does.
 
     Raises:
-        UserError: --resume_from names no snapshot_last; without --do_train, a model that was not trained for this task.
+        UserError: neither --do_train nor --do_eval; --resume_from names no snapshot_last; without --do_train, a model that was not
+            trained for this task.
     """
+    if not (args.do_train or args.do_eval):
+        raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
     if args.resume_from and "best" not in (folder.meta or {}):
         raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
@@ -247,8 +250,6 @@ def open_run(args):
         if (folder / "snapshot_last").exists() and args.do_train:
             raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
                             f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
-    if not (args.do_train or args.do_eval):
-        raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
     run = Run(folder)
     if args.do_train and not args.resume_from:
         run.forget_after(0)  # of a run that was stopped before its first snapshot

@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
 
 def words(flags):
     """The words of a command line: {flag: value}; True stands for a flag without a value, None and False for its absence."""
-    return [word for name, value in flags.items() if value not in (None, False)
+    return [word for name, value in flags.items() if value is not None and value is not False
             for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
 
 
