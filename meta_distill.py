@@ -19,8 +19,7 @@ from modeling.distillation import INTERMEDIATE, check_served, make_lesson, stude
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
 from modeling.inference import DomainTable, device_of, evaluate, to_device
 from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
-from modeling.training import (Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train,
-                               two_phases)
+from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train, two_phases
 from tokenization import tokenizer_for
 from util import entry, sha256
 

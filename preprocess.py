@@ -27,12 +27,12 @@ def main():
 
     # ------------ data: TSV -> records
     run = Run()
-    run.hold(records_folder(args))
     run.say("\n".join(opening_lines(args)))
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.needed(args, "model_load_dir"))
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
+    run.hold(records_folder(args))
     records = {split: open_records(args, task, tokenizer, split, run.say, scored=False) for split in SPLITS}
     domain, label = columns(records["train"])
     rows = select(domain, label, task, args)

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 
+
 def _blas_kernel():
     """The OpenBLAS kernel for this CPU by its flags; None where OpenBLAS does better to choose for itself."""
     try:

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeling.layers import Dropout, Dropouts, Gelu, LayerNorm, Packing, Scores, SelfAttention, Take, Unpack, affine
-from util import UserError, load_oneflow, random_stream, read_json
-
-flow = load_oneflow()
-nn = flow.nn
+from modeling.attention import Packing, Scores, SelfAttention, Unpack
+from modeling.layers import Gelu, LayerNorm, Take, affine
+from modeling.operation import Dropout, Dropouts, flow, nn
+from util import UserError, random_stream, read_json
 
 # Letters: B batch, T tokens, H hidden, A heads, D = H / A, L layers, N = B*T.
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from data.batches import epoch_batches
 from modeling.inference import evaluate
-from modeling.optimization import (clip_gradients, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer,
-                                   set_learning_rate)
+from modeling.optimization import clip_gradients, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer, set_learning_rate
 from modeling.snapshot import check_task, load_weights, read_model, read_optimizer, save_snapshot
 from util import Run, UserError, load_oneflow, new_run_folder, opening_lines, progress, read_json, write_json
 

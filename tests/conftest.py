@@ -11,12 +11,14 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-import numpy as np
-import pytest
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ENVIRONMENT = dict(os.environ)  # before the engine is loaded: what the processes below start with
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # on tiny matrices threads do nothing but wait for each other
+
+import util  # noqa: F401  (before numpy, as in the scripts: it names the BLAS kernel, on which the last bits depend)
+
+import numpy as np  # isort: skip
+import pytest  # isort: skip
 
 WORDS = ("the a it is was not very good great fine bad awful dull book plot film scene sound phone screen pan knife works broke love "
          "hate . , !").split()
@@ -105,7 +107,7 @@ def call_process(script, folder, flags, patch=""):
     """The same in a process of its own; `patch` is Python code that runs before the script's."""
     start = [str(ROOT / f"{script}.py")] if not patch else [
         "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'\n{patch}\nimport {script}; {script}.main()"]
-    done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

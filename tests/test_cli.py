@@ -4,23 +4,25 @@ import json
 import re
 import shutil
 
+import conftest
 import pytest
-from conftest import DATA, ROOT, STAGES, best, call, call_process, stage_flags
+from conftest import STAGES, best, call, call_process, stage_flags
 from test_stages import CLOCKED, tree
 
 from util import lock, sha256
 
 TRAINING_STAGES = ("meta_teacher", "meta_distill")
+NEW = {stage: {"model_save_dir": "new"} for stage in TRAINING_STAGES}  # a run folder that is not there yet
 
 
 def refused(folder, stage, *words, flags=None, **changed):
     """Runs a stage with the golden flags but for `changed`; asserts that it is refused as it should be, with all `words`."""
     if flags is None:
-        flags = {**stage_flags(folder)[stage], **({"model_save_dir": "new"} if stage in TRAINING_STAGES else {}), **changed}
+        flags = {**stage_flags(folder)[stage], **NEW.get(stage, {}), **changed}
     before = tree(folder)
     outcome = call(stage, folder, flags)
     assert outcome.code == 2, outcome
-    assert re.fullmatch(r"error: [^\n]+[.:)a-z]\n", outcome.err), outcome.err
+    assert re.fullmatch(r"error: [^\n]+[.?)a-z]\n", outcome.err), outcome.err
     assert all(word in outcome.err for word in words), outcome.err
     assert tree(folder) == before and not [path for path in folder.rglob(".*") if not path.name.endswith(CLOCKED)]
     return outcome.err
@@ -77,8 +79,6 @@ COMMANDS = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_documented_commands_are_understood(tmp_path, monkeypatch, stage):
     """Their flags are all known: what stops them here is the data that is missing."""
-    import conftest
-
     monkeypatch.setattr(conftest, "words", str.split)
     outcome = call(stage, tmp_path, COMMANDS[stage])
     assert outcome.code == 2 and outcome.err.startswith("error: data/SENTI/: no such folder"), outcome.err
@@ -133,7 +133,7 @@ def test_a_damaged_teacher_is_refused(workplace):
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for stage in ("meta_teacher_eval", "meta_distill"):
-        refused(workplace, stage, "model.safetensors", "manifest", flags={**flags[stage], "model_save_dir": "new"} if "distill" in stage else flags[stage])
+        refused(workplace, stage, "model.safetensors", "manifest", flags={**flags[stage], **NEW.get(stage, {})})
     weights.write_bytes(content)
     (weights.parent / "manifest.json").unlink()
     refused(workplace, "meta_teacher_eval", "no manifest.json")
@@ -350,10 +350,3 @@ def test_two_runs_do_not_share_a_folder(workplace):
     knowledge = knowledge_of(workplace)
     with lock(knowledge.parent, f".{knowledge.name}.lock"):
         refused(workplace, "meta_teacher_eval", "is writing here", hidden_states=True)
-
-
-def test_the_scripts_of_the_repository_are_the_ones_tested():
-    """Each stage is a script at the root, and takes the flags of the data group."""
-    for stage in STAGES:
-        assert (ROOT / f"{stage}.py").is_file()
-    assert set(DATA) == {"task_name", "data_dir", "seq_length", "seed"}

@@ -15,8 +15,17 @@ from safetensors.numpy import load_file, save_file
 from data.tasks import BUILT_IN
 from modeling.bert import BertConfig, flow, init_weights
 from modeling.heads import STUDENT_ONLY, DomainClassifier, build_student, build_teacher
-from modeling.snapshot import (check_fits_model, check_task, keep_layers, load_weights, read_model, read_optimizer, read_snapshot_meta,
-                               save_snapshot, teacher_meta)
+from modeling.snapshot import (
+    check_fits_model,
+    check_task,
+    keep_layers,
+    load_weights,
+    read_model,
+    read_optimizer,
+    read_snapshot_meta,
+    save_snapshot,
+    teacher_meta,
+)
 from tokenization import tokenizer_for
 from util import UserError, sha256, write_json
 
@@ -145,7 +154,8 @@ def test_no_pickle_is_read(plain):
 
 def test_every_weight_is_reported(plain):
     """So many loaded, new with their names, left over with their names."""
-    change_weights(plain, lambda arrays: {**{name: a for name, a in arrays.items() if "pooler" not in name}, "cls.predictions.bias": np.ones(40, np.float32)})
+    more = {"cls.predictions.bias": np.ones(40, np.float32)}
+    change_weights(plain, lambda arrays: {**{name: array for name, array in arrays.items() if "pooler" not in name}, **more})
     model, lines = teacher(plain), []
     before = model.classifier.weight.numpy().copy()
     load_weights(model, read_model(plain), lines.append)

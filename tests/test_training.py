@@ -17,8 +17,15 @@ from modeling.bert import BertConfig, flow, init_weights
 from modeling.distillation import check_served, make_lesson, student_loss, wanted_terms
 from modeling.heads import DomainClassifier, build_student, build_teacher
 from modeling.inference import WINDOW, DomainTable, classification_metrics, evaluate, infer, logits_of, tensor, to_device
-from modeling.optimization import (clip_gradients, is_undecayed, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer,
-                                   set_learning_rate)
+from modeling.optimization import (
+    clip_gradients,
+    is_undecayed,
+    learning_rate_at,
+    make_optimizer,
+    optimizer_arrays,
+    restore_optimizer,
+    set_learning_rate,
+)
 from modeling.training import Phase, Snapshots, StepLog, one_phase, train, two_phases
 from tokenization import tokenizer_for
 from util import Run, UserError
@@ -119,13 +126,13 @@ def test_the_students_loss_is_the_weighted_sum_of_its_terms():
 def test_an_instance_weight_of_zero_takes_an_example_out():
     """Its label changes neither the class loss nor a gradient; that of an example with weight 1 does."""
     model = initialised(build_teacher(CONFIG, TASK, domain_head=False)).eval()
-    found = []
+    found, weights = [], np.array([1, 1, 0, 1, 1, 1], np.float32)
     for flipped in (None, 2, 3):
         arrays = records()
         if flipped is not None:
             arrays["label"][flipped] = 1 - arrays["label"][flipped]
         model.zero_grad()
-        loss, parts = teacher_loss(model, to_device(make_batch(arrays, np.arange(6)), DOMAINS, CPU), np.array([1, 1, 0, 1, 1, 1], np.float32), None, 0)
+        loss, parts = teacher_loss(model, to_device(make_batch(arrays, np.arange(6)), DOMAINS, CPU), weights, None, 0)
         loss.backward()
         found.append((parts["class"].item(), model.classifier.weight.grad.numpy().tolist()))
         assert parts.keys() == {"class"}
@@ -151,7 +158,7 @@ def test_terms_of_weight_zero_cost_nothing():
 
 
 @pytest.mark.parametrize("flags, words", [
-    ({name: 0.0 for name in ("soft_label_weight", "attention_loss_weight", "representation_loss_weight", "transfer_loss_weight")}, "nothing to learn"),
+    ({f"{name}_weight": 0.0 for name in ("soft_label", "attention_loss", "representation_loss", "transfer_loss")}, "nothing to learn"),
     ({"intermediate_epochs": 3, "num_epochs": 3}, "--intermediate_epochs 3"), ({"intermediate_epochs": 1, "soft_label_weight": 0.0}, "each phase")])
 def test_losses_that_cannot_be_are_refused(flags, words):
     """No term at all, no epoch or no term for a phase."""
@@ -228,7 +235,8 @@ def test_the_reference_is_pytorchs_adamw():
 def test_steps_are_those_of_adamw():
     """Six steps with a rate that changes: matrices decayed, biases and LayerNorm not."""
     model = Linear()
-    start, gradients, rates = {name: p.numpy().copy() for name, p in model.named_parameters()}, gradients_of(model, 6), [0.01 * t for t in range(1, 7)]
+    start = {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
+    gradients, rates = gradients_of(model, 6), [0.01 * t for t in range(1, 7)]
     optimizer = make_optimizer(model, 1.0, 0.1)
     for gradient, rate in zip(gradients, rates):
         take(optimizer, model, gradient, rate)

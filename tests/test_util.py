@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ENVIRONMENT, ROOT
+from conftest import ROOT
 
 import util
 from util import Run, UserError, entry, lock, random_stream, read_json, whole_file, whole_folder, write_json
@@ -23,7 +23,7 @@ class Broken(Exception):
 
 def python(code, *words, **options):
     """A process that runs Python code from the repository's root."""
-    return subprocess.Popen([sys.executable, *words, "-c", code], cwd=ROOT, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, *words, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, stdin=subprocess.PIPE, **options)
 
 
@@ -85,7 +85,7 @@ def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_pa
             "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')")
     path = tmp_path / "snapshot"
     for more in ([], ["die"], []):
-        process = subprocess.run([sys.executable, "-c", code, path, *more], cwd=ROOT, env=ENVIRONMENT)
+        process = subprocess.run([sys.executable, "-c", code, path, *more], cwd=ROOT)
         assert process.returncode == (-signal.SIGKILL if more else 0)
         assert sorted(os.listdir(path)) == ["half", "whole"]
     assert os.listdir(tmp_path) == ["snapshot"]
@@ -225,7 +225,7 @@ def test_an_interrupt_is_no_error_of_the_user(ended):
                                      ["-m", "data.amazon"]])
 def test_a_python_without_the_libraries_gets_a_sentence(command):
     """-S hides what is installed, as a Python does for which nothing was: the sentence says what to install."""
-    done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: numpy is not installed") and "scripts/setup.sh" in done.stderr
 
