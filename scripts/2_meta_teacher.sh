@@ -14,7 +14,7 @@ SEED=${SEED:-42}
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
 BATCH_SIZE=${BATCH_SIZE:-24}
 TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
-EVAL_EVERY=${EVAL_EVERY:-90}           # steps
+EVAL_EVERY=${EVAL_EVERY:-135}          # steps
 
 [ ! -e "$TEACHER_RUN/results.json" ] || { echo "$TEACHER_RUN holds a finished run: remove it, or name another TEACHER_RUN, to train anew"; exit; }
 WHERE=(--model_save_dir "$TEACHER_RUN")

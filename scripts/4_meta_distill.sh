@@ -16,7 +16,8 @@ SEED=${SEED:-42}
 STUDENT_EPOCHS=${STUDENT_EPOCHS:-4}
 BATCH_SIZE=${BATCH_SIZE:-24}
 STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-1e-4}
-EVAL_EVERY=${EVAL_EVERY:-90}           # steps
+ATTENTION_WEIGHT=${ATTENTION_WEIGHT:-0.1}  # raw scores are large: at 1 this term is ten times all others together
+EVAL_EVERY=${EVAL_EVERY:-135}          # steps
 
 [ ! -e "$STUDENT_RUN/results.json" ] || { echo "$STUDENT_RUN holds a finished run: remove it, or name another STUDENT_RUN, to train anew"; exit; }
 WHERE=(--model_save_dir "$STUDENT_RUN")
@@ -24,4 +25,4 @@ WHERE=(--model_save_dir "$STUDENT_RUN")
 exec "$PYTHON" meta_distill.py --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --student_model "$STUDENT_MODEL" \
     --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER_RUN/$("$PYTHON" scripts/best.py "$TEACHER_RUN")" "${WHERE[@]}" \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" --num_epochs "$STUDENT_EPOCHS" --batch_size_per_device "$BATCH_SIZE" \
-    --learning_rate "$STUDENT_LEARNING_RATE" --eval_every_step_num "$EVAL_EVERY" --do_train --do_eval
+    --learning_rate "$STUDENT_LEARNING_RATE" --attention_loss_weight "$ATTENTION_WEIGHT" --eval_every_step_num "$EVAL_EVERY" --do_train --do_eval

@@ -1,7 +1,8 @@
-"""The training loop and what it is made of: gradients, instance weights, optimizer, schedule, phases, snapshots, evaluation."""
+"""The training loop and what it is made of: gradients, instance weights, schedule, phases, snapshots, evaluation."""
 
 import argparse
 import json
+import re
 import weakref
 
 import numpy as np
@@ -17,15 +18,7 @@ from modeling.bert import BertConfig, flow, init_weights
 from modeling.distillation import check_served, make_lesson, student_loss, wanted_terms
 from modeling.heads import DomainClassifier, build_student, build_teacher
 from modeling.inference import WINDOW, DomainTable, classification_metrics, evaluate, infer, logits_of, tensor, to_device
-from modeling.optimization import (
-    clip_gradients,
-    is_undecayed,
-    learning_rate_at,
-    make_optimizer,
-    optimizer_arrays,
-    restore_optimizer,
-    set_learning_rate,
-)
+from modeling.optimization import is_undecayed, learning_rate_at
 from modeling.training import Phase, Snapshots, StepLog, one_phase, train, two_phases
 from tokenization import tokenizer_for
 from util import Run, UserError
@@ -57,24 +50,32 @@ def initialised(model, seed=1):
 
 
 def check_gradients(model, loss, unreached=()):
-    """Along a direction in each parameter, half of it the gradient and half of it random, the loss changes as the gradient says."""
+    """Along a direction in each module's weights, half of it their gradients and half of it random, the loss changes as these say.
+
+    The same module of all layers counts as one; a weight that `unreached` names must have no gradient.
+    """
     loss().backward()
-    gradients = {name: parameter.grad.numpy().astype(np.float64) for name, parameter in model.named_parameters()}
-    stream, h = np.random.default_rng(0), 4e-3
-    for name, parameter in model.named_parameters():
-        g, start = gradients[name], parameter.numpy().copy()
+    parameters, groups = dict(model.named_parameters()), {}
+    for name, parameter in parameters.items():
+        g = parameter.grad.numpy().astype(np.float64)
         if name.endswith(unreached):
             assert np.abs(g).max() < 1e-5, name
-            continue
-        noise = stream.standard_normal(g.shape)
-        v = g / np.linalg.norm(g) + noise / np.linalg.norm(noise)
+        else:
+            groups.setdefault(re.sub(r"layer\.\d+\.", "", name).rpartition(".")[0], {})[name] = g
+    stream, h = np.random.default_rng(0), 2e-3
+    for module, gradients in groups.items():
+        starts = {name: parameters[name].numpy().copy() for name in gradients}
+        noise = {name: stream.standard_normal(g.shape) for name, g in gradients.items()}
+        v = {name: g / np.linalg.norm(g) + noise[name] / np.linalg.norm(noise[name]) for name, g in gradients.items()}
         values = []
-        for sign in (1, -1):
-            parameter.data.copy_(flow.tensor((start + sign * h * v).astype(np.float32)))
-            with flow.no_grad():
-                values.append(float(loss().numpy()))
-        parameter.data.copy_(flow.tensor(start))
-        assert (values[0] - values[1]) / (2 * h) == pytest.approx((g * v).sum(), rel=0.03, abs=3e-4), name
+        for step in (h, -h, 0):
+            for name, start in starts.items():
+                parameters[name].data.copy_(flow.tensor((start + step * v[name]).astype(np.float32)))
+            if step:
+                with flow.no_grad():
+                    values.append(float(loss().numpy()))
+        expected = sum((g * v[name]).sum() for name, g in gradients.items())
+        assert (values[0] - values[1]) / (2 * h) == pytest.approx(expected, rel=0.02, abs=3e-4), module
 
 
 def test_gradients_of_the_teachers_whole_loss():
@@ -183,85 +184,7 @@ def test_knowledge_must_serve_the_terms():
     check_served({"soft": 1.0}, {"domain_feature": False, "hidden_states": False, "attention_heads": 12}, CONFIG)
 
 
-# --------------------------------------------------------------------------------------- optimizer and schedule
-
-
-def adamw(parameters, gradients, rates, decay, eps=1e-8, b1=0.9, b2=0.999):
-    """AdamW as PyTorch defines it, in float64: decoupled decay, moments corrected for their start, eps beside the root."""
-    m, v, p = 0.0, 0.0, parameters.astype(np.float64)
-    for t, (g, rate) in enumerate(zip(gradients, rates), 1):
-        p = p * (1 - rate * decay)
-        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-        p = p - rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
-    return p
-
-
-class Linear(flow.nn.Module):
-    """A weight [3, 2], a bias [3] and a LayerNorm weight [2], whose gradients the tests set."""
-
-    def __init__(self):
-        super().__init__()
-        self.dense = flow.nn.Linear(2, 3)
-        self.LayerNorm = flow.nn.LayerNorm(2)
-        for number, parameter in enumerate(self.parameters()):
-            parameter.data.copy_(flow.tensor(np.random.default_rng(number).standard_normal(parameter.shape, np.float32)))
-
-
-def gradients_of(model, steps):
-    stream = np.random.default_rng(9)
-    return [{name: stream.standard_normal(p.shape, np.float32) * 10.0 ** stream.integers(-4, 1) for name, p in model.named_parameters()}
-            for _ in range(steps)]
-
-
-def take(optimizer, model, gradients, rate):
-    for name, parameter in model.named_parameters():
-        parameter.grad = flow.tensor(gradients[name].astype(np.float32))
-    set_learning_rate(optimizer, rate)
-    optimizer.step()
-
-
-def test_the_reference_is_pytorchs_adamw():
-    """The formula that the next test trusts, against the library itself where it is installed."""
-    torch = pytest.importorskip("torch")
-    start, gradients = np.random.default_rng(0).standard_normal(5), np.random.default_rng(1).standard_normal((6, 5))
-    parameter = torch.nn.Parameter(torch.tensor(start))
-    optimizer = torch.optim.AdamW([parameter], weight_decay=0.1)
-    for t, gradient in enumerate(gradients, 1):
-        optimizer.param_groups[0]["lr"], parameter.grad = 0.01 * t, torch.tensor(gradient)
-        optimizer.step()
-    np.testing.assert_allclose(parameter.detach().numpy(), adamw(start, gradients, [0.01 * t for t in range(1, 7)], 0.1), rtol=1e-12)
-
-
-def test_steps_are_those_of_adamw():
-    """Six steps with a rate that changes: matrices decayed, biases and LayerNorm not."""
-    model = Linear()
-    start = {name: parameter.numpy().copy() for name, parameter in model.named_parameters()}
-    gradients, rates = gradients_of(model, 6), [0.01 * t for t in range(1, 7)]
-    optimizer = make_optimizer(model, 1.0, 0.1)
-    for gradient, rate in zip(gradients, rates):
-        take(optimizer, model, gradient, rate)
-    for name, parameter in model.named_parameters():
-        expected = adamw(start[name], [g[name].astype(np.float64) for g in gradients], rates, 0.1 if name == "dense.weight" else 0.0)
-        np.testing.assert_allclose(parameter.numpy(), expected, rtol=2e-6, atol=1e-6, err_msg=name)
-
-
-def test_the_optimizers_state_is_restored_exactly():
-    """After 3 steps, a new optimizer with the stored moments and count takes the same fourth step to the bit; a fresh one does not."""
-    models, gradients = [Linear() for _ in range(3)], gradients_of(Linear(), 4)
-    optimizers = [make_optimizer(model, 0.01, 0.1) for model in models]
-    for model, optimizer in zip(models, optimizers):
-        for gradient in gradients[:3]:
-            take(optimizer, model, gradient, 0.01)
-    arrays = optimizer_arrays(optimizers[0], models[0])
-    assert arrays.keys() == {f"{slot}.{name}" for slot in ("exp_avg", "exp_avg_sq") for name, _ in models[0].named_parameters()}
-    optimizers[1], optimizers[2] = (make_optimizer(model, 0.01, 0.1) for model in models[1:])
-    restore_optimizer(optimizers[1], models[1], arrays, 3)
-    for model, optimizer in zip(models, optimizers):
-        take(optimizer, model, gradients[3], 0.02)
-    whole, resumed, fresh = ([p.numpy().tolist() for p in model.parameters()] for model in models)
-    assert whole == resumed != fresh
-    first, second = optimizer_arrays(optimizers[0], models[0]), optimizer_arrays(optimizers[1], models[1])
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+# --------------------------------------------------------------------------------------- decay and schedule (the steps: test_optimization.py)
 
 
 def test_biases_and_layernorm_are_not_decayed():
@@ -278,19 +201,6 @@ def test_the_learning_rate_rises_and_falls(steps, warmup):
     assert (rates > 0).all() and rates.max() == pytest.approx(2.0)
     np.testing.assert_allclose(rates[:w], 2.0 * np.arange(1, w + 1) / max(w, 1))
     np.testing.assert_allclose(rates[w:], 2.0 * np.arange(steps - w, 0, -1) / max(steps - w, 1))
-
-
-def test_gradients_are_clipped_by_their_common_norm():
-    """Above the limit all are scaled by one factor, below it they stay; the norm before is returned."""
-    model = Linear()
-    for limit in (0.5, 100.0):
-        gradient = gradients_of(model, 1)[0]
-        for name, parameter in model.named_parameters():
-            parameter.grad = flow.tensor(gradient[name].astype(np.float32))
-        norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
-        assert float(clip_gradients(model, limit).numpy()) == pytest.approx(norm, rel=1e-5)
-        for name, parameter in model.named_parameters():
-            np.testing.assert_allclose(parameter.grad.numpy(), gradient[name] * min(1, limit / norm), rtol=1e-4)
 
 
 # --------------------------------------------------------------------------------------- the loop
