@@ -9,7 +9,7 @@ import numpy as np
 
 from modeling.attention import Packing, Scores, SelfAttention, Unpack
 from modeling.layers import Gelu, LayerNorm, Take, affine
-from modeling.operation import Dropout, Dropouts, flow, nn
+from modeling.operation import Dropout, flow, nn
 from util import UserError, random_stream, read_json
 
 # Letters: B batch, T tokens, H hidden, A heads, D = H / A, L layers, N = B*T.

@@ -5,7 +5,8 @@ B examples, T tokens, H width of the encoder, M classes, K domains.
 
 from typing import NamedTuple
 
-from modeling.bert import BertModel, Dropout, Dropouts
+from modeling.bert import BertModel
+from modeling.operation import Dropout, Dropouts
 from util import load_oneflow
 
 flow = load_oneflow()

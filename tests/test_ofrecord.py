@@ -6,8 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from data.ofrecord import (FRAME, OFRecord, PartWriter, decode_record, encode_record, open_part, part_name, read_manifest,
-                           read_part, write_parts)
+from data.ofrecord import FRAME, OFRecord, PartWriter, decode_record, encode_record, open_part, part_name, read_manifest, read_part, write_parts
 from util import UserError, load_oneflow, write_json
 
 T = 5
@@ -116,7 +115,7 @@ def test_wrong_records_are_not_read(tmp_path):
     }
     for message, words in faults.items():
         path.write_bytes(FRAME.pack(len(good)) + good + FRAME.pack(len(message)) + message)
-        with pytest.raises(UserError, match="x.of_record-0: byte %d: found .*%s.*: write it again" % (8 + len(good), words)):
+        with pytest.raises(UserError, match=f"x.of_record-0: byte {8 + len(good)}: found .*{words}.*: write it again"):
             list(read_part(path, SCHEMA, REMEDY))
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from modeling.bert import flow, nn
-from modeling.optimization import clip_gradients, is_undecayed, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer, set_learning_rate
+from modeling.optimization import (
+    clip_gradients,
+    is_undecayed,
+    learning_rate_at,
+    make_optimizer,
+    optimizer_arrays,
+    restore_optimizer,
+    set_learning_rate,
+)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "adamw.npz"
 

@@ -12,8 +12,20 @@ import pytest
 
 from data import records as module
 from data.ofrecord import read_part, write_parts
-from data.records import (CONTENT, STAGE_1, ContentHash, Records, check_fits, features_of, resave, save, schema_of, source_facts,
-                          with_scores, write_records)
+from data.records import (
+    CONTENT,
+    STAGE_1,
+    ContentHash,
+    Records,
+    check_fits,
+    features_of,
+    resave,
+    save,
+    schema_of,
+    source_facts,
+    with_scores,
+    write_records,
+)
 from data.tasks import Task
 from tokenization import FullTokenizer
 from util import UserError, load_oneflow, sha256, write_json
@@ -97,7 +109,7 @@ def test_twice_the_same_bytes(made, tmp_path):
 
 def test_the_content_hash_knows_no_parts_and_no_scores(made):
     """content_sha256 is that of what the TSV gives, whatever the parts and the scores; any other value changes it."""
-    hashes, (_, folder, arguments) = set(), made
+    hashes, (_, _, arguments) = set(), made
     rows = list(features_of(*arguments[:2], *arguments[3:]))
     for part_size, scored in ((1, True), (3, False), (100, True)):
         records = save(*arguments, part_size=part_size)

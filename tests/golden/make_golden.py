@@ -64,7 +64,8 @@ def make_bert():
                "scores.1": real[:, None, :, None] * real[:, None, None, :]}
     weights = {name: mask * torch.tensor(stream.standard_normal(answer[name].shape), dtype=torch.float32) for name, mask in weights.items()}
     sum((answer[name] * weight).sum() for name, weight in weights.items()).backward()
-    save(FOLDER / "bert", {**batch, **{f"output.{name}": value for name, value in answer.items()}, **{f"loss.{name}": value for name, value in weights.items()},
+    save(FOLDER / "bert", {**batch, **{f"output.{name}": value for name, value in answer.items()},
+                  **{f"loss.{name}": value for name, value in weights.items()},
                   **{f"parameter.{name}": parameter for name, parameter in model.named_parameters()},
                   **{f"gradient.{name}": parameter.grad for name, parameter in model.named_parameters()}})
 
@@ -103,7 +104,8 @@ def make_adamw(steps=20, warmup=5, peak=1e-2, decay=0.1):
         optimizer.step()
         for name, parameter in parameters.items():
             after[name].append(parameter.detach().numpy().copy())
-    save(FOLDER / "adamw", {"rates": np.array(rates), "norms": np.array(norms), "warmup": np.array(warmup), "peak": np.array(peak), "decay": np.array(decay),
+    save(FOLDER / "adamw", {"rates": np.array(rates), "norms": np.array(norms), "warmup": np.array(warmup),
+                   "peak": np.array(peak), "decay": np.array(decay),
                    **{f"parameter.{name}": value for name, value in start.items()},
                    **{f"gradient.{name}": value for name, value in gradients.items()},
                    **{f"after.{name}": np.array(value) for name, value in after.items()}})
