@@ -12,7 +12,7 @@ import numpy as np
 
 from data.batches import lengths, make_batch
 from data.knowledge import Knowledge, knowledge_folder
-from data.selection import dev_arrays, open_records, records_folder, training_arrays
+from data.selection import dev_arrays, open_records, records_folder, records_line, training_arrays
 from data.tasks import SPLITS, load_task
 from modeling.bert import init_weights
 from modeling.distillation import INTERMEDIATE, check_served, make_lesson, student_loss, wanted_terms
@@ -36,13 +36,14 @@ def main():
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    run = open_run(args)
-    records = {split: open_records(args, task, tokenizer, split, run.say) for split in SPLITS}
+    records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
     examples = training_arrays(records["train"], task, args)
     heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"])
     check_served(terms, knowledge.manifest, folder.config)
+    run = open_run(args)
+    run.say("\n".join(map(records_line, records.values())))
 
     # ------------ model
     device = device_of(args.device)

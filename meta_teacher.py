@@ -8,7 +8,7 @@ import config  # isort: skip  (first: it says what is not installed)
 import numpy as np
 
 from data.batches import corrupted_domains, lengths, make_batch
-from data.selection import dev_arrays, examples_facts, open_records, training_arrays
+from data.selection import dev_arrays, examples_facts, open_records, records_line, training_arrays
 from data.tasks import SPLITS, load_task
 from modeling.bert import init_weights
 from modeling.heads import build_teacher
@@ -29,11 +29,12 @@ def main():
     folder = starting_model(args, task, args.resume_from or config.needed(args, "model_load_dir"), "--model_load_dir")
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    run = open_run(args)
-    records = {split: open_records(args, task, tokenizer, split, run.say) for split in SPLITS}
+    records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
     examples = training_arrays(records["train"], task, args)
     heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
+    run = open_run(args)
+    run.say("\n".join(map(records_line, records.values())))
     if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
         run.say("note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first")
 

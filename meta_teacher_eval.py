@@ -9,7 +9,7 @@ import numpy as np
 
 from data.batches import lengths
 from data.knowledge import MANIFEST, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
-from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, select
+from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import load_task
 from modeling.heads import build_teacher, evenly_spaced_layers
 from modeling.inference import DomainTable, device_of, infer
@@ -31,7 +31,8 @@ def main():
     meta = teacher_meta(folder.meta, task, folder.path)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    records = open_records(args, task, tokenizer, "train", run.say)
+    records = open_records(args, task, tokenizer, "train")
+    run.say(records_line(records))
     rows = select(*columns(records), task, args)
 
     # ------------ what to write, where, and whether it is there already

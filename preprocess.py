@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 
 from data.records import with_scores
-from data.selection import columns, examples_facts, open_records, records_folder, select
+from data.selection import columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import SPLITS, load_task
 from modeling.heads import DomainClassifier, text_embedding
 from modeling.inference import DomainTable, device_of, infer
@@ -33,7 +33,8 @@ def main():
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
-    records = {split: open_records(args, task, tokenizer, split, run.say, scored=False) for split in SPLITS}
+    records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
+    run.say("\n".join(map(records_line, records.values())))
     domain, label = columns(records["train"])
     rows = select(domain, label, task, args)
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}

@@ -10,7 +10,7 @@ from data.tasks import split_path
 from util import UserError, random_stream
 
 
-def open_records(args, task, tokenizer, split, say, scored=True):
+def open_records(args, task, tokenizer, split, scored=True):
     """The checked records of a split, written again from its TSV where --resave_ofrecord says so.
 
     Args:
@@ -26,8 +26,12 @@ def open_records(args, task, tokenizer, split, say, scored=True):
         check_fits(records, task, args.seq_length, tokenizer, split_path(args.data_dir, split))
         if scored:
             records.require_scores()
-    say(f"{split}: {len(records)} examples, {records.cut} of them cut at {args.seq_length} tokens")
     return records
+
+
+def records_line(records):
+    """A line for the log: how many examples a split has, and how many of its texts were cut."""
+    return f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
 
 
 def records_folder(args):

@@ -256,6 +256,13 @@ def test_knowledge_that_is_missing_is_refused(workplace):
     refused(workplace, "meta_distill", "knowledge-", "meta_teacher_eval.py")
 
 
+def test_a_start_that_fails_leaves_no_run_folder(workplace):
+    """What is wrong with the data is said before a folder is made for the run."""
+    refused(workplace, "meta_teacher", "--train_example_num", model_save_dir="new", train_example_num=1000)
+    refused(workplace, "meta_distill", "knowledge", model_save_dir="new", knowledge_dir="nowhere")
+    assert not (workplace / "new").exists()
+
+
 def test_knowledge_of_another_teacher_is_refused(workplace):
     """By the hash of its weights, whatever the folder is called."""
     last = workplace / "teacher" / "snapshot_last"
