@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stage 1: TSV files -> OFRecord files with a prototype score for every example.
-# 8,000 reviews of 128 tokens take about 5 minutes with MiniLM on one core. Any flag can be set from outside: SEQ_LENGTH=64 scripts/1_...
+# 8,000 reviews of 128 tokens take a few minutes with MiniLM on two cores. Any flag can be set from outside: SEQ_LENGTH=64 scripts/1_...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

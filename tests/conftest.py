@@ -117,7 +117,7 @@ def best(run):
 
 
 def stage_flags(folder, **more):
-    """The flags of the four stages over a workplace, {stage: flags}, paths relative to it; `more` goes to the two that train.
+    """The flags of the four stages over a sandbox, {stage: flags}, paths relative to it; `more` goes to the two that train.
 
     Those of the later stages hold once the earlier have run: they name the best teacher.
     """
@@ -130,7 +130,7 @@ def stage_flags(folder, **more):
 
 
 def lay_out(folder, tiny_model, tiny_data):
-    """A workplace: `folder` with copies of the tiny model, `bert`, and of the tiny data, `data`."""
+    """A sandbox: `folder` with copies of the tiny model, `bert`, and of the tiny data, `data`."""
     shutil.copytree(tiny_model, folder / "bert")
     shutil.copytree(tiny_data, folder / "data")
     return folder
@@ -138,7 +138,7 @@ def lay_out(folder, tiny_model, tiny_data):
 
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory, tiny_model, tiny_data):
-    """A workplace in which the four scripts ran one after the other, each as a process: bert, data, teacher, student. Not to be changed."""
+    """A sandbox in which the four scripts ran one after the other, each as a process: bert, data, teacher, student. Not to be changed."""
     folder = lay_out(tmp_path_factory.mktemp("golden"), tiny_model, tiny_data)
     for stage in STAGES:
         outcome = call_process(stage, folder, stage_flags(folder)[stage])
@@ -147,6 +147,6 @@ def golden(tmp_path_factory, tiny_model, tiny_data):
 
 
 @pytest.fixture
-def workplace(golden, tmp_path):
-    """A copy of the golden workplace, to be changed."""
-    return shutil.copytree(golden, tmp_path / "workplace")
+def sandbox(golden, tmp_path):
+    """A copy of the golden sandbox, to be changed."""
+    return shutil.copytree(golden, tmp_path / "sandbox")

@@ -109,12 +109,12 @@ def test_texts_longer_than_the_model_reads_are_refused(golden, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_vocabulary_that_is_none_is_refused(workplace, stage):
+def test_a_vocabulary_that_is_none_is_refused(sandbox, stage):
     """Missing, of another model, or larger than the embeddings."""
-    refused(workplace, stage, "nowhere.txt", vocab_file="nowhere.txt")
-    refused(workplace, stage, "train.tsv", vocab_file="data/train.tsv")
-    (workplace / "large.txt").write_text((workplace / "bert" / "vocab.txt").read_text() + "more\n")
-    refused(workplace, stage, "large.txt", "41 tokens", vocab_file="large.txt")
+    refused(sandbox, stage, "nowhere.txt", vocab_file="nowhere.txt")
+    refused(sandbox, stage, "train.tsv", vocab_file="data/train.tsv")
+    (sandbox / "large.txt").write_text((sandbox / "bert" / "vocab.txt").read_text() + "more\n")
+    refused(sandbox, stage, "large.txt", "41 tokens", vocab_file="large.txt")
 
 
 def test_only_a_teacher_can_be_asked_for_knowledge(golden):
@@ -127,16 +127,16 @@ def test_only_a_teacher_can_be_asked_for_knowledge(golden):
     refused(golden, "meta_distill", "--teacher_model is needed", teacher_model=None)
 
 
-def test_a_damaged_teacher_is_refused(workplace):
+def test_a_damaged_teacher_is_refused(sandbox):
     """A changed byte in its weights, and a snapshot without its manifest."""
-    flags, weights = stage_flags(workplace), best(workplace / "teacher") / "model.safetensors"
+    flags, weights = stage_flags(sandbox), best(sandbox / "teacher") / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for stage in ("meta_teacher_eval", "meta_distill"):
-        refused(workplace, stage, "model.safetensors", "manifest", flags={**flags[stage], **NEW.get(stage, {})})
+        refused(sandbox, stage, "model.safetensors", "manifest", flags={**flags[stage], **NEW.get(stage, {})})
     weights.write_bytes(content)
     (weights.parent / "manifest.json").unlink()
-    refused(workplace, "meta_teacher_eval", "no manifest.json")
+    refused(sandbox, "meta_teacher_eval", "no manifest.json")
 
 
 def test_layers_that_are_not_there_are_refused(golden):
@@ -150,85 +150,85 @@ def test_layers_that_are_not_there_are_refused(golden):
 # --------------------------------------------------------------------------------------- data and records
 
 
-def test_data_that_is_missing_is_refused(workplace):
+def test_data_that_is_missing_is_refused(sandbox):
     """No folder, no task of that name, no test split although training would not read it before its end."""
     for stage in STAGES:
-        refused(workplace, stage, "nowhere", data_dir="nowhere")
-        refused(workplace, stage, "'other' is not a built-in task", task_name="other")
-    (workplace / "data" / "test.tsv").unlink()
+        refused(sandbox, stage, "nowhere", data_dir="nowhere")
+        refused(sandbox, stage, "'other' is not a built-in task", task_name="other")
+    (sandbox / "data" / "test.tsv").unlink()
     for stage in ("preprocess", *TRAINING_STAGES):
-        refused(workplace, stage, "test.tsv", resave_ofrecord=True)
-    refused(workplace, "meta_teacher", "test.tsv")
+        refused(sandbox, stage, "test.tsv", resave_ofrecord=True)
+    refused(sandbox, "meta_teacher", "test.tsv")
 
 
 @pytest.mark.parametrize("line, words", [
     ("good plot\tbooks", "found 2 column(s)"), ("good plot\tbooks\tgood", "'good'"), ("good plot\ttoys\tpositive", "'toys'"),
     ("  \tbooks\tpositive", "empty 'review'"), ("good \udcff plot\tbooks\tpositive", "expected UTF-8")])
-def test_a_broken_row_is_named_by_file_and_line(workplace, line, words):
+def test_a_broken_row_is_named_by_file_and_line(sandbox, line, words):
     """In every stage that reads the TSV, and the records stay as they were."""
-    path = workplace / "data" / "train.tsv"
+    path = sandbox / "data" / "train.tsv"
     rows = path.read_text().splitlines()
     rows[4] = line
     path.write_bytes(("\n".join(rows) + "\n").encode("utf-8", "surrogateescape"))
     for stage in STAGES:
-        refused(workplace, stage, "data/train.tsv:5: ", words, resave_ofrecord=True)
+        refused(sandbox, stage, "data/train.tsv:5: ", words, resave_ofrecord=True)
 
 
-def test_a_split_without_a_domain_or_a_class_is_refused(workplace):
+def test_a_split_without_a_domain_or_a_class_is_refused(sandbox):
     """A domain or a class of the task that has no example in one of the splits."""
-    path = workplace / "data" / "dev.tsv"
+    path = sandbox / "data" / "dev.tsv"
     text = path.read_text()
     for name, other in (("kitchen", "dvd"), ("negative", "positive")):
         path.write_text(text.replace(f"\t{name}", f"\t{other}"))
-        refused(workplace, "preprocess", "dev.tsv", name)
+        refused(sandbox, "preprocess", "dev.tsv", name)
 
 
-def test_records_that_are_missing_are_refused(workplace):
+def test_records_that_are_missing_are_refused(sandbox):
     """Every stage names the flag that writes them; the later stages also the script that scores them."""
-    shutil.rmtree(workplace / "data" / "ofrecord")
+    shutil.rmtree(sandbox / "data" / "ofrecord")
     for stage in STAGES:
-        refused(workplace, stage, "ofrecord/train", "preprocess.py with --resave_ofrecord", resave_ofrecord=False)
+        refused(sandbox, stage, "ofrecord/train", "preprocess.py with --resave_ofrecord", resave_ofrecord=False)
         if stage != "preprocess":
-            refused(workplace, stage, "preprocess.py with --resave_ofrecord", resave_ofrecord=True)
+            refused(sandbox, stage, "preprocess.py with --resave_ofrecord", resave_ofrecord=True)
 
 
-def test_records_of_something_else_are_refused(workplace):
+def test_records_of_something_else_are_refused(sandbox):
     """Of another seq_length, vocabulary, task or TSV: the sentence says which, and names --resave_ofrecord."""
     flags = {"resave_ofrecord": False}
     for stage in STAGES:
-        refused(workplace, stage, "seq_length 32", "expected 16", "--resave_ofrecord", seq_length=16, **flags)
-    tokens = (workplace / "bert" / "vocab.txt").read_text().splitlines()
-    (workplace / "other.txt").write_text("\n".join([*tokens[:5], *tokens[:4:-1]]) + "\n")
-    refused(workplace, "meta_teacher", "vocab_sha256", "--resave_ofrecord", vocab_file="other.txt", **flags)
+        refused(sandbox, stage, "seq_length 32", "expected 16", "--resave_ofrecord", seq_length=16, **flags)
+    tokens = (sandbox / "bert" / "vocab.txt").read_text().splitlines()
+    (sandbox / "other.txt").write_text("\n".join([*tokens[:5], *tokens[:4:-1]]) + "\n")
+    refused(sandbox, "meta_teacher", "vocab_sha256", "--resave_ofrecord", vocab_file="other.txt", **flags)
     task = {"name": "reviews", "text": ["review"], "domain": "domain", "label": "sentiment", "labels": ["positive", "negative"],
             "domains": ["books", "dvd", "electronics", "kitchen"]}
-    (workplace / "data" / "task.json").write_text(json.dumps(task))
-    refused(workplace, "meta_teacher", "task 'senti'", "'reviews'", task_name="reviews", **flags)
-    (workplace / "data" / "task.json").unlink()
-    with open(workplace / "data" / "train.tsv", "a") as file:
+    (sandbox / "data" / "task.json").write_text(json.dumps(task))
+    refused(sandbox, "meta_teacher", "task 'senti'", "'reviews'", task_name="reviews", **flags)
+    (sandbox / "data" / "task.json").unlink()
+    with open(sandbox / "data" / "train.tsv", "a") as file:
         file.write("good plot\tbooks\tpositive\n")
     for stage in STAGES:
-        refused(workplace, stage, "tsv_sha256", "--resave_ofrecord", **flags)
+        refused(sandbox, stage, "tsv_sha256", "--resave_ofrecord", **flags)
     for stage in STAGES[1:]:
-        refused(workplace, stage, "preprocess.py", resave_ofrecord=True)
+        refused(sandbox, stage, "preprocess.py", resave_ofrecord=True)
 
 
-def test_records_without_scores_are_refused(workplace):
+def test_records_without_scores_are_refused(sandbox):
     """Stage 1 has written them and not come to its end: the later stages say which script makes the scores."""
-    manifest = workplace / "data" / "ofrecord" / "train" / "manifest.json"
+    manifest = sandbox / "data" / "ofrecord" / "train" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "scores": None}))
     for stage in STAGES[1:]:
         for resave in (False, True):
-            refused(workplace, stage, "no scores", "preprocess.py", resave_ofrecord=resave)
+            refused(sandbox, stage, "no scores", "preprocess.py", resave_ofrecord=resave)
 
 
-def test_damaged_records_are_refused(workplace):
+def test_damaged_records_are_refused(sandbox):
     """A changed byte in a part is found before any array reaches the engine."""
-    part = workplace / "data" / "ofrecord" / "dev" / "dev.of_record-0"
+    part = sandbox / "data" / "ofrecord" / "dev" / "dev.of_record-0"
     content = part.read_bytes()
     part.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     for stage in TRAINING_STAGES:
-        refused(workplace, stage, "dev.of_record-0", "--resave_ofrecord")
+        refused(sandbox, stage, "dev.of_record-0", "--resave_ofrecord")
 
 
 def test_selections_that_cannot_be_met_are_refused(golden):
@@ -250,63 +250,63 @@ def knowledge_of(folder):
     return found
 
 
-def test_knowledge_that_is_missing_is_refused(workplace):
+def test_knowledge_that_is_missing_is_refused(sandbox):
     """Stage 4 names stage 3."""
-    shutil.rmtree(knowledge_of(workplace))
-    refused(workplace, "meta_distill", "knowledge-", "meta_teacher_eval.py")
+    shutil.rmtree(knowledge_of(sandbox))
+    refused(sandbox, "meta_distill", "knowledge-", "meta_teacher_eval.py")
 
 
-def test_a_start_that_fails_leaves_no_run_folder(workplace):
+def test_a_start_that_fails_leaves_no_run_folder(sandbox):
     """What is wrong with the data is said before a folder is made for the run."""
-    refused(workplace, "meta_teacher", "--train_example_num", model_save_dir="new", train_example_num=1000)
-    refused(workplace, "meta_distill", "knowledge", model_save_dir="new", knowledge_dir="nowhere")
-    assert not (workplace / "new").exists()
+    refused(sandbox, "meta_teacher", "--train_example_num", model_save_dir="new", train_example_num=1000)
+    refused(sandbox, "meta_distill", "knowledge", model_save_dir="new", knowledge_dir="nowhere")
+    assert not (sandbox / "new").exists()
 
 
-def test_knowledge_of_another_teacher_is_refused(workplace):
+def test_knowledge_of_another_teacher_is_refused(sandbox):
     """By the hash of its weights, whatever the folder is called."""
-    last = workplace / "teacher" / "snapshot_last"
-    knowledge = knowledge_of(workplace)
-    knowledge.rename(workplace / "mine")
-    refused(workplace, "meta_distill", "another teacher", "meta_teacher_eval.py", teacher_model="teacher/snapshot_last", knowledge_dir="mine")
-    (workplace / "mine").rename(knowledge.with_name("knowledge-" + sha256(last / "model.safetensors")[:12]))
-    refused(workplace, "meta_distill", "another teacher", teacher_model="teacher/snapshot_last")
+    last = sandbox / "teacher" / "snapshot_last"
+    knowledge = knowledge_of(sandbox)
+    knowledge.rename(sandbox / "mine")
+    refused(sandbox, "meta_distill", "another teacher", "meta_teacher_eval.py", teacher_model="teacher/snapshot_last", knowledge_dir="mine")
+    (sandbox / "mine").rename(knowledge.with_name("knowledge-" + sha256(last / "model.safetensors")[:12]))
+    refused(sandbox, "meta_distill", "another teacher", teacher_model="teacher/snapshot_last")
 
 
-def test_knowledge_of_other_records_is_refused(workplace):
+def test_knowledge_of_other_records_is_refused(sandbox):
     """Records that were made and scored again from other texts."""
-    path = workplace / "data" / "train.tsv"
+    path = sandbox / "data" / "train.tsv"
     path.write_text(path.read_text().replace("good", "great"))
-    assert call("preprocess", workplace, stage_flags(workplace)["preprocess"]).code == 0
-    refused(workplace, "meta_distill", "other records", "meta_teacher_eval.py")
+    assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0
+    refused(sandbox, "meta_distill", "other records", "meta_teacher_eval.py")
 
 
-def test_knowledge_of_fewer_examples_is_refused(workplace):
+def test_knowledge_of_fewer_examples_is_refused(sandbox):
     """Stage 3 with a limit, stage 4 without: the sentence says how many lack it, before a step is taken."""
-    assert call("meta_teacher_eval", workplace, {**stage_flags(workplace)["meta_teacher_eval"], "train_example_num": 20}).code == 0
-    refused(workplace, "meta_distill", "12 examples", "number 20", "--train_example_num")
-    flags = {**stage_flags(workplace)["meta_distill"], "model_save_dir": "new", "train_example_num": 16}
-    assert call("meta_distill", workplace, flags).code == 0
+    assert call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "train_example_num": 20}).code == 0
+    refused(sandbox, "meta_distill", "12 examples", "number 20", "--train_example_num")
+    flags = {**stage_flags(sandbox)["meta_distill"], "model_save_dir": "new", "train_example_num": 16}
+    assert call("meta_distill", sandbox, flags).code == 0
 
 
-def test_terms_that_the_knowledge_cannot_serve_are_refused(workplace):
+def test_terms_that_the_knowledge_cannot_serve_are_refused(sandbox):
     """Hidden states that were not stored; a teacher without a domain head has no feature to pass on unless the term is switched off."""
-    refused(workplace, "meta_distill", "--hidden_states", hidden_loss_weight=1)
-    flags = stage_flags(workplace, domain_loss_weight=0)["meta_teacher"]
-    shutil.rmtree(workplace / "teacher")
-    assert call("meta_teacher", workplace, flags).code == 0
-    assert call("meta_teacher_eval", workplace, stage_flags(workplace)["meta_teacher_eval"]).code == 0
-    refused(workplace, "meta_distill", "--transfer_loss_weight 0", "--domain_loss_weight 0")
-    outcome = call("meta_distill", workplace, {**stage_flags(workplace)["meta_distill"], "model_save_dir": "new", "transfer_loss_weight": 0})
+    refused(sandbox, "meta_distill", "--hidden_states", hidden_loss_weight=1)
+    flags = stage_flags(sandbox, domain_loss_weight=0)["meta_teacher"]
+    shutil.rmtree(sandbox / "teacher")
+    assert call("meta_teacher", sandbox, flags).code == 0
+    assert call("meta_teacher_eval", sandbox, stage_flags(sandbox)["meta_teacher_eval"]).code == 0
+    refused(sandbox, "meta_distill", "--transfer_loss_weight 0", "--domain_loss_weight 0")
+    outcome = call("meta_distill", sandbox, {**stage_flags(sandbox)["meta_distill"], "model_save_dir": "new", "transfer_loss_weight": 0})
     assert outcome.code == 0, outcome.err
 
 
-def test_a_folder_of_the_user_is_not_replaced_by_knowledge(workplace):
+def test_a_folder_of_the_user_is_not_replaced_by_knowledge(sandbox):
     """--knowledge_dir names a folder with other files, or a file: refused, and they stay. An empty folder is taken."""
-    refused(workplace, "meta_teacher_eval", "--knowledge_dir data", "something else", knowledge_dir="data")
-    refused(workplace, "meta_teacher_eval", "something else", knowledge_dir="data/train.tsv")
-    (workplace / "empty").mkdir()
-    assert call("meta_teacher_eval", workplace, {**stage_flags(workplace)["meta_teacher_eval"], "knowledge_dir": "empty"}).code == 0
+    refused(sandbox, "meta_teacher_eval", "--knowledge_dir data", "something else", knowledge_dir="data")
+    refused(sandbox, "meta_teacher_eval", "something else", knowledge_dir="data/train.tsv")
+    (sandbox / "empty").mkdir()
+    assert call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "empty"}).code == 0
 
 
 # --------------------------------------------------------------------------------------- runs
@@ -330,30 +330,30 @@ def test_a_model_that_was_not_trained_is_not_evaluated(golden):
     refused(golden, "meta_distill", "bert", "not trained here", do_train=False, student_layers=None)
 
 
-def test_a_run_resumes_only_as_itself(workplace):
+def test_a_run_resumes_only_as_itself(sandbox):
     """From its snapshot_last, in its own folder, with the flags, the data and the kind of model that it had."""
     flags = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
-    refused(workplace, "meta_teacher", "--learning_rate 0.003", "0.1", **flags, learning_rate=0.1)
-    refused(workplace, "meta_teacher", "--train_example_num None", "16", **flags, train_example_num=16)
-    refused(workplace, "meta_teacher", "its own folder", "--model_save_dir", resume_from="teacher/snapshot_last", model_save_dir="student")
-    refused(workplace, "meta_teacher", "not a snapshot to resume from", model_save_dir=None,
-            resume_from=best(workplace / "teacher").relative_to(workplace))
-    refused(workplace, "meta_teacher", "not a snapshot to resume from", model_save_dir=None, resume_from="bert")
-    refused(workplace, "meta_teacher", "--resume_from nowhere", model_save_dir=None, resume_from="nowhere")
-    refused(workplace, "meta_distill", "teacher/snapshot_last", model_save_dir=None, resume_from="teacher/snapshot_last")
-    path = workplace / "data" / "train.tsv"
+    refused(sandbox, "meta_teacher", "--learning_rate 0.003", "0.1", **flags, learning_rate=0.1)
+    refused(sandbox, "meta_teacher", "--train_example_num None", "16", **flags, train_example_num=16)
+    refused(sandbox, "meta_teacher", "its own folder", "--model_save_dir", resume_from="teacher/snapshot_last", model_save_dir="student")
+    refused(sandbox, "meta_teacher", "not a snapshot to resume from", model_save_dir=None,
+            resume_from=best(sandbox / "teacher").relative_to(sandbox))
+    refused(sandbox, "meta_teacher", "not a snapshot to resume from", model_save_dir=None, resume_from="bert")
+    refused(sandbox, "meta_teacher", "--resume_from nowhere", model_save_dir=None, resume_from="nowhere")
+    refused(sandbox, "meta_distill", "teacher/snapshot_last", model_save_dir=None, resume_from="teacher/snapshot_last")
+    path = sandbox / "data" / "train.tsv"
     path.write_text(path.read_text().replace("good", "great"))
-    assert call("preprocess", workplace, stage_flags(workplace)["preprocess"]).code == 0
-    refused(workplace, "meta_teacher", "content_sha256", **flags)
+    assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0
+    refused(sandbox, "meta_teacher", "content_sha256", **flags)
 
 
-def test_two_runs_do_not_share_a_folder(workplace):
+def test_two_runs_do_not_share_a_folder(sandbox):
     """While a process holds a run folder, the records or a knowledge folder, another one is refused by its number."""
-    with lock(workplace / "new"):
+    with lock(sandbox / "new"):
         for stage in TRAINING_STAGES:
-            refused(workplace, stage, "is writing here")
-    with lock(workplace / "data" / "ofrecord"):
-        refused(workplace, "preprocess", "is writing here")
-    knowledge = knowledge_of(workplace)
+            refused(sandbox, stage, "is writing here")
+    with lock(sandbox / "data" / "ofrecord"):
+        refused(sandbox, "preprocess", "is writing here")
+    knowledge = knowledge_of(sandbox)
     with lock(knowledge.parent, f".{knowledge.name}.lock"):
-        refused(workplace, "meta_teacher_eval", "is writing here", hidden_states=True)
+        refused(sandbox, "meta_teacher_eval", "is writing here", hidden_states=True)

@@ -87,15 +87,15 @@ def test_knowledge_holds_every_training_example(golden):
         assert item["attention"].shape == (3, n, n) and np.isfinite(item["logits"]).all()
 
 
-def test_records_are_scored_and_keep_their_scores_when_written_again(golden, workplace):
+def test_records_are_scored_and_keep_their_scores_when_written_again(golden, sandbox):
     """Every record has a score within -1..1, and --resave_ofrecord in a later stage leaves every byte of the records as it was."""
     weights = Records(golden / "data" / "ofrecord" / "train", "train").arrays()["weights"]
     assert len(np.unique(weights)) > 16 and (np.abs(weights) <= 1).all()
-    outcome = call("meta_teacher_eval", workplace, {**stage_flags(workplace)["meta_teacher_eval"], "resave_ofrecord": True})
+    outcome = call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "resave_ofrecord": True})
     assert outcome.code == 0 and "nothing to do" in outcome.out
-    assert tree(workplace / "data") == tree(golden / "data")
-    outcome = call("preprocess", workplace, stage_flags(workplace)["preprocess"])
-    assert outcome.code == 0 and tree(workplace / "data") == tree(golden / "data")
+    assert tree(sandbox / "data") == tree(golden / "data")
+    outcome = call("preprocess", sandbox, stage_flags(sandbox)["preprocess"])
+    assert outcome.code == 0 and tree(sandbox / "data") == tree(golden / "data")
 
 
 def test_the_same_flags_and_seed_give_the_same_bytes(golden, tmp_path, tiny_model, tiny_data):
@@ -106,10 +106,10 @@ def test_the_same_flags_and_seed_give_the_same_bytes(golden, tmp_path, tiny_mode
     assert tree(folder) == tree(golden)
 
 
-def test_another_seed_gives_another_run(golden, workplace):
+def test_another_seed_gives_another_run(golden, sandbox):
     """The seed reaches initialisation, order and dropout: the first loss differs already."""
-    outcome = call("meta_teacher", workplace, {**stage_flags(workplace)["meta_teacher"], "seed": 2, "model_save_dir": "other"})
-    assert outcome.code == 0 and metrics(workplace / "other")[0]["loss"] != metrics(golden / "teacher")[0]["loss"]
+    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], "seed": 2, "model_save_dir": "other"})
+    assert outcome.code == 0 and metrics(sandbox / "other")[0]["loss"] != metrics(golden / "teacher")[0]["loss"]
 
 
 # --------------------------------------------------------------------------------------- resuming
@@ -130,23 +130,23 @@ training.save_snapshot = save
 
 
 @pytest.mark.parametrize("stage, last", [("meta_teacher", 6), ("meta_distill", 3)])
-def test_a_killed_run_resumes_to_the_same_bytes(golden, workplace, stage, last):
+def test_a_killed_run_resumes_to_the_same_bytes(golden, sandbox, stage, last):
     """SIGKILL in the middle of a save leaves the snapshot_last before it; from there the run ends as if nothing had happened."""
-    flags, run = stage_flags(workplace)[stage], stage_flags(workplace)[stage]["model_save_dir"]
-    (workplace / run).rename(workplace / "whole")
-    outcome = call_process(stage, workplace, flags, KILLED.format(step=last))
+    flags, run = stage_flags(sandbox)[stage], stage_flags(sandbox)[stage]["model_save_dir"]
+    (sandbox / run).rename(sandbox / "whole")
+    outcome = call_process(stage, sandbox, flags, KILLED.format(step=last))
     assert outcome.code == -signal.SIGKILL, outcome.err
-    assert json.loads((workplace / run / "snapshot_last" / "meta.json").read_text())["step"] == last
-    assert not (workplace / run / "results.json").exists()
-    outcome = call(stage, workplace, {**flags, "resume_from": f"{run}/snapshot_last"})
+    assert json.loads((sandbox / run / "snapshot_last" / "meta.json").read_text())["step"] == last
+    assert not (sandbox / run / "results.json").exists()
+    outcome = call(stage, sandbox, {**flags, "resume_from": f"{run}/snapshot_last"})
     assert outcome.code == 0, outcome.err
-    assert tree(workplace / run) == tree(golden / run)
+    assert tree(sandbox / run) == tree(golden / run)
 
 
 @pytest.fixture(scope="module")
 def two_phases(golden, tmp_path_factory):
-    """A workplace with a student trained in two phases: steps 1 to 5 on the intermediate terms, 6 to 10 on the logits."""
-    folder = shutil.copytree(golden, tmp_path_factory.mktemp("two") / "workplace")
+    """A sandbox with a student trained in two phases: steps 1 to 5 on the intermediate terms, 6 to 10 on the logits."""
+    folder = shutil.copytree(golden, tmp_path_factory.mktemp("two") / "sandbox")
     shutil.rmtree(folder / "student")
     assert call("meta_distill", folder, stage_flags(folder, intermediate_epochs=1)["meta_distill"]).code == 0
     return folder
@@ -173,7 +173,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("last", [3, 6, 9])
 def test_resuming_in_either_phase_gives_the_same_bytes(two_phases, tmp_path, monkeypatch, last):
     """A run that breaks off in the step after a snapshot, and one that goes on from it: weights, metrics and results are equal."""
-    folder, whole = shutil.copytree(two_phases, tmp_path / "workplace"), StepLog.step
+    folder, whole = shutil.copytree(two_phases, tmp_path / "sandbox"), StepLog.step
     shutil.rmtree(folder / "student")
 
     def step(self, number, *args):
@@ -192,17 +192,17 @@ def test_resuming_in_either_phase_gives_the_same_bytes(two_phases, tmp_path, mon
     assert tree(folder / "student") == tree(two_phases / "student")
 
 
-def test_a_finished_run_can_be_resumed_and_changes_nothing(golden, workplace):
+def test_a_finished_run_can_be_resumed_and_changes_nothing(golden, sandbox):
     """--resume_from at the end of a run tests the best snapshot again, and that is all."""
-    outcome = call("meta_teacher", workplace, {**stage_flags(workplace)["meta_teacher"], "resume_from": "teacher/snapshot_last"})
-    assert outcome.code == 0 and tree(workplace / "teacher") == tree(golden / "teacher")
+    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], "resume_from": "teacher/snapshot_last"})
+    assert outcome.code == 0 and tree(sandbox / "teacher") == tree(golden / "teacher")
 
 
-def test_a_student_needs_nothing_but_its_snapshot(golden, workplace):
+def test_a_student_needs_nothing_but_its_snapshot(golden, sandbox):
     """The best student is a --model_load_dir: evaluation by --do_eval alone gives the accuracies of the run's results.json."""
-    flags = {**stage_flags(workplace)["meta_distill"], "student_model": best(workplace / "student"), "student_layers": None, "do_train": False,
+    flags = {**stage_flags(sandbox)["meta_distill"], "student_model": best(sandbox / "student"), "student_layers": None, "do_train": False,
              "model_save_dir": "again"}
-    outcome = call("meta_distill", workplace, flags)
+    outcome = call("meta_distill", sandbox, flags)
     assert outcome.code == 0, outcome.err
-    first, second = (json.loads((workplace / run / "results.json").read_text()) for run in ("student", "again"))
+    first, second = (json.loads((sandbox / run / "results.json").read_text()) for run in ("student", "again"))
     assert first == second
