@@ -8,7 +8,8 @@ import config  # isort: skip  (first: it says what is not installed)
 import numpy as np
 
 from data.batches import lengths
-from data.knowledge import MANIFEST, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.knowledge import PREFIX, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.ofrecord import check_replaceable
 from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import load_task
 from modeling.heads import build_teacher, evenly_spaced_layers
@@ -44,7 +45,7 @@ def main():
     heads = None if args.attention_heads == "mean" else folder.config.num_attention_heads
     size = sum(expected_bytes(lengths(block), len(layers), len(task.labels), folder.config.hidden_size, heads, args.hidden_states)
                for block in chosen_blocks(records, rows))
-    check_replaceable(target)
+    check_replaceable(target, PREFIX, "--knowledge_dir")
     run.hold(target.parent, f".{target.name}.lock")
     run.say(f"{target} will take {size / 1e6:.0f} MB, {size / len(rows) / 1000:.0f} kB an example")
     check_space(target, size)
@@ -97,12 +98,6 @@ def knowledge_facts(args, folder, meta, records, rows):
                     "layers": list(layers),
                     "teacher_layers": L, "width": folder.config.hidden_size, "attention_heads": heads, "precision": "float16",
                     "hidden_states": args.hidden_states, "domain_feature": meta["domain_head"]}
-
-
-def check_replaceable(target):
-    """Raises a UserError where files stand at `target` that no earlier run of this stage wrote: the knowledge takes their place."""
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--knowledge_dir {target}: there is something else than knowledge in it, which would be lost: name another folder.")
 
 
 def is_there(target, facts):

@@ -17,12 +17,12 @@ import shutil
 
 import numpy as np
 
-from data.ofrecord import FRAME, MANIFEST, PartWriter, check_part, decode_record, encode_record, open_part, read_manifest
+from data.ofrecord import FRAME, MANIFEST, OFFSETS, PartWriter, check_part, decode_record, encode_record, open_part, read_manifest
 from util import UserError, whole_folder, write_json
 
 FORMAT = "meta-kd-knowledge-1"
 STAGE_3 = "run meta_teacher_eval.py with this teacher and these records"
-PREFIX, OFFSETS = "knowledge", "offsets.npy"
+PREFIX = "knowledge"
 MANIFEST_TYPES = {"offsets_sha256": "a SHA-256", "shapes": "an object"}
 ORIGINS = {"teacher_sha256": "of another teacher", "content_sha256": "of other records"}
 VECTORS = ("logits", "representation", "domain_feature")

@@ -10,6 +10,7 @@ A schema says what a record is: {key: (kind, length)}, kind one of int32, float3
 import hashlib
 import json
 import os
+import pathlib
 import re
 import struct
 
@@ -21,7 +22,8 @@ load_oneflow()
 from google.protobuf.message import DecodeError  # noqa: E402
 from oneflow.core.record.record_pb2 import OFRecord  # noqa: E402
 
-MANIFEST = "manifest.json"
+MANIFEST, OFFSETS = "manifest.json", "offsets.npy"
+OURS = (MANIFEST, OFFSETS)  # beside the parts
 FRAME = struct.Struct("<Q")  # the length before each message
 LISTS = {"int32": "int32_list", "float32": "float_list", "bytes": "bytes_list"}  # kind -> field of a Feature
 
@@ -93,6 +95,15 @@ def _names(keys):
 def part_name(prefix, number):
     """`train.of_record-0` for the first part of `train`."""
     return f"{prefix}.of_record-{number}"
+
+
+def check_replaceable(folder, prefix, flag):
+    """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not ours; `flag` named it."""
+    folder = pathlib.Path(folder)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name] if folder.exists() else []
+    others = sorted(name for name in names if name not in OURS and not name.startswith(part_name(prefix, "")))
+    if others:
+        raise UserError(f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another folder.")
 
 
 class PartWriter:

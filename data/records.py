@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from data.ofrecord import MANIFEST, check_part, is_count, open_part, read_manifest, read_part, write_parts
+from data.ofrecord import MANIFEST, check_part, check_replaceable, is_count, open_part, read_manifest, read_part, write_parts
 from data.tasks import check_counts, read_examples, split_path
 from tokenization import encode
 from util import UserError, sha256, whole_folder, write_json
@@ -130,6 +130,7 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     except UserError:
         if scored:
             raise
+        check_replaceable(folder, split, "--ofrecord_dir")
         return save(task, data_dir, folder, split, tokenizer, seq_length, part_size)
     if {**records.manifest, **fresh} == records.manifest:
         return records

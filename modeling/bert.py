@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling.attention import Packing, Scores, SelfAttention, Unpack
-from modeling.layers import Gelu, LayerNorm, Take, affine
-from modeling.operation import Dropout, flow, nn
+from modeling.layers import Affine, Gelu, LayerNorm, Norm, Take
+from modeling.operation import Block, Dropout, flow, nn, settle
 from util import UserError, random_stream, read_json
 
 # Letters: B batch, T tokens, H hidden, A heads, D = H / A, L layers, N = B*T.
@@ -129,106 +129,78 @@ class Outputs(NamedTuple):
     pooled: "flow.Tensor"
 
 
-class Embeddings(nn.Module):
-    """dropout(LayerNorm(word + segment + position vectors)): [B, T] ids -> [N, H]."""
+class Embeddings(Block):
+    """dropout(LayerNorm(word + position + segment vectors)): [B, T] ids -> [N, H]."""
 
     def __init__(self, config, dropouts):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob, dropouts)
+        self.LayerNorm = LayerNorm(config.hidden_size)
+        self.eps, self.dropout = config.layer_norm_eps, Dropout(config.hidden_dropout_prob, dropouts)
 
     def forward(self, input_ids, segment_ids, packing):
         ids, segments = (x.numpy().reshape(-1)[packing.places] for x in (input_ids, segment_ids))
-        words = Take(ids)(self.word_embeddings.weight)
-        segments = Take(segments)(self.token_type_embeddings.weight)
-        positions = Take(packing.places % packing.T)(self.position_embeddings.weight)
-        return self.dropout(self.LayerNorm(words + segments + positions))
+
+        def wire(run, words, positions, types, *norm):
+            x = run(Take(ids, packing.places % packing.T, segments), words, positions, types)
+            return (run(Norm(self.eps), x, *norm),)
+
+        return self.dropout(*self.chain(wire))
 
 
-class SelfAttentionMaps(nn.Module):
-    """The linear maps to queries, keys and values: [N, H] -> [N, 3H]."""
+class Layer(Block):
+    """One of L layers: self-attention, then two linear maps around a GELU, each added to its input and normalised."""
 
-    def __init__(self, config):
+    def __init__(self, config, dropouts):
         super().__init__()
-        H = config.hidden_size
-        self.query, self.key, self.value = nn.Linear(H, H), nn.Linear(H, H), nn.Linear(H, H)
-
-    def forward(self, x):
-        return affine(x, self.query, self.key, self.value)
-
-
-class ResidualOutput(nn.Module):
-    """LayerNorm(dropout(linear(x)) + residual)."""
-
-    def __init__(self, size, config, dropouts):
-        super().__init__()
-        self.dense = nn.Linear(size, config.hidden_size)
-        self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        H, inner = config.hidden_size, config.intermediate_size
+        self.heads, self.eps = config.num_attention_heads, config.layer_norm_eps
         self.dropout = Dropout(config.hidden_dropout_prob, dropouts)
+        self.score_dropout = Dropout(config.attention_probs_dropout_prob, dropouts)
+        self.attention = _modules(self=_modules(query=nn.Linear(H, H), key=nn.Linear(H, H), value=nn.Linear(H, H)),
+                                  output=_modules(dense=nn.Linear(H, H), LayerNorm=LayerNorm(H)))
+        self.intermediate = _modules(dense=nn.Linear(H, inner))
+        self.output = _modules(dense=nn.Linear(inner, H), LayerNorm=LayerNorm(H))
 
-    def forward(self, x, residual):
-        return self.LayerNorm(affine(x, self.dense), residual, self.dropout)
+    def forward(self, x, packing, scores=None):
+        """[N, H] -> a tuple of [N, H] and, where an operation `scores` is given, what it makes of queries, keys and values."""
 
+        def norm():
+            return Norm(self.eps, self.dropout.kept(x.numel()), self.dropout.rate)
 
-class Attention(nn.Module):
-    """A layer's first half: self-attention, and a linear map of it added to its input."""
+        def wire(run, x, *p):  # p: weights and biases in the order of __init__
+            qkv = run(Affine(), x, *p[0:6])
+            context = run(SelfAttention(packing, self.heads, self.score_dropout), qkv)
+            x = run(norm(), run(Affine(), context, *p[6:8]), *p[8:10], x)
+            inner = run(Gelu(), run(Affine(), x, *p[10:12]))
+            y = run(norm(), run(Affine(), inner, *p[12:14]), *p[14:16], x)
+            return (y, run(scores, qkv)) if scores else (y,)
 
-    def __init__(self, config, dropouts):
-        super().__init__()
-        self.heads = config.num_attention_heads
-        self.self = SelfAttentionMaps(config)
-        self.dropout = Dropout(config.attention_probs_dropout_prob, dropouts)
-        self.output = ResidualOutput(config.hidden_size, config, dropouts)
-
-    def forward(self, x, packing):
-        """-> the new rows, and queries, keys and values."""
-        qkv = self.self(x)
-        return self.output(SelfAttention(packing, self.heads, self.dropout)(qkv), x), qkv
-
-
-class Intermediate(nn.Module):
-    """gelu(linear(x))."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-
-    def forward(self, x):
-        return Gelu()(affine(x, self.dense))
+        return self.chain(wire, x)
 
 
-class Layer(nn.Module):
-    """One of L layers: [N, H] -> [N, H], and queries, keys and values [N, 3H]."""
-
-    def __init__(self, config, dropouts):
-        super().__init__()
-        self.attention = Attention(config, dropouts)
-        self.intermediate = Intermediate(config)
-        self.output = ResidualOutput(config.intermediate_size, config, dropouts)
-
-    def forward(self, x, packing):
-        x, qkv = self.attention(x, packing)
-        return self.output(self.intermediate(x), x), qkv
-
-
-class Encoder(nn.Module):
-    def __init__(self, config, dropouts):
-        super().__init__()
-        self.layer = nn.ModuleList([Layer(config, dropouts) for _ in range(config.num_hidden_layers)])
-
-
-class Pooler(nn.Module):
-    """tanh(linear(hidden of [CLS]))."""
+class Pooler(Block):
+    """tanh(linear(hidden of [CLS])): [N, H] -> [B, H]."""
 
     def __init__(self, config):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x, packing):
-        return flow.tanh(affine(Take(packing.starts)(x), self.dense))
+        def wire(run, x, *p):
+            return (run(Affine(), run(Take(packing.starts), x), *p),)
+
+        return flow.tanh(*self.chain(wire, x))
+
+
+def _modules(**children):
+    """A module that is nothing but its children, under the names of Hugging Face."""
+    module = nn.Module()
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
 
 
 class BertModel(nn.Module):
@@ -243,17 +215,18 @@ class BertModel(nn.Module):
         super().__init__()
         self.config, self.dropouts = config, dropouts
         self.embeddings = Embeddings(config, dropouts)
-        self.encoder = Encoder(config, dropouts)
+        self.encoder = _modules(layer=nn.ModuleList([Layer(config, dropouts) for _ in range(config.num_hidden_layers)]))
         self.pooler = Pooler(config)
 
     def forward(self, input_ids, input_mask, segment_ids, scores_of=(), mean_over_heads=False):
         """Outputs of a batch of int32 tensors [B, T], T up to max_position_embeddings, real tokens first; scores of the layers
         `scores_of`, counted from 1."""
+        settle()
         packing = Packing(input_mask)
         rows, scores = [self.embeddings(input_ids, segment_ids, packing)], {}
         for number, layer in enumerate(self.encoder.layer, 1):
-            x, qkv = layer(rows[-1], packing)
+            wanted = Scores(packing, self.config.num_attention_heads, mean_over_heads) if number in scores_of else None
+            x, *made = layer(rows[-1], packing, wanted)
             rows.append(x)
-            if number in scores_of:
-                scores[number] = Scores(packing, self.config.num_attention_heads, mean_over_heads)(qkv)
+            scores.update(zip([number], made))
         return Outputs(HiddenStates(rows, packing), scores, self.pooler(rows[-1], packing))

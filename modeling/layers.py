@@ -10,29 +10,23 @@ from modeling.operation import Operation, flow, gain, nn, scaled
 
 
 class Affine(Operation):
-    """x W^T + b of one or several maps side by side: x [N, H], then k weights [O, H] and k biases [O] -> [N, k*O]."""
+    """x W^T + b of one or several maps side by side: x [N, H], then of each map a weight [O, H] and a bias [O] -> [N, k*O]."""
 
     def forward(self, x, *parameters):
-        k = len(parameters) // 2
-        weight, bias = (np.concatenate(part) if k > 1 else part[0] for part in (parameters[:k], parameters[k:]))
+        weight, bias = (part[0] if len(part) == 1 else np.concatenate(part) for part in (parameters[0::2], parameters[1::2]))
         if self.saving:
-            self.x, self.weight, self.k = x, weight, k
+            self.x, self.weight, self.maps = x, weight, len(parameters) // 2
         y = x @ weight.T
         y += bias
         return y
 
     def backward(self, dy):
-        parts = np.split(dy.T @ self.x, self.k), np.split(np.ones(len(dy), np.float32) @ dy, self.k)
-        return (dy @ self.weight, *parts[0], *parts[1])
+        dweights = np.split(dy.T @ self.x, self.maps)
+        dbiases = np.split(np.ones(len(dy), np.float32) @ dy, self.maps)
+        return (dy @ self.weight, *(gradient for pair in zip(dweights, dbiases) for gradient in pair))
 
     def formula(self, x, *parameters):
-        k = len(parameters) // 2
-        return flow.cat([nn.functional.linear(x, w, b) for w, b in zip(parameters[:k], parameters[k:])], dim=-1)
-
-
-def affine(x, *linears):
-    """The outputs of modules nn.Linear side by side: x [N, H] -> [N, sum of their widths], which are equal."""
-    return Affine()(x, *(linear.weight for linear in linears), *(linear.bias for linear in linears))
+        return flow.cat([nn.functional.linear(x, *pair) for pair in zip(parameters[0::2], parameters[1::2])], dim=-1)
 
 
 # --------------------------------------------------------------------------------------- gelu
@@ -158,37 +152,40 @@ class Norm(Operation):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis of [..., size]; with a residual, LayerNorm(dropout(x) + residual)."""
+    """The gain and the shift of a `Norm`."""
 
-    def __init__(self, size, eps):
+    def __init__(self, size):
         super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(flow.ones(size)), nn.Parameter(flow.zeros(size)), eps
-
-    def forward(self, x, residual=None, dropout=None):
-        kept, rate = (None, 0.0) if dropout is None else (dropout.kept(x.numel()), dropout.rate)
-        rows = [tensor.reshape(-1, x.shape[-1]) for tensor in (x, residual) if tensor is not None]
-        return Norm(self.eps, kept, rate)(rows[0], self.weight, self.bias, *rows[1:]).reshape(x.shape)
+        self.weight, self.bias = nn.Parameter(flow.ones(size)), nn.Parameter(flow.zeros(size))
 
 
 # --------------------------------------------------------------------------------------- rows
 
 
 class Take(Operation):
-    """Rows `places` of a table: [V, H] -> [len(places), H]; the gradient adds up where a row was taken more than once."""
+    """The sum of rows from one or several tables: tables [V, H] and as many `places` [N] -> [N, H]."""
 
-    def __init__(self, places):
+    def __init__(self, *places):
         self.places = places
 
-    def forward(self, table):
-        self.shape = table.shape
-        return table[self.places]
+    def forward(self, *tables):
+        self.shapes = [table.shape for table in tables]
+        rows = tables[0][self.places[0]]
+        for table, places in zip(tables[1:], self.places[1:]):
+            rows += table[places]
+        return rows
 
     def backward(self, drows):
-        dtable = np.zeros(self.shape, np.float32)
-        order = np.argsort(self.places, kind="stable")
-        taken, starts = np.unique(self.places[order], return_index=True)
-        dtable[taken] = np.add.reduceat(drows[order], starts, axis=0)
-        return (dtable,)
+        """The gradient of a table adds up where a row was taken more than once."""
+        return tuple(self._table(shape, places, drows) for shape, places in zip(self.shapes, self.places))
 
-    def formula(self, table):
-        return flow.nn.functional.embedding(flow.from_numpy(self.places).to(table.device), table)
+    def _table(self, shape, places, drows):
+        dtable = np.zeros(shape, np.float32)
+        order = np.argsort(places, kind="stable")
+        taken, starts = np.unique(places[order], return_index=True)
+        dtable[taken] = np.add.reduceat(drows[order], starts, axis=0)
+        return dtable
+
+    def formula(self, *tables):
+        places = (flow.from_numpy(places).to(table.device) for table, places in zip(tables, self.places))
+        return sum(nn.functional.embedding(where, table) for table, where in zip(tables, places))

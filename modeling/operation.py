@@ -26,19 +26,97 @@ class Operation:
     saving = False  # whether a gradient may be asked for
 
     def __call__(self, *tensors):
+        return Chain(lambda run, *inputs: (run(self, *inputs),))(*tensors)[0]
+
+
+class Chain:
+    """Operations as one node of OneFlow's graph.
+
+    wire(run, *inputs) -> a tuple of outputs says how they hang together; run(operation, *values) does one.
+    views: the arrays of the last inputs, where they are at hand.
+    """
+
+    def __init__(self, wire, views=()):
+        self.wire, self.views = wire, views
+
+    def __call__(self, *tensors):
+        """The outputs as a tuple of tensors."""
         if not by_hand(tensors[0]):
-            return self.formula(*tensors)
+            return tuple(self.wire(lambda operation, *inputs: operation.formula(*inputs), *tensors))
         self.saving = flow.is_grad_enabled()
-        return _apply(type(self).__name__, self._forward, self._backward, *tensors)
+        outputs = _apply("Chain", self._forward, self._backward, *tensors)
+        return (outputs,) if isinstance(outputs, flow.Tensor) else tuple(outputs)
 
     # The context that OneFlow 0.9.0 offers to keep things in gives every attribute away with one reference too few, which ends
     # in a segmentation fault: what a gradient needs is kept in the instance instead, which lives as long as its methods.
 
     def _forward(self, context, *tensors):
-        return flow.from_numpy(self.forward(*(tensor.numpy() for tensor in tensors)))
+        arrays = *(tensor.numpy() for tensor in tensors[: len(tensors) - len(self.views)]), *self.views
+        inputs, tape = [_Value(array) for array in arrays], []
 
-    def _backward(self, context, gradient):
-        return tuple(map(flow.from_numpy, self.backward(np.ascontiguousarray(gradient.numpy()))))
+        def run(operation, *values):
+            operation.saving = self.saving
+            result = _Value(operation.forward(*(value.array for value in values)))
+            if self.saving:
+                tape.append((operation, values, result))
+            return result
+
+        outputs = self.wire(run, *inputs)
+        results = [output.array for output in outputs]
+        for value in (*inputs, *(result for _, _, result in tape)):
+            value.array = None  # an operation has kept what it needs
+        self.inputs, self.outputs, self.tape = inputs, outputs, tape
+        return tuple(map(flow.from_numpy, results))
+
+    def _backward(self, context, *gradients):
+        for output, gradient in zip(self.outputs, gradients):
+            output.add(np.ascontiguousarray(gradient.numpy()))
+        while self.tape:
+            operation, values, result = self.tape.pop()
+            if result.gradient is not None:
+                for value, gradient in zip(values, operation.backward(result.gradient)):
+                    value.add(gradient)
+            result.gradient = None
+        return tuple(flow.from_numpy(value.gradient) for value in self.inputs)
+
+
+class _Value:
+    """An array between two operations, and the sum of the gradients that have come back to it."""
+
+    def __init__(self, array):
+        self.array, self.gradient = array, None
+
+    def add(self, gradient):
+        self.gradient = gradient if self.gradient is None else self.gradient + gradient
+
+
+class Block(nn.Module):
+    """A module whose work is one Chain over its inputs and all its parameters, in the order of their names in __init__.
+
+    To see a tensor as an array waits for a thread of the engine, milliseconds where cores are contended. So the arrays of the
+    parameters are taken once: whoever changes them does so in place, as optimizers and `data.copy_` do, and whoever uses blocks
+    calls `settle` after that and before.
+    """
+
+    _parameters_seen = ()
+
+    def chain(self, wire, *inputs):
+        """The outputs of `wire` as a tuple."""
+        parameters = tuple(self.parameters())
+        if not by_hand(inputs[0] if inputs else parameters[0]):
+            return Chain(wire)(*inputs, *parameters)
+        if len(parameters) != len(self._parameters_seen) or any(a is not b for a, b in zip(parameters, self._parameters_seen)):
+            self._parameters_seen, self._views = parameters, [parameter.detach().numpy() for parameter in parameters]
+        return Chain(wire, self._views)(*inputs, *parameters)
+
+    def _apply(self, function):  # `to` and the like may move the parameters elsewhere
+        self._parameters_seen = ()
+        return super()._apply(function)
+
+
+def settle():
+    """Waits until the engine has done what it was told, such as an optimizer's step."""
+    flow._oneflow_internal.eager.Sync()
 
 
 # --------------------------------------------------------------------------------------- dropout

@@ -141,7 +141,7 @@ def dropout(rate=0.3):
 
 OPERATIONS = {
     "one map": (Affine, [(B * T, H), (5, H), (5,)]),
-    "three maps": (Affine, [(B * T, H), (5, H), (5, H), (5, H), (5,), (5,), (5,)]),
+    "three maps": (Affine, [(B * T, H), (5, H), (5,), (5, H), (5,), (5, H), (5,)]),
     "gelu": (Gelu, [(B * T, H)]),
     "gelu in pieces": (Gelu, [(300, 500)]),
     "norm": (lambda: Norm(1e-12), [(300, H), (H,), (H,)]),
@@ -152,6 +152,7 @@ OPERATIONS = {
     "scores": (lambda: Scores(packing(), A, False), [(B * T, 3 * H)]),
     "mean scores": (lambda: Scores(packing(), A, True), [(B * T, 3 * H)]),
     "rows of a table": (lambda: Take(np.array([3, 1, 3, 0, 3])), [(6, H)]),
+    "rows of two tables": (lambda: Take(np.array([3, 1, 3, 0, 3]), np.array([0, 0, 1, 1, 1])), [(6, H), (2, H)]),
     "rows in their batch": (lambda: Unpack(packing()), [(B * T, H)]),
 }
 
@@ -234,8 +235,8 @@ def test_scores_are_made_for_the_layers_asked_for():
 
 def test_a_step_leaves_nothing_behind(monkeypatch):
     """The intermediates of a batch go with its graph, without the garbage collector: after backward, and where there is none."""
-    alive, call = weakref.WeakSet(), operation.Operation.__call__
-    monkeypatch.setattr(operation.Operation, "__call__", lambda self, *tensors: (alive.add(self), call(self, *tensors))[1])
+    alive, call = weakref.WeakSet(), operation.Chain.__call__
+    monkeypatch.setattr(operation.Chain, "__call__", lambda self, *tensors: (alive.add(self), call(self, *tensors))[1])
     model, batch = random_model(), random_batch((4, 6), 6)
     gc.disable()
     try:
@@ -253,6 +254,26 @@ def test_a_step_leaves_nothing_behind(monkeypatch):
             assert not alive and outputs.pooled.shape[0]
     finally:
         gc.enable()
+
+
+def test_changed_weights_are_seen():
+    """After an optimizer's step, data.copy_, load_state_dict and `to`, outputs are those of a model made with the new weights."""
+    model, batch = random_model().eval(), random_batch((5, 3), 5)
+    optimizer = flow.optim.SGD(model.parameters(), lr=0.1)
+
+    def step():
+        run(model, batch).pooled.sum().backward()
+        optimizer.step()
+
+    changes = (step, lambda: init_weights(model, 5, 0.2), lambda: model.load_state_dict(random_model(seed=6).state_dict()),
+               lambda: model.to(flow.float64).to(flow.float32), step)
+    for change in changes:
+        before = run(model, batch).pooled.numpy().copy()
+        change()
+        after = run(model, batch).pooled.numpy()
+        fresh = load(CONFIG, {name: parameter.numpy() for name, parameter in model.named_parameters()})
+        np.testing.assert_array_equal(after, run(fresh, batch).pooled.numpy())
+        assert change is changes[3] or (before != after).any()
 
 
 # --------------------------------------------------------------------------------------- dropout

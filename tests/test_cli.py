@@ -309,6 +309,14 @@ def test_a_folder_of_the_user_is_not_replaced_by_knowledge(sandbox):
     assert call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "empty"}).code == 0
 
 
+def test_a_folder_of_the_user_is_not_replaced_by_records(sandbox):
+    """--ofrecord_dir names a folder in which `train` is something else: refused, and it stays."""
+    (sandbox / "mine" / "train").mkdir(parents=True)
+    (sandbox / "mine" / "train" / "notes.txt").write_text("keep me")
+    refused(sandbox, "preprocess", "--ofrecord_dir", "notes.txt", ofrecord_dir="mine", resave_ofrecord=True)
+    assert (sandbox / "mine" / "train" / "notes.txt").read_text() == "keep me"
+
+
 # --------------------------------------------------------------------------------------- runs
 
 
