@@ -19,7 +19,7 @@ STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-1e-4}
 ATTENTION_WEIGHT=${ATTENTION_WEIGHT:-0.1}  # raw scores are large: at 1 this term is ten times all others together
 EVAL_EVERY=${EVAL_EVERY:-135}          # steps
 
-[ ! -e "$STUDENT_RUN/results.json" ] || { echo "$STUDENT_RUN holds a finished run: remove it, or name another STUDENT_RUN, to train anew"; exit; }
+[ ! -e "$STUDENT_RUN/results.json" ] || { echo "$STUDENT_RUN holds a finished run, which is used: remove it, or name another STUDENT_RUN, to train anew"; exit; }
 WHERE=(--model_save_dir "$STUDENT_RUN")
 [ ! -e "$STUDENT_RUN/snapshot_last" ] || WHERE=(--resume_from "$STUDENT_RUN/snapshot_last")
 exec "$PYTHON" meta_distill.py --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --student_model "$STUDENT_MODEL" \
