@@ -12,8 +12,8 @@ import numpy as np
 
 from data.batches import lengths, make_batch
 from data.knowledge import Knowledge, knowledge_folder
-from data.selection import dev_arrays, open_records, records_folder, records_line, training_arrays
-from data.tasks import SPLITS, load_task
+from data.selection import open_splits, records_folder, records_line
+from data.tasks import load_task
 from modeling.bert import init_weights
 from modeling.distillation import INTERMEDIATE, check_served, make_lesson, student_loss, wanted_terms
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
@@ -36,9 +36,7 @@ def main():
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
-    examples = training_arrays(records["train"], task, args)
-    heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
+    records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"])
     check_served(terms, knowledge.manifest, folder.config)

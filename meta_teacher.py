@@ -8,8 +8,8 @@ import config  # isort: skip  (first: it says what is not installed)
 import numpy as np
 
 from data.batches import corrupted_domains, lengths, make_batch
-from data.selection import dev_arrays, examples_facts, open_records, records_line, training_arrays
-from data.tasks import SPLITS, load_task
+from data.selection import examples_facts, open_splits, records_line
+from data.tasks import load_task
 from modeling.bert import init_weights
 from modeling.heads import build_teacher
 from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
@@ -29,9 +29,7 @@ def main():
     folder = starting_model(args, task, args.resume_from or config.needed(args, "model_load_dir"), "--model_load_dir")
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
-    examples = training_arrays(records["train"], task, args)
-    heldout = {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
+    records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     run = open_run(args)
     run.say("\n".join(map(records_line, records.values())))

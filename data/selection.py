@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from data.records import Records, check_fits, resave
-from data.tasks import split_path
+from data.tasks import SPLITS, split_path
 from util import UserError, random_stream
 
 
@@ -27,6 +27,17 @@ def open_records(args, task, tokenizer, split, scored=True):
         if scored:
             records.require_scores()
     return records
+
+
+def open_splits(args, task, tokenizer):
+    """What a training script reads: the Records of each split, the chosen training examples stacked, and dev and test stacked.
+
+    Returns:
+        {split: Records}, {name: [N, ...]}, {"dev": {name: [N, ...]}, "test": {name: [N, ...]}}.
+    """
+    records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
+    examples = training_arrays(records["train"], task, args)
+    return records, examples, {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
 
 
 def records_line(records):
