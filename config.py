@@ -65,6 +65,11 @@ def number(kind, low, high=None, open_low=False):
     return convert
 
 
+def auto_or_count(text):
+    """An argparse type: `auto`, or a number from 1."""
+    return text if text == "auto" else count(text)
+
+
 count = number(int, 1)
 natural = number(int, 0)
 weight = number(float, 0.0)
@@ -101,8 +106,16 @@ def model(parser):
 
 
 def device(parser):
-    group = parser.add_argument_group("device")
+    group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there")
+    group.add_argument("--cpu_processes", type=auto_or_count, default="auto", metavar="auto|N",
+                       help="ranks that share the work on the CPUs of a machine; auto: one to a core, as long as each has 4 examples of a batch; "
+                       "a resumed run has those that it had")
+    group.add_argument("--gpu_num_per_node", type=count, default=1, help="GPUs to use on each machine, one rank to a GPU")
+    group.add_argument("--num_nodes", type=count, default=1, help="machines that run this command together, over the same files")
+    group.add_argument("--node_rank", type=natural, default=0, help="which of them this one is, from 0")
+    group.add_argument("--master_addr", default="127.0.0.1", help="address of machine 0")
+    group.add_argument("--master_port", type=number(int, 1, 65535), help="free port of machine 0 (default: any on one machine, else 29500)")
     group.add_argument("--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference")
 
 
@@ -119,7 +132,7 @@ def training(parser):
     group.add_argument("--model_save_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)")
     group.add_argument("--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder")
     group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
-    group.add_argument("--batch_size_per_device", type=count, default=24, help="examples in a training step")
+    group.add_argument("--batch_size_per_device", type=count, default=24, help="examples of a training step on one device")
     group.add_argument("--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate")
     group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps with a rising learning rate")
     group.add_argument("--weight_decay_rate", type=weight, default=0.01, help="AdamW's decay, not on biases and LayerNorm")

@@ -15,18 +15,21 @@ from data.knowledge import Knowledge, knowledge_folder
 from data.selection import open_splits, records_folder, records_line
 from data.tasks import load_task
 from modeling.bert import init_weights
+from modeling.collective import first_alone
 from modeling.distillation import INTERMEDIATE, check_served, make_lesson, student_loss, wanted_terms
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
 from modeling.inference import DomainTable, device_of, evaluate, to_device
+from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
 from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train, two_phases
 from tokenization import tokenizer_for
-from util import entry, sha256
+from util import Signals, entry, sha256
 
 
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.device, config.training, config.knowledge, config.distillation)
+    spread(args, args.batch_size_per_device)
 
     # ------------ data
     terms = wanted_terms(args)
@@ -36,7 +39,8 @@ def main():
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    records, examples, heldout = open_splits(args, task, tokenizer)
+    with first_alone():
+        records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"])
     check_served(terms, knowledge.manifest, folder.config)
@@ -76,7 +80,8 @@ def main():
     N = len(examples["label"])
     early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
     phases = two_phases(args, N, loss_of(early), loss_of(late)) if args.intermediate_epochs else one_phase(args, N, loss_of(terms))
-    train(model, lengths(examples), phases, args, run, snapshots, on_dev if args.do_eval else None)
+    with Signals.patience():
+        train(model, lengths(examples), phases, args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:

@@ -11,25 +11,29 @@ from data.batches import corrupted_domains, lengths, make_batch
 from data.selection import examples_facts, open_splits, records_line
 from data.tasks import load_task
 from modeling.bert import init_weights
+from modeling.collective import first_alone
 from modeling.heads import build_teacher
 from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
 from modeling.losses import batch_mean, cross_entropy, instance_weights
+from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights
 from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train
 from tokenization import tokenizer_for
-from util import entry
+from util import Signals, entry
 
 
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.teacher)
+    spread(args, args.batch_size_per_device)
 
     # ------------ data
     task = load_task(args.task_name, args.data_dir)
     folder = starting_model(args, task, args.resume_from or config.needed(args, "model_load_dir"), "--model_load_dir")
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    records, examples, heldout = open_splits(args, task, tokenizer)
+    with first_alone():
+        records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     run = open_run(args)
     run.say("\n".join(map(records_line, records.values())))
@@ -63,7 +67,8 @@ def main():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
     run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
-    train(model, lengths(examples), one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
+    with Signals.patience():
+        train(model, lengths(examples), one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:

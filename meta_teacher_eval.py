@@ -10,19 +10,23 @@ import numpy as np
 from data.batches import lengths
 from data.knowledge import PREFIX, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
 from data.ofrecord import check_replaceable
+from data.parts import windows
 from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import load_task
+from modeling.collective import barrier, first_alone
 from modeling.heads import build_teacher, evenly_spaced_layers
 from modeling.inference import DomainTable, device_of, infer
+from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights, read_model, teacher_meta
 from tokenization import tokenizer_for
-from util import Run, UserError, entry, opening_lines, progress
+from util import Run, UserError, entry, opening_lines, progress, rank, ranks
 
 
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.knowledge,
                         config.extraction)
+    spread(args)
 
     # ------------ data
     run = Run()
@@ -32,7 +36,8 @@ def main():
     meta = teacher_meta(folder.meta, task, folder.path)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    records = open_records(args, task, tokenizer, "train")
+    with first_alone():
+        records = open_records(args, task, tokenizer, "train")
     run.say(records_line(records))
     rows = select(*columns(records), task, args)
 
@@ -55,17 +60,25 @@ def main():
     load_weights(model, folder, run.say, exact=True)
     model.to(device)
 
-    # ------------ knowledge
+    # ------------ knowledge, part by part; the ranks take turns
     domains = DomainTable(len(task.domains), tuple(meta["seen_domains"]))
+    writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
+    if rank() == 0:
+        writer.begin()
+    barrier()
 
     def answer(model, batch):
         return teacher_knowledge(model, batch, layers, args.attention_heads, args.hidden_states)
 
-    items = infer(model, chosen_blocks(records, rows), args.eval_batch_size_per_device, domains, device, answer)
-    with KnowledgeWriter(target, facts) as writer:
-        for item in progress(items, total=len(rows), unit="example", desc="knowledge"):
-            writer.append(**item)
-    run.say(f"{target}: the knowledge of {len(rows)} examples is written")
+    with progress(total=len(rows), unit="example", desc="knowledge") as bar:
+        for number, window in enumerate(windows(chosen_blocks(records, rows))):
+            if number % ranks() == rank() and not writer.has(number):
+                writer.write(number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer))
+            bar.update(len(window["idxs"]))
+    barrier()
+    if rank() == 0:
+        writer.finish(number + 1)
+        run.say(f"{target}: the knowledge of {len(rows)} examples is written")
 
 
 def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):

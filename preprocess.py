@@ -6,24 +6,28 @@ examples by it.
 
 import config  # isort: skip  (first: it says what is not installed)
 
-import tempfile
+import itertools
 
 import numpy as np
 
+from data.parts import PartsFolder, windows
 from data.records import with_scores
 from data.selection import columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import SPLITS, load_task
+from modeling.collective import barrier, first_alone
 from modeling.heads import DomainClassifier, text_embedding
 from modeling.inference import DomainTable, device_of, infer
 from modeling.prototypes import directions, prototype_score, prototypes
+from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights, read_model
 from tokenization import tokenizer_for
-from util import Run, entry, opening_lines, progress
+from util import Run, UserError, entry, opening_lines, progress, rank, ranks
 
 
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
+    spread(args)
 
     # ------------ data: TSV -> records
     run = Run()
@@ -33,7 +37,8 @@ def main():
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
-    records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
+    with first_alone():
+        records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
     run.say("\n".join(map(records_line, records.values())))
     domain, label = columns(records["train"])
     rows = select(domain, label, task, args)
@@ -47,27 +52,35 @@ def main():
     load_weights(model, folder, run.say)
     model.to(device)
 
-    # ------------ embeddings of every text, kept on disk; prototypes of the training examples chosen; scores
-    with tempfile.TemporaryFile() as file:
-        table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
-        total = sum(len(records[split]) for split in SPLITS)
-        with progress(total=total, unit="example", desc="embeddings") as bar:
-            for split in SPLITS:
-                for vector in infer(model, records[split].blocks(), args.eval_batch_size_per_device, table, device, embeddings):
-                    file.write(vector.tobytes())
-                    bar.update()
-        H = folder.config.hidden_size
-        chosen = np.isin(np.arange(len(domain)), rows)
-        pairs = zip(stored_vectors(file, 0, len(domain), H), domain, label, chosen)
-        axes = directions(prototypes(((v, k, y) for v, k, y, keep in pairs if keep), len(task.domains), len(task.labels)))
-        first = 0
-        for split in SPLITS:
-            domain, label = columns(records[split])
-            vectors = stored_vectors(file, first, len(domain), H)
-            scores = [prototype_score(v, k, y, axes, args.alpha) for v, k, y in zip(vectors, domain, label)]
-            with_scores(records[split], scores, facts)
-            run.say(f"{split}: {len(scores)} scores, mean {np.mean(scores):.4f}, from {min(scores):.4f} to {max(scores):.4f}")
-            first += len(domain)
+    # ------------ embeddings of every text, part by part; the ranks take turns
+    plan = {**facts, "content_sha256": [records[split].content_sha256 for split in SPLITS], "eval_batch_size": args.eval_batch_size_per_device}
+    parts = PartsFolder(records_folder(args) / ".embeddings", "embeddings", plan)
+    if rank() == 0:
+        parts.begin()
+    barrier()
+    table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
+    blocks = itertools.chain.from_iterable(records[split].blocks() for split in SPLITS)
+    with progress(total=sum(map(len, records.values())), unit="example", desc="embeddings") as bar:
+        for number, window in enumerate(windows(blocks)):
+            if number % ranks() == rank() and parts.get(number) is None:
+                parts.put(number, np.stack(infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)).tobytes())
+            bar.update(len(window["idxs"]))
+    barrier()
+    if rank() > 0:
+        return
+
+    # ------------ prototypes of the training examples chosen; scores
+    H, sizes = folder.config.hidden_size, {split: len(records[split]) for split in SPLITS}
+    chosen = np.isin(np.arange(sizes["train"]), rows)
+    pairs = zip(stored_vectors(parts, number + 1, H), domain, label, chosen)
+    axes = directions(prototypes(((v, k, y) for v, k, y, keep in pairs if keep), len(task.domains), len(task.labels)))
+    vectors = stored_vectors(parts, number + 1, H)
+    for split in SPLITS:
+        domain, label = columns(records[split])
+        scores = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in zip(domain, label, vectors)]
+        with_scores(records[split], scores, facts)
+        run.say(f"{split}: {len(scores)} scores, mean {np.mean(scores):.4f}, from {min(scores):.4f} to {max(scores):.4f}")
+    parts.remove()
 
 
 def embeddings(model, batch):
@@ -76,11 +89,12 @@ def embeddings(model, batch):
     return list(text_embedding(hidden, batch.content_weights).numpy())
 
 
-def stored_vectors(file, first, count, H):
-    """Yields `count` float32 vectors [H] from number `first` on."""
-    file.seek(first * H * 4)
-    for _ in range(count):
-        yield np.frombuffer(file.read(H * 4), np.float32)
+def stored_vectors(parts, count, H):
+    """Yields the float32 vectors [H] of `count` parts, one part in memory at a time."""
+    for number in range(count):
+        if (part := parts.get(number)) is None:
+            raise UserError(f"{parts.folder}: part {number} is missing or was changed meanwhile: run preprocess.py again.")
+        yield from np.frombuffer(part[0], np.float32).reshape(-1, H)
 
 
 if __name__ == "__main__":

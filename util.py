@@ -16,9 +16,11 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 
 
 def _blas_kernel():
@@ -57,9 +59,11 @@ def entry(main):
 
     @functools.wraps(main)
     def run():
-        signal.signal(signal.SIGTERM, _raise_interrupt)
+        Signals.take()
+        _take_place()
         try:
             main()
+            _await_the_others()
         except UserError as error:
             stop(f"error: {error}", 2)
         except BrokenPipeError:  # whoever read our output has gone, as in `... | head`
@@ -70,22 +74,115 @@ def entry(main):
                 raise
             stop(f"error: {error.filename or 'output'}: {os.strerror(error.errno)}.", 2)
         except KeyboardInterrupt as error:
-            stop(str(error) or "stopped by the user.", 130)
+            stop(str(error) or f"{Signals.words()}.", STOPPED)
+        except Exception:
+            if LAST_WORDS not in os.environ:
+                raise
+            stop(traceback.format_exc().rstrip(), 1)
 
     return run
 
 
+STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
-def _raise_interrupt(signum, frame):
-    raise KeyboardInterrupt("stopped by SIGTERM.")
+class Signals:
+    """SIGTERM and SIGINT (Ctrl-C): they stop the process at once, or where the process said so at the next good point.
+
+    A second one never waits, but in a launched rank, whose launcher decides when it is enough.
+    """
+
+    asked, _patient = None, False
+
+    @classmethod
+    def take(cls):
+        """Handles both from now on; OneFlow's own handler of SIGINT ends the process without a word."""
+        cls.asked, cls._patient = None, False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, cls._handle)
+
+    @classmethod
+    def leave(cls):
+        """The process is about to end: nothing shall disturb it any more."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    @classmethod
+    def _handle(cls, number, frame):
+        again, cls.asked = cls.asked is not None, cls.asked or signal.Signals(number)
+        if LAST_WORDS in os.environ and again or cls._patient and not again:
+            return
+        raise KeyboardInterrupt(f"{cls.words()}.")
+
+    @classmethod
+    def words(cls):
+        """Who has asked, as a sentence begins."""
+        return f"stopped by {'the user' if cls.asked == signal.SIGINT else 'another rank' if cls.asked is None else cls.asked.name}"
+
+    @classmethod
+    @contextlib.contextmanager
+    def patience(cls):
+        """For the time of a block a first signal does no more than set `asked`; whoever is in the block looks at it and ends."""
+        cls._patient = True
+        try:
+            yield
+        finally:
+            cls._patient = False
+        if cls.asked:
+            raise KeyboardInterrupt(f"{cls.words()}.")
 
 
 def stop(sentence, code):
-    """Prints one sentence to standard error and ends the process with `code`."""
+    """Prints one sentence to standard error and ends the process with `code`.
+
+    A launched rank leaves the sentence to its launcher, and ends without OneFlow's farewell, which would wait for the other ranks.
+    """
+    Signals.leave()
+    if LAST_WORDS in os.environ:
+        write_json(pathlib.Path(os.environ[LAST_WORDS], f"{rank()}.json"), {"sentence": sentence, "code": code})
+        sys.stdout.flush()
+        os._exit(code)
     print(sentence, file=sys.stderr, flush=True)
     raise SystemExit(code)
+
+
+# --------------------------------------------------------------------------------------- ranks
+
+LAST_WORDS = "META_KD_LAST_WORDS"  # the folder where a rank that modeling/ranks.py has launched tells why it ends
+
+
+def rank():
+    """The number of this process among those that run the same script together, from 0; rank 0 alone writes and speaks."""
+    return max(0, int(os.environ.get("RANK", 0)))  # OneFlow sets -1 in a process that is alone
+
+
+def ranks():
+    """How many processes run the script together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _take_place():
+    """In a launched rank: rank 0 alone has the terminal, what C++ has to say is kept in a file, and the rank stops with its launcher."""
+    if LAST_WORDS in os.environ:
+        stop_with_parent(signal.SIGTERM)
+        pathlib.Path(os.environ[LAST_WORDS], f"{rank()}.pid").write_text(str(os.getpid()), encoding="utf-8")
+        if rank() == 0:
+            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
+        else:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.path.join(os.environ[LAST_WORDS], f"{rank()}.err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+
+
+def _await_the_others():
+    """A rank that leaves early would take down those that are still at work."""
+    if ranks() > 1:
+        load_oneflow().comm.barrier()
+
+
+def stop_with_parent(signum):
+    """Has the kernel send `signum` to this process when its parent dies (prctl of Linux)."""
+    ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
 
 
 # --------------------------------------------------------------------------------------- the engine
@@ -101,6 +198,9 @@ def load_oneflow():
     if "oneflow" not in sys.modules:
         _check_python()
         os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
+        if ranks() > 1 and os.environ["MASTER_ADDR"].startswith(("127.", "localhost")):
+            os.environ["LOCAL_RANK"] = os.environ["RANK"]  # "machines" of one address are one to OneFlow, which numbers their ranks through
+        _await_the_first()
         try:
             with _quiet_stderr():
                 import oneflow
@@ -111,6 +211,16 @@ def load_oneflow():
             stop(f"error: oneflow {oneflow.__version__} is installed, {ONEFLOW_VERSION} is needed: "
                  "run 'pip install -r requirements.txt' with Python 3.9 or 3.10.", 2)
     return sys.modules["oneflow"]
+
+
+def _await_the_first(patience=600):
+    """Waits, seconds at most, until rank 0 listens: OneFlow itself would try once and then sleep for ten seconds."""
+    address, until = (os.environ.get("MASTER_ADDR"), int(os.environ.get("MASTER_PORT", 0))), time.monotonic() + patience
+    while rank() > 0 and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            socket.create_connection(address, timeout=1).close()
+            return
+        time.sleep(0.01)
 
 
 def _check_python():
@@ -166,18 +276,24 @@ def whole_folder(path):
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as opened:
-                    os.fsync(opened.fileno())
-        sync_folder(temporary)
-        if path.exists():
-            _exchange(temporary, path)
-        else:
-            os.rename(temporary, path)
-        sync_folder(path.parent)
+        place_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def place_folder(temporary, path):
+    """Gives the folder `temporary`, its files synced, the name `path` in one step; what stood there before is removed."""
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+    sync_folder(temporary)
+    if path.exists():
+        _exchange(temporary, path)
+    else:
+        os.rename(temporary, path)
+    sync_folder(path.parent)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _exchange(one, other):
@@ -251,26 +367,31 @@ class Run:
     """A run folder: its lock, `log.txt`, `metrics.jsonl` (no clock) and `timing.jsonl` (times and speeds).
 
     Args:
-        folder: where the run writes; made if missing. None: no folder, messages go to the terminal alone.
+        folder: where the run writes; made if missing. None: no folder, messages go to the terminal alone. Of several ranks the
+            first alone writes and speaks.
     Raises:
         UserError: another process holds the folder.
     """
 
     def __init__(self, folder=None):
         self.folder, self.started, self._locks = folder and pathlib.Path(folder), time.monotonic(), []
-        if self.folder:
+        self._speaks = rank() == 0
+        self._writes = self._speaks and self.folder is not None
+        if self._writes:
             self._locks.append(lock(self.folder))
             self._log = open(self.folder / "log.txt", "a", encoding="utf-8", buffering=1)
 
     def hold(self, folder, name=".lock"):
         """Locks another folder for the time of the run; see `lock`."""
-        self._locks.append(lock(folder, name))
+        if self._speaks:
+            self._locks.append(lock(folder, name))
 
     def say(self, message):
         """Prints a line, under the progress bar if there is one, and keeps it in log.txt."""
-        tqdm.write(message, file=sys.stdout)
-        sys.stdout.flush()
-        if self.folder:
+        if self._speaks:
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+        if self._writes:
             self._log.write(message + "\n")
 
     def metric(self, **values):
@@ -282,14 +403,14 @@ class Run:
         self._append("timing.jsonl", {**values, "seconds": round(time.monotonic() - self.started, 3)})
 
     def _append(self, name, values):
-        if self.folder:
+        if self._writes:
             with open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
 
     def forget_after(self, step):
         """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
         path = self.folder / "metrics.jsonl"
-        if path.exists():
+        if self._writes and path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             with whole_file(path, "w") as file:
                 file.writelines(line + "\n" for line in kept)
@@ -323,9 +444,9 @@ def lock(folder, name=".lock"):
     return file
 
 
-def new_run_folder(parent="output"):
-    """The name of a run that was given none: output/model_save-YYYY-MM-DD-HH:MM:SS."""
-    return pathlib.Path(parent) / f"model_save-{datetime.datetime.now():%Y-%m-%d-%H:%M:%S}"
+def new_run_folder(now, parent="output"):
+    """The name of a run that was given none, `now` being seconds since 1970: output/model_save-YYYY-MM-DD-HH:MM:SS."""
+    return pathlib.Path(parent) / f"model_save-{datetime.datetime.fromtimestamp(now):%Y-%m-%d-%H:%M:%S}"
 
 
 def opening_lines(args):
@@ -339,5 +460,5 @@ def opening_lines(args):
 
 
 def progress(iterable=None, **options):
-    """A tqdm bar with an ETA; silent where standard error is not a terminal."""
-    return tqdm(iterable, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
+    """A tqdm bar with an ETA; silent where standard error is not a terminal, and in all ranks but the first."""
+    return tqdm(iterable, disable=rank() > 0 or not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)

@@ -6,8 +6,6 @@ heads) or [L, A, n, n], and on request `hidden` [L, n, H]. Beside the parts (see
 [N, 3] of (idxs, part, byte offset of the frame), rising, and `manifest.json`.
 """
 
-import array
-import contextlib
 import hashlib
 import io
 import math
@@ -17,8 +15,9 @@ import shutil
 
 import numpy as np
 
-from data.ofrecord import FRAME, MANIFEST, OFFSETS, PartWriter, check_part, decode_record, encode_record, open_part, read_manifest
-from util import UserError, whole_folder, write_json
+from data.ofrecord import FRAME, MANIFEST, OFFSETS, check_part, decode_record, encode_frame, open_part, part_name, read_manifest
+from data.parts import PartsFolder
+from util import UserError, place_folder, write_json
 
 FORMAT = "meta-kd-knowledge-1"
 STAGE_3 = "run meta_teacher_eval.py with this teacher and these records"
@@ -45,7 +44,7 @@ def expected_bytes(lengths, layers, classes, width, heads=None, hidden=False):
     """
     lengths, shapes = np.asarray(lengths, np.int64), _shapes(layers, classes, width, heads, hidden)
     empty = {key: b"" if kind == "bytes" else np.zeros(size) for key, (kind, size) in _schema(shapes).items()}
-    fixed = FRAME.size + len(encode_record(empty, _schema(shapes))) + 64  # 24 in offsets.npy, the rest for longer varints
+    fixed = len(encode_frame(empty, _schema(shapes))) + 64  # 24 in offsets.npy, the rest for longer varints
     return int(2 * layers * ((heads or 1) * lengths ** 2 + width * hidden * lengths).sum() + fixed * len(lengths))
 
 
@@ -83,67 +82,91 @@ def _schema(shapes):
 
 
 class KnowledgeWriter:
-    """Writes the knowledge of a teacher, one example at a time: whole, or not at all. A context manager that closes itself.
+    """Writes the knowledge of a teacher part by part: whole, or not at all. Several ranks may write side by side.
+
+    Until the last part is there they lie in `.<name>.parts` beside the folder, where a run that was stopped is gone on with.
 
     Args:
-        folder: what stood there is replaced when the last example is written.
+        folder: what stood there is replaced at the end.
         facts: for the manifest: teacher_sha256, content_sha256 (of the records), layers, heads, precision and so on.
+        how: what else the bytes depend on, such as the size of a batch.
     """
 
-    def __init__(self, folder, facts=(), part_size=1000):
-        self.folder, self.facts, self.part_size = pathlib.Path(folder), dict(facts), part_size
-        self._stack, self._offsets, self._parts, self._shapes = contextlib.ExitStack(), array.array("q"), None, None
-        self._temporary = self._stack.enter_context(whole_folder(folder))
+    def __init__(self, folder, facts=(), how=()):
+        self.folder, self.facts = pathlib.Path(folder), dict(facts)
+        self._parts = PartsFolder(self.folder.with_name(f".{self.folder.name}.parts"), PREFIX, {"format": FORMAT, **self.facts, **dict(how)})
 
-    def append(self, idxs, logits, representation, domain_feature, attention, hidden=None):
-        """Writes one example; examples come in the order of their `idxs`.
+    def begin(self):
+        """Makes the place for the parts: one rank, before the others."""
+        self._parts.begin()
 
-        Args:
-            logits: [M]; representation, domain_feature: [H].
-            attention: float32 [L, n, n] or [L, A, n, n], scores before the softmax; hidden: float32 [L, n, H] or None.
+    def has(self, number):
+        """Whether part `number` is done."""
+        return self._parts.get(number) is not None
+
+    def write(self, number, items):
+        """Writes part `number`, from 0: an iterable of examples in the order of their `idxs`, each a dict.
+
+        Its keys: idxs, a number; logits [M]; representation, domain_feature [H]; attention, float32 [L, n, n] or [L, A, n, n], scores
+        before the softmax; hidden, float32 [L, n, H] or None.
         Raises:
             UserError: a value that is not finite, or that float16 cannot hold. ValueError: shapes unlike the first example's.
         """
-        record = {"idxs": [idxs], "logits": logits, "representation": representation, "domain_feature": domain_feature}
-        for key, values in {**record, "attention": attention, "hidden": hidden}.items():
+        frames, idxs, shapes = [], [], None
+        for item in items:
+            self._check_values(item)
+            found = _shapes_of(item)
+            if found != (shapes := shapes or found):
+                raise ValueError(f"example {item['idxs']} has arrays of {found}, expected {shapes}")
+            halves = {key: np.asarray(item[key], "<f2").tobytes() for key in ("attention", "hidden") if shapes[key]}
+            frames.append(encode_frame({"idxs": [item["idxs"]], **{key: item[key] for key in VECTORS}, **halves}, _schema(shapes)))
+            idxs.append(int(item["idxs"]))
+        if not frames:
+            raise ValueError(f"part {number} has no example")
+        starts = np.cumsum([0, *map(len, frames)])[:-1].tolist()
+        self._parts.put(number, b"".join(frames), idxs=idxs, starts=starts, shapes=shapes)
+
+    def _check_values(self, item):
+        for key, values in item.items():
             largest = np.finfo(np.float16 if key in ("attention", "hidden") else np.float32).max
             if values is not None and not np.abs(values).max() <= largest:  # NaN is not
-                raise UserError(f"{self.folder}: found {np.abs(values).max()} in {key} of example {idxs}, expected finite "
+                raise UserError(f"{self.folder}: found {np.abs(values).max()} in {key} of example {item['idxs']}, expected finite "
                                 f"numbers up to {largest:g}: this teacher cannot be distilled.")
-        L, *A, n, _ = attention.shape
-        shapes = _shapes(L, len(logits), len(representation), *A or [None], hidden is not None)
-        if self._parts is None:
-            self._shapes, self._parts = shapes, PartWriter(self._temporary, PREFIX, _schema(shapes), self.part_size)
-        square = attention.shape == (L, *A, n, n) and (hidden is None or hidden.shape == (L, n, len(representation)))
-        if shapes != self._shapes or not square:
-            raise ValueError(f"example {idxs} has arrays of {shapes} and attention {attention.shape}, expected {self._shapes}")
-        if self._offsets and idxs <= self._offsets[-3]:
-            raise ValueError(f"example {idxs} comes after {self._offsets[-3]}, expected rising idxs")
-        halves = {"attention": attention} if hidden is None else {"attention": attention, "hidden": hidden}
-        record.update((key, np.asarray(values, "<f2").tobytes()) for key, values in halves.items())
-        self._offsets.extend((idxs, *self._parts.append(record)))
 
-    def close(self, facts=()):
-        """Ends the knowledge, with more facts for its manifest, and gives the folder its name."""
-        with self._stack:
-            if self._parts is None:
-                raise ValueError("no example was appended")
-            parts, stream = self._parts.close(), io.BytesIO()
-            np.save(stream, np.array(self._offsets, "<i8").reshape(-1, 3), allow_pickle=False)
-            (self._temporary / OFFSETS).write_bytes(stream.getvalue())
-            write_json(self._temporary / MANIFEST, {
-                "format": FORMAT, **self.facts, **dict(facts), "count": len(self._offsets) // 3, "shapes": self._shapes,
-                "offsets_sha256": hashlib.sha256(stream.getvalue()).hexdigest(), "parts": parts})
+    def finish(self, count):
+        """Makes the knowledge of its `count` parts, and gives the folder its name: one rank, when all have written theirs."""
+        parts, offsets, shapes = [], [], None
+        for number in range(count):
+            facts = self._note(number)
+            if facts["shapes"] != (shapes := shapes or facts["shapes"]):
+                raise ValueError(f"part {number} has arrays of {facts['shapes']}, expected {shapes}")
+            parts.append({"file": part_name(PREFIX, number), "count": len(facts["idxs"]), "bytes": facts["bytes"], "sha256": facts["sha256"]})
+            offsets += [(idxs, number, start) for idxs, start in zip(facts["idxs"], facts["starts"])]
+        offsets, stream = np.array(offsets, "<i8").reshape(-1, 3), io.BytesIO()
+        if not len(offsets) or not (np.diff(offsets[:, 0]) > 0).all():
+            raise ValueError("expected examples in the order of their idxs")
+        np.save(stream, offsets, allow_pickle=False)
+        self._parts.folder.joinpath(OFFSETS).write_bytes(stream.getvalue())
+        write_json(self._parts.folder / MANIFEST, {
+            "format": FORMAT, **self.facts, "count": len(offsets), "shapes": shapes,
+            "offsets_sha256": hashlib.sha256(stream.getvalue()).hexdigest(), "parts": parts})
+        self._parts.close()
+        place_folder(self._parts.folder, self.folder)
 
-    def __enter__(self):
-        return self
+    def _note(self, number):
+        done = self._parts.get(number)
+        if done is None:
+            raise UserError(f"{self._parts.folder}: part {number} is missing or was changed meanwhile: {STAGE_3} again.")
+        return done[1]
 
-    def __exit__(self, *fault):
-        if fault[0] is None:
-            return self.close()
-        if self._parts is not None:
-            self._parts.close()
-        return self._stack.__exit__(*fault)
+
+def _shapes_of(item):
+    """The `shapes` of one example; ValueError where its maps are not square or not of one size."""
+    L, *A, n, _ = item["attention"].shape
+    width, hidden = len(item["representation"]), item.get("hidden")
+    if item["attention"].shape[-1] != n or (hidden is not None and hidden.shape != (L, n, width)):
+        raise ValueError(f"example {item['idxs']} has attention {item['attention'].shape} that does not fit to the rest")
+    return _shapes(L, len(item["logits"]), width, *A or [None], hidden is not None)
 
 
 # --------------------------------------------------------------------------------------- reading

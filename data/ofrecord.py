@@ -50,6 +50,12 @@ def encode_record(record, schema):
     return message.SerializeToString(deterministic=True)
 
 
+def encode_frame(record, schema):
+    """A record as it stands in a part: the length of its message, and the message."""
+    message = encode_record(record, schema)
+    return FRAME.pack(len(message)) + message
+
+
 def decode_record(message, schema):
     """The bytes of a message as a record, {key: array [length] or bytes}.
 
@@ -121,10 +127,10 @@ class PartWriter:
 
     def append(self, record):
         """Writes one record and returns where: (number of the part, offset of the frame in bytes)."""
-        message = encode_record(record, self.schema)
+        frame = encode_frame(record, self.schema)
         if self._file is None or self.parts[-1]["count"] == self.part_size:
             self._next_part()
-        part, frame = self.parts[-1], FRAME.pack(len(message)) + message
+        part = self.parts[-1]
         self._file.write(frame)
         self._digest.update(frame)
         offset = part["bytes"]

@@ -1,17 +1,18 @@
 """The one pass of a model over records: of stages 1 and 3, of evaluation and of prediction."""
 
+import contextlib
+import os
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import f1_score
 
 from data.batches import content_mask, domain_mix, lengths, make_batch
+from modeling.collective import total
 from modeling.losses import token_weights
-from util import load_oneflow
+from util import load_oneflow, rank, ranks
 
 flow = load_oneflow()
-
-WINDOW = 512  # records among which examples of like length meet; what a pass holds in memory at once
 
 
 class TensorBatch(NamedTuple):
@@ -48,49 +49,55 @@ def tensor(array, device):
 
 
 def device_of(name):
-    """The device that --device names. auto: cuda where it is there."""
+    """The device that --device names. auto: cuda where it is there; of several GPUs the one of this rank."""
     if name == "auto":
         name = "cuda" if flow.cuda.is_available() else "cpu"
-    return flow.device(name)
+    return flow.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
 
 
-def infer(model, blocks, batch_size, domains, device, answer):
-    """Yields one item per record, in record order, and holds no more than WINDOW of them.
+def infer(model, block, batch_size, domains, device, answer):
+    """One item per record of a block, in record order.
 
     Args:
         model: in eval mode for the time of the pass.
-        blocks: an iterable of {name: array [n, ...]}, records in order.
-        batch_size: records to a batch; those of like length within a window share one.
+        block: {name: array [n, ...]}, records; those of like length share a batch.
+        batch_size: records to a batch.
         domains: a DomainTable.
         answer: takes (model, TensorBatch) to a list of one item per record of the batch.
     """
+    items = [None] * len(block["input_mask"])
+    with evaluating(model):
+        for rows in like_length(block, batch_size):
+            for row, item in zip(rows, answer(model, to_device(make_batch(block, rows), domains, device))):
+                items[row] = item
+    return items
+
+
+def like_length(block, batch_size):
+    """The rows of a block of records, the longest first, in batches: a list of int arrays."""
+    order = np.argsort(-lengths(block), kind="stable")
+    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """Eval mode and no gradients for the time of a block."""
     training = model.training
     model.eval()
     try:
-        for block in blocks:
-            for start in range(0, len(block["input_mask"]), WINDOW):
-                window = {name: array[start:start + WINDOW] for name, array in block.items()}
-                order = np.argsort(-lengths(window), kind="stable")
-                items = [None] * len(order)
-                for i in range(0, len(order), batch_size):
-                    rows = order[i:i + batch_size]
-                    with flow.no_grad():
-                        answers = answer(model, to_device(make_batch(window, rows), domains, device))
-                    for row, item in zip(rows, answers):
-                        items[row] = item
-                yield from items
+        with flow.no_grad():
+            yield
     finally:
         model.train(training)
 
 
-def logits_of(model, batch):
-    """The class logits of a batch, a list of B arrays [M]."""
-    return list(model(batch).logits.numpy())
-
-
 def evaluate(model, arrays, task, batch_size, domains, device):
-    """Metrics of a classifier over records stacked in `arrays`; see `classification_metrics`."""
-    logits = np.stack(list(infer(model, [arrays], batch_size, domains, device, logits_of)))
+    """Metrics of a classifier over records stacked in `arrays`, to which the ranks take turns; see `classification_metrics`."""
+    logits = np.zeros((len(arrays["label"]), len(task.labels)), np.float32)
+    with evaluating(model):
+        for rows in like_length(arrays, batch_size)[rank()::ranks()]:
+            logits[rows] = model(to_device(make_batch(arrays, rows), domains, device)).logits.numpy()
+    logits = total(logits, device)
     return classification_metrics(logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task)
 
 

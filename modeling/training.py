@@ -3,22 +3,27 @@
 import json
 import math
 import pathlib
+import shlex
 import shutil
+import sys
 import time
 from typing import Callable, NamedTuple
 
 import numpy as np
 
 from data.batches import epoch_batches
+from modeling.collective import averaged, barrier, of_first, shared_loss
 from modeling.inference import evaluate
 from modeling.optimization import clip_gradients, learning_rate_at, make_optimizer, optimizer_arrays, restore_optimizer, set_learning_rate
+from modeling.ranks import devices
 from modeling.snapshot import check_task, load_weights, read_model, read_optimizer, save_snapshot
-from util import Run, UserError, load_oneflow, new_run_folder, opening_lines, progress, read_json, write_json
+from util import Run, Signals, UserError, load_oneflow, new_run_folder, opening_lines, progress, rank, ranks, read_json, write_json
 
 flow = load_oneflow()
 
 HARMLESS = {"resume_from", "model_save_dir", "resave_ofrecord", "eval_batch_size_per_device", "save_every_step_num",
-            "log_every_step_num", "device", "changed"}  # flags that may differ between a run and its resumption
+            "log_every_step_num", "device", "cpu_processes", "gpu_num_per_node", "num_nodes", "node_rank", "master_addr", "master_port",
+            "changed"}  # flags that may differ between a run and its resumption
 
 
 class Phase(NamedTuple):
@@ -37,14 +42,19 @@ class Phase(NamedTuple):
 
 def two_phases(args, N, first_loss, second_loss):
     """The phases of a run over N examples: `first_loss` for --intermediate_epochs, then `second_loss`, which alone selects the best."""
-    steps = math.ceil(N / args.batch_size_per_device)
+    steps = math.ceil(N / batch_size(args))
     change, end = args.intermediate_epochs * steps, args.num_epochs * steps
     return [Phase("intermediate", 0, change, first_loss, selects=False), Phase("prediction", change, end, second_loss)]
 
 
 def one_phase(args, N, loss):
     """A run over N examples with one loss from beginning to end."""
-    return [Phase("joint", 0, args.num_epochs * math.ceil(N / args.batch_size_per_device), loss)]
+    return [Phase("joint", 0, args.num_epochs * math.ceil(N / batch_size(args)), loss)]
+
+
+def batch_size(args):
+    """Examples of a training step, over all devices and ranks."""
+    return args.batch_size_per_device * devices(args)
 
 
 def train(model, lengths, phases, args, run, snapshots, on_dev=None):
@@ -58,11 +68,12 @@ def train(model, lengths, phases, args, run, snapshots, on_dev=None):
     Raises:
         UserError: a loss that is not finite; the snapshots stay as they were.
     """
-    steps_per_epoch, end = math.ceil(len(lengths) / args.batch_size_per_device), phases[-1].last
+    size, end = batch_size(args), phases[-1].last
+    steps_per_epoch = math.ceil(len(lengths) / size)
     log, batches = StepLog(run, args.log_every_step_num, snapshots.step, end), None
     model.train()
-    for parameter in model.parameters():  # zeros, not None, where a phase uses no part of it: in a resumed run as in a whole one
-        parameter.grad = flow.zeros_like(parameter)
+    prepare_gradients(model)
+    share_of_loss, device = shared_loss(model), next(model.parameters()).device
     for phase in phases:
         if snapshots.step >= phase.last:
             continue
@@ -72,28 +83,52 @@ def train(model, lengths, phases, args, run, snapshots, on_dev=None):
         for step in range(max(snapshots.step, phase.first), phase.last):
             epoch, position = divmod(step, steps_per_epoch)
             if position == 0 or batches is None:
-                batches = epoch_batches(lengths, args.batch_size_per_device, args.seed, epoch)
+                batches = epoch_batches(lengths, size, args.seed, epoch)
             rate = learning_rate_at(step - phase.first, phase.last - phase.first, args.warmup_proportion, args.learning_rate)
             set_learning_rate(optimizer, rate)
-            model.dropouts.key(args.seed, step)
+            model.dropouts.key(args.seed, step, rank(), ranks())
 
-            loss, parts = phase.loss(batches[position], epoch)
+            values = share_of_loss(phase.loss, batches[position], epoch)
             optimizer.zero_grad()
-            loss.backward()
+            values["loss"].backward()
             norm = clip_gradients(model, args.max_grad_norm)
             optimizer.step()
 
             done = step + 1
-            log.step(done, epoch, phase.name, batches[position], rate, {"loss": loss, **parts, "gradient_norm": norm})
+            values = {name: value.item() for name, value in values.items()}
+            values = averaged({**values, "gradient_norm": norm.item(), "stop": bool(Signals.asked)}, device)
+            stop = values.pop("stop") > 0  # some rank was told to
+            log.step(done, epoch, phase.name, batches[position], rate, values)
             if on_dev and phase.selects and (done % args.eval_every_step_num == 0 or done == phase.last):
                 metrics = on_dev()
                 log.evaluation(done, metrics)
                 snapshots.keep_best(done, metrics)
-            if done % args.save_every_step_num == 0 or done == phase.last:
+            if done % args.save_every_step_num == 0 or done == phase.last or stop:
                 snapshots.keep_last(done, optimizer)
+            if stop:
+                raise KeyboardInterrupt(f"{Signals.words()} after step {done}, which is saved. To go on:\n"
+                                        f"{resume_command(run.folder)}")
     log.close()
     if not on_dev:
-        write_json(run.folder / "best.json", {"snapshot": "snapshot_last", "step": end})
+        snapshots.name_last(end)
+
+
+def resume_command(folder):
+    """The command line that goes on with the run in `folder`."""
+    words, kept = iter(sys.argv), []
+    for word in words:
+        if word in ("--model_save_dir", "--resume_from"):
+            next(words, None)
+        elif not word.startswith(("--model_save_dir=", "--resume_from=")):
+            kept.append(word)
+    return shlex.join(["python3", *kept, "--resume_from", str(folder / "snapshot_last")])
+
+
+def prepare_gradients(model):
+    """Zeros, not None, where a phase uses no part of the model: in a resumed run as in a whole one. With several ranks
+    DistributedDataParallel gives gradients a place of its own, and zeros where they are not used."""
+    for parameter in model.parameters():
+        parameter.grad = flow.zeros_like(parameter) if ranks() == 1 else None
 
 
 class StepLog:
@@ -108,8 +143,7 @@ class StepLog:
         self.from_step, self.since, self.examples, self.totals = step, time.monotonic(), 0, {}
 
     def step(self, step, epoch, phase, rows, rate, values):
-        """Takes the scalar tensors of a step. UserError where one is not finite."""
-        values = {name: float(value.numpy()) for name, value in values.items()}
+        """Takes the numbers of a step, the same in every rank. UserError where one is not finite."""
         if not all(np.isfinite(value) for value in values.values()):
             broken = [name for name, value in values.items() if not np.isfinite(value)]
             raise UserError(f"step {step}: {', '.join(broken)} is not finite, in the batch of the training examples "
@@ -154,12 +188,13 @@ class Snapshots:
     def __init__(self, run, kind, model, tokenizer, meta, args, left_out=()):
         self.run, self.kind, self.model, self.tokenizer, self.left_out = run, kind, model, tokenizer, left_out
         flags = {name: value for name, value in sorted(vars(args).items()) if name not in HARMLESS}
-        self.meta, self.step, self.best = {**meta, "flags": flags}, 0, None
+        self.meta, self.step, self.best = {**meta, "ranks": ranks(), "devices": devices(args), "flags": flags}, 0, None
 
     def resume(self, folder):
         """Goes on where the snapshot_last in `folder`, a ModelFolder, stood. UserError where a flag that decides the run differs."""
         meta, path = folder.meta, folder.path
         ours = json.loads(json.dumps(self.meta))  # as meta.json gives it back: lists for tuples
+        # the number of ranks is among them: with another one the dropout masks and the last bits of sums would differ
         for name, value in ours["flags"].items():
             old = meta["flags"].get(name)
             if old != value:
@@ -176,17 +211,27 @@ class Snapshots:
         if self.best and metrics["accuracy"] <= self.best["accuracy"]:
             return
         name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{metrics['accuracy']!r}"
-        save_snapshot(self.run.folder / name, self.model, self.tokenizer, {**self.meta, "step": step, "dev": metrics}, self.left_out)
         self.best = {"snapshot": name, "step": step, "accuracy": metrics["accuracy"]}
-        write_json(self.run.folder / "best.json", self.best)
-        for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
-            if other.name != name:
-                shutil.rmtree(other)
+        if rank() == 0:
+            save_snapshot(self.run.folder / name, self.model, self.tokenizer, {**self.meta, "step": step, "dev": metrics}, self.left_out)
+            write_json(self.run.folder / "best.json", self.best)
+            for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
+                if other.name != name:
+                    shutil.rmtree(other)
+        barrier()
 
     def keep_last(self, step, optimizer):
         """Saves model, optimizer and progress, all that a resumed run needs."""
-        save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer,
-                      {**self.meta, "step": step, "best": self.best}, optimizer=optimizer_arrays(optimizer, self.model))
+        if rank() == 0:
+            save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer,
+                          {**self.meta, "step": step, "best": self.best}, optimizer=optimizer_arrays(optimizer, self.model))
+        barrier()
+
+    def name_last(self, step):
+        """Without an evaluation on dev the last snapshot counts as the best."""
+        if rank() == 0:
+            write_json(self.run.folder / "best.json", {"snapshot": "snapshot_last", "step": step})
+        barrier()
 
 
 def metrics_line(metrics):
@@ -245,7 +290,7 @@ def open_run(args):
             raise UserError(f"--resume_from {args.resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir names "
                             f"{args.model_save_dir}: leave --model_save_dir out.")
     else:
-        folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder()
+        folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder(of_first(time.time()))
         if (folder / "snapshot_last").exists() and args.do_train:
             raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
                             f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
@@ -261,7 +306,7 @@ def describe(run, model, device, splits, task, tokenizer):
     """Logs the model's size, the counts of examples, and the first three training examples as the model sees them."""
     parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
     counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())
-    run.say(f"device {device}, {parameters:,} parameters; examples: {counts}; labels {', '.join(task.labels)}; "
+    run.say(f"device {device}, {ranks()} rank{'s' * (ranks() > 1)}, {parameters:,} parameters; examples: {counts}; labels {', '.join(task.labels)}; "
             f"domains {', '.join(task.domains)}")
     first = splits["train"]
     for row in range(min(3, len(first["label"]))):
@@ -287,7 +332,8 @@ def test_best(run, folder, model, task, splits, args, domains, device):
         results[split] = evaluate(model, arrays, task, args.eval_batch_size_per_device, domains, device)
         run.timing(event=split, examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2))
         run.say(f"{folder.path.name} | {split} {metrics_line(results[split])}")
-    write_json(run.folder / "results.json", results)
+    if rank() == 0:
+        write_json(run.folder / "results.json", results)
     return results
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -24,6 +25,15 @@ WORDS = ("the a it is was not very good great fine bad awful dull book plot film
          "hate . , !").split()
 TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32,
         "max_position_embeddings": 32}
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """What a script that runs in this process does to signals ends with the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +78,7 @@ def tiny_data(tmp_path_factory):
 # --------------------------------------------------------------------------------------- running the scripts
 
 STAGES = ("preprocess", "meta_teacher", "meta_teacher_eval", "meta_distill")
-DATA = {"task_name": "senti", "data_dir": "data", "seq_length": 32, "seed": 1}
+DATA = {"task_name": "senti", "data_dir": "data", "seq_length": 32, "seed": 1, "cpu_processes": 1}
 TRAINING = {"num_epochs": 2, "batch_size_per_device": 7, "eval_every_step_num": 2, "save_every_step_num": 3, "learning_rate": 3e-3,
             "do_train": True, "do_eval": True}  # 32 examples: 5 steps an epoch, the last of 4 examples
 

@@ -80,6 +80,7 @@ COMMANDS = {
 def test_the_documented_commands_are_understood(tmp_path, monkeypatch, stage):
     """Their flags are all known: what stops them here is the data that is missing."""
     monkeypatch.setattr(conftest, "words", str.split)
+    monkeypatch.setattr("modeling.ranks.launch", lambda *where: None)
     outcome = call(stage, tmp_path, COMMANDS[stage])
     assert outcome.code == 2 and outcome.err.startswith("error: data/SENTI/: no such folder"), outcome.err
 

@@ -35,9 +35,12 @@ def make_items(idxs=IDXS, heads=None, hidden=False, seed=0):
 
 
 def write(folder, items, part_size=4):
-    with KnowledgeWriter(folder, FACTS, part_size) as writer:
-        for item in items:
-            writer.append(**item)
+    writer = KnowledgeWriter(folder, FACTS)
+    writer.begin()
+    starts = range(0, len(items), part_size)
+    for number, start in enumerate(starts):
+        writer.write(number, items[start:start + part_size])
+    writer.finish(len(starts))
     return Knowledge(folder)
 
 
@@ -98,15 +101,6 @@ def test_oneflow_reads_knowledge(tmp_path):
     for key, length in (("logits", M), ("representation", H), ("domain_feature", H)):
         found = flow.nn.OFRecordRawDecoder(key, shape=(length,), dtype=flow.float32)(batch).numpy()
         assert np.array_equal(found, np.stack([item[key] for item in items]))
-
-
-def test_late_facts(tmp_path):
-    """`close` takes what is known at the end alone into the manifest."""
-    writer = KnowledgeWriter(tmp_path / "k", FACTS)
-    writer.append(**make_items()[0])
-    assert not (tmp_path / "k").exists()
-    writer.close({"late": 1})
-    assert Knowledge(tmp_path / "k").manifest["late"] == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,7 +167,7 @@ def test_values_that_are_not_finite_are_not_written(tmp_path, key, value):
     items[2][key].flat[-1] = value
     with pytest.raises(UserError, match=f"in {key} of example 3, expected finite"):
         write(tmp_path / "k", items)
-    assert not os.listdir(tmp_path)
+    assert not (tmp_path / "k").exists()
 
 
 def test_scores_beyond_float16_are_not_written(tmp_path):
@@ -194,21 +188,27 @@ def test_items_that_do_not_fit_together(tmp_path):
     for items in faults:
         with pytest.raises(ValueError):
             write(tmp_path / "k", items)
-        assert not os.listdir(tmp_path)
+        assert not (tmp_path / "k").exists()
 
 
-def test_a_failed_writer_leaves_what_was_there(tmp_path):
-    """An error in the middle leaves the previous knowledge, which stays readable while another is written."""
-    items = make_items()
+def test_a_writer_that_is_stopped_leaves_what_was_there_and_is_gone_on_with(tmp_path):
+    """The previous knowledge stays readable while another is written; a second writer of the same facts finds the parts that are done."""
+    items, later = make_items(), make_items(seed=1)
     knowledge = write(tmp_path / "k", items)
-    with pytest.raises(RuntimeError):
-        with KnowledgeWriter(tmp_path / "k", FACTS) as writer:
-            writer.append(**make_items(seed=1)[0])
-            raise RuntimeError("boom")
-    assert os.listdir(tmp_path) == ["k"]
-    write(tmp_path / "k", make_items(seed=1))
+    stopped = KnowledgeWriter(tmp_path / "k", FACTS)
+    stopped.begin()
+    stopped.write(1, later[4:])
+    assert_knows(Knowledge(tmp_path / "k").read([7])[0], items[3])
+    writer = KnowledgeWriter(tmp_path / "k", FACTS)
+    writer.begin()
+    assert writer.has(1) and not writer.has(0)
+    with pytest.raises(UserError, match="part 0 is missing"):
+        writer.finish(2)
+    writer.write(0, later[:4])
+    writer.finish(2)
     assert_knows(knowledge.read([7])[0], items[3])  # opened before: still what it was
-    assert_knows(Knowledge(tmp_path / "k").read([7])[0], make_items(seed=1)[3])
+    assert_knows(Knowledge(tmp_path / "k").read([7])[0], later[3])
+    assert os.listdir(tmp_path) == ["k"] and not list((tmp_path / "k").glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["knowledge.of_record-0", "offsets.npy"])

@@ -218,7 +218,7 @@ def test_an_interrupt_is_no_error_of_the_user(ended):
             cleaned.append(True)
 
     assert ended(main) == (130, "stopped by SIGTERM.\n") and cleaned
-    assert ended(raising(KeyboardInterrupt())) == (130, "stopped by the user.\n")
+    assert ended(raising(KeyboardInterrupt("stopped here."))) == (130, "stopped here.\n")
 
 
 @pytest.mark.parametrize("command", [["preprocess.py"], ["meta_teacher.py"], ["meta_teacher_eval.py"], ["meta_distill.py"], ["-m", "data.fetch"],

@@ -1,0 +1,76 @@
+"""What ranks do together: shares of a batch, averages over examples, sums of arrays. With one rank each is what it says, at no cost."""
+
+import contextlib
+
+import numpy as np
+
+from util import load_oneflow, rank, ranks
+
+flow = load_oneflow()
+
+
+def barrier():
+    """Waits, without using the core, until every rank is here."""
+    if ranks() > 1:
+        flow.comm.barrier()
+
+
+def share(rows):
+    """The rows of a batch that this rank works on: with those sorted by length, every rank gets its part of long and short ones."""
+    return rows[rank()::ranks()]
+
+
+def total(array, device):
+    """The sum over the ranks of arrays of one shape and type; exact where all but one hold zero at a place."""
+    if ranks() == 1:
+        return array
+    tensor = flow.tensor(np.ascontiguousarray(array), device=device)
+    flow.comm.all_reduce(tensor)
+    return tensor.numpy()
+
+
+def of_first(number, device="cpu"):
+    """The number that rank 0 has, in every rank."""
+    return total(np.array([number if rank() == 0 else 0], np.float64), device)[0]
+
+
+class SharedLoss(flow.nn.Module):
+    """This rank's share in the loss of a step, so that DistributedDataParallel averages gradients by examples, not by ranks.
+
+    Args:
+        model: whose gradients the ranks average.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss_of, rows, epoch):
+        """Of a batch of `rows`: {"loss": scalar that gradients flow from, name of a part: scalar}; their mean over the ranks is the
+        mean over the batch. A rank without an example of an uneven batch takes one at weight 0."""
+        mine = share(rows)
+        loss, parts = loss_of(mine if len(mine) else rows[:1], epoch)
+        weight = len(mine) * ranks() / len(rows)
+        return {"loss": loss * weight, **{name: part.detach() * weight for name, part in parts.items()}}
+
+
+def shared_loss(model):
+    """A SharedLoss, with gradients averaged over the ranks where there are several."""
+    module = SharedLoss(model)
+    return flow.nn.parallel.DistributedDataParallel(module) if ranks() > 1 else module
+
+
+def averaged(numbers, device):
+    """{name: number} -> {name: float}, the mean over the ranks; one exchange for all of them."""
+    values = total(np.array(list(numbers.values()), np.float32), device) / ranks()
+    return dict(zip(numbers, map(float, values)))
+
+
+@contextlib.contextmanager
+def first_alone():
+    """Lets rank 0 go through a block before the others do: what it writes there, they read."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
