@@ -1,5 +1,25 @@
-"""Speed and memory, measured: `python3 -m tests.benchmark [--against torch --torch_python PATH]`."""
+"""Speed and memory, measured: `python3 -m tests.benchmark [--against torch --torch_python PATH --model FOLDER --reviews FOLDER]`.
 
-# The model of every measurement: the size of MiniLM. The weights are random, since they do not matter to speed.
-SIZES = {"vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-B, T, STEPS = 24, 128, 5  # examples, tokens (all real), steps measured in a process after one that is not
+    __main__.py    the command: prepares, runs all measurements of a round one after the other, prints the tables
+    groups.py      what is measured, against what, and what is to be reached
+    bench.py       how a measurement is run: a user's command, or a process of ours.py, files.py or with_torch.py
+    processes.py   a command's seconds and the peak memory of its processes
+    sandbox.py     (a process) makes models, reviews and arrays to measure on
+    ours.py        (a process) a training step and inference of ours
+    files.py       (a process) records and knowledge written and read
+    with_torch.py  (a process) all of PyTorch's side
+    tables.py      medians, ratios, Markdown
+"""
+
+B, EVAL_B, T = 24, 48, 128  # examples in a step of training, in a batch of inference; tokens of the longest text
+STEPS = 3  # steps measured in a process, after one that is not
+SEED = 42
+
+
+def without_first(costs):
+    """What the seconds of all steps but the first are multiplied by to be those of the whole epoch.
+
+    Args:
+        costs: of each step, tokens that a model computes: examples times the longest of them.
+    """
+    return sum(costs) / sum(costs[1:])

@@ -1,54 +1,107 @@
-"""One process of the benchmark: `python3 -m tests.benchmark.ours training|inference` prints seconds per step and peak memory as JSON."""
+"""One process of the benchmark: a training step or inference of ours; the last line that it prints is JSON.
+
+    python3 -m tests.benchmark.ours step MODEL RANKS            seconds of a step, median; units: its tokens
+    python3 -m tests.benchmark.ours inference MODEL RANKS       the same of a batch without padding
+    python3 -m tests.benchmark.ours reviews MODEL RANKS NPZ N   seconds of a pass over N reviews; units: reviews
+"""
 
 import json
-import resource
+import statistics
 import sys
+import tempfile
 import time
 
-from util import load_oneflow  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
+from util import entry, load_oneflow, rank, ranks  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
 
 import numpy as np
 
-from data.batches import Batch
-from modeling.bert import BertConfig, init_weights
+import config
+from data.batches import lengths, make_batch
+from data.tasks import BUILT_IN
+from modeling.bert import init_weights
 from modeling.heads import DomainClassifier
-from modeling.inference import DomainTable, to_device
-from modeling.losses import cross_entropy
-from modeling.optimization import clip_gradients, make_optimizer
-from tests.benchmark import SIZES, STEPS, B, T
+from modeling.inference import DomainTable, evaluate, to_device
+from modeling.losses import batch_mean, cross_entropy
+from modeling.ranks import launch
+from modeling.snapshot import load_weights, read_model
+from modeling.training import one_phase, train
+from tests.benchmark import EVAL_B, SEED, STEPS, B, T
+from util import Run
 
 flow = load_oneflow()
+TASK, DOMAINS, CPU = BUILT_IN["senti"], DomainTable(4, (0, 1, 2, 3)), flow.device("cpu")
 
 
+@entry
 def main():
-    config = BertConfig(**SIZES)
-    model = DomainClassifier(config, 2, 4)
-    init_weights(model, 0, 0.02)
-    optimizer, device = make_optimizer(model, 5e-5, 0.01), flow.device("cpu")
-    ids = np.random.default_rng(0).integers(1000, config.vocab_size, (B, T), np.int32)
-    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids), *(np.arange(B, dtype=np.int32) % 2,) * 3, np.ones(B, np.float32))
-    batch = to_device(batch, DomainTable(4, (0, 1, 2, 3)), device)
+    what, path, workers, *rest = sys.argv[1:]
+    launch(int(workers))
+    folder = read_model(path)
+    model = DomainClassifier(folder.config, len(TASK.labels), DOMAINS.K)
+    init_weights(model, SEED, folder.config.initializer_range)
+    load_weights(model, folder)
+    seconds, units = {"step": step, "inference": inference, "reviews": reviews}[what](model, *rest)
+    if rank() == 0:
+        print(json.dumps({"seconds": seconds, "units": units}))
 
-    def training(step):
-        model.dropouts.key(0, step)
-        loss = cross_entropy(model(batch).logits, batch.label).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        clip_gradients(model, 1.0)
-        optimizer.step()
-        return loss.item()
 
-    def inference(step):
-        with flow.no_grad():
-            return model(batch).logits.numpy()
+class Unsaved:
+    """Stands for the snapshots of a training run, and keeps none."""
 
-    model.train(sys.argv[1] == "training")
-    seconds = []
-    for step in range(STEPS + 1):
-        started = time.perf_counter()
-        {"training": training, "inference": inference}[sys.argv[1]](step)
-        seconds.append(time.perf_counter() - started)
-    print(json.dumps({"seconds": seconds[1:], "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    step = 0
+
+    def keep_last(self, *_):
+        pass
+
+    name_last = keep_last
+
+
+def step(model):
+    """A step of modeling.training.train on batches of B x T tokens without padding: the batch made, forward, backward, gradients
+    clipped (of several ranks: averaged before), AdamW, a line in metrics.jsonl. No snapshot."""
+    arrays, marks = full_length((STEPS + 1) * B, model.bert.config.vocab_size), []
+    args = config.parse(__doc__, config.task, config.device, config.training, argv=[
+        "--task_name", TASK.name, "--data_dir", ".", "--device", "cpu", "--num_epochs", "1", "--batch_size_per_device", str(B)])
+
+    def loss(rows, epoch):
+        marks.append(time.perf_counter())
+        batch = to_device(make_batch(arrays, rows), DOMAINS, CPU)
+        return batch_mean(cross_entropy(model(batch).logits, batch.label)), {}
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, lengths(arrays), one_phase(args, len(arrays["label"]), loss), args, Run(folder), Unsaved())
+    marks.append(time.perf_counter())
+    return statistics.median(np.diff(marks)[1:]), B * T
+
+
+def inference(model):
+    """Class logits of a batch of B x T tokens without padding, as an array."""
+    batch, marks = to_device(make_batch(full_length(B, model.bert.config.vocab_size), np.arange(B)), DOMAINS, CPU), []
+    model.eval()
+    with flow.no_grad():
+        for _ in range(STEPS + 1):
+            marks.append(time.perf_counter())
+            model(batch).logits.numpy()
+    marks.append(time.perf_counter())
+    return statistics.median(np.diff(marks)[1:]), B * T
+
+
+def reviews(model, npz, N):
+    """A pass as over dev and test: batches of EVAL_B reviews of like length, made, cut and shared by the ranks; logits; metrics."""
+    with np.load(npz) as file:
+        arrays = {name: file[name][:int(N)] for name in file.files if not name.startswith("batches")}
+    first = {name: array[:EVAL_B * ranks()] for name, array in arrays.items()}
+    evaluate(model, first, TASK, EVAL_B, DOMAINS, CPU)
+    started = time.perf_counter()
+    evaluate(model, arrays, TASK, EVAL_B, DOMAINS, CPU)
+    return time.perf_counter() - started, int(N)
+
+
+def full_length(N, vocab_size):
+    """N examples of T random tokens, as records stacked."""
+    ids, count = np.random.default_rng(SEED).integers(0, vocab_size, (N, T), np.int32), np.arange(N, dtype=np.int32)
+    return {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids), "domain": count % DOMAINS.K,
+            "label": count % 2, "idxs": count, "weights": np.ones(N, np.float32)}
 
 
 if __name__ == "__main__":
