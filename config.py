@@ -1,6 +1,7 @@
 """Flag groups, each flag declared once. A script names its groups: `parse("what it does", task, run, training)`."""
 
 import argparse
+import pathlib
 import sys
 
 from util import UserError
@@ -37,6 +38,9 @@ def parse(description, *groups, argv=None):
     for group in groups:
         group(parser)
     args = parser.parse_args(argv)
+    if getattr(args, "resume", False) and not args.resume_from:
+        last = pathlib.Path(needed(args, "model_save_dir"), "snapshot_last")
+        args.resume_from = str(last) if last.exists() else None
     args.changed = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     return args
 
@@ -130,6 +134,7 @@ def training(parser):
     group.add_argument("--do_train", action="store_true", help="train")
     group.add_argument("--do_eval", action="store_true", help="evaluate on dev while training, keep the best snapshot, and test it at the end")
     group.add_argument("--model_save_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --model_save_dir where it was stopped, if there is one")
     group.add_argument("--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder")
     group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
     group.add_argument("--batch_size_per_device", type=count, default=24, help="examples of a training step on one device")

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from data.batches import lengths, make_batch
+from data.batches import make_batch
 from data.knowledge import Knowledge, knowledge_folder
 from data.selection import open_splits, records_folder, records_line
 from data.tasks import load_task
@@ -20,8 +20,9 @@ from modeling.distillation import INTERMEDIATE, check_served, make_lesson, stude
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
 from modeling.inference import DomainTable, device_of, evaluate, to_device
 from modeling.ranks import spread
+from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_facts, starting_model, test_best
 from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
-from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train, two_phases
+from modeling.training import one_phase, train, two_phases
 from tokenization import tokenizer_for
 from util import Signals, entry, sha256
 
@@ -81,7 +82,7 @@ def main():
     early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
     phases = two_phases(args, N, loss_of(early), loss_of(late)) if args.intermediate_epochs else one_phase(args, N, loss_of(terms))
     with Signals.patience():
-        train(model, lengths(examples), phases, args, run, snapshots, on_dev if args.do_eval else None)
+        train(model, examples, phases, args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:

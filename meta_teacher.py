@@ -7,7 +7,7 @@ import config  # isort: skip  (first: it says what is not installed)
 
 import numpy as np
 
-from data.batches import corrupted_domains, lengths, make_batch
+from data.batches import corrupted_domains, make_batch
 from data.selection import examples_facts, open_splits, records_line
 from data.tasks import load_task
 from modeling.bert import init_weights
@@ -16,8 +16,9 @@ from modeling.heads import build_teacher
 from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
 from modeling.losses import batch_mean, cross_entropy, instance_weights
 from modeling.ranks import spread
+from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_facts, starting_model, test_best
 from modeling.snapshot import check_fits_model, load_weights
-from modeling.training import Snapshots, best_snapshot, describe, one_phase, open_run, run_facts, starting_model, test_best, train
+from modeling.training import one_phase, train
 from tokenization import tokenizer_for
 from util import Signals, entry
 
@@ -68,7 +69,7 @@ def main():
 
     run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
     with Signals.patience():
-        train(model, lengths(examples), one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
+        train(model, examples, one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:

@@ -407,6 +407,12 @@ class Run:
             with open(self.folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
 
+    def clean(self):
+        """Removes what a run that was killed has left half-written in the folder."""
+        if self._writes:
+            for half in self.folder.glob(".*.tmp*"):
+                shutil.rmtree(half) if half.is_dir() else half.unlink()
+
     def forget_after(self, step):
         """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
         path = self.folder / "metrics.jsonl"

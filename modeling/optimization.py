@@ -1,6 +1,8 @@
 """AdamW as BERT is fine-tuned with it: decay on matrices alone, linear warm-up, linear decay, clipped gradients."""
 
-from util import load_oneflow
+import numpy as np
+
+from util import UserError, load_oneflow
 
 flow = load_oneflow()
 
@@ -57,10 +59,17 @@ def optimizer_arrays(optimizer, model):
 
 
 def restore_optimizer(optimizer, model, arrays, step):
-    """Puts the moments of `optimizer_arrays` back; `step` is the number of updates that made them."""
+    """Puts the moments of `optimizer_arrays` back; `step` is the number of updates that made them.
+
+    Raises:
+        UserError: a moment is missing, of another shape than its parameter, or not finite.
+    """
     state = optimizer._state
     for name, parameter in model.named_parameters():
         for slot in SLOTS:
-            if f"{slot}.{name}" in arrays:
-                state[parameter][slot] = flow.tensor(arrays[f"{slot}.{name}"], device=parameter.device)
+            moment = arrays.get(f"{slot}.{name}")
+            if moment is None or moment.shape != tuple(parameter.shape) or not np.isfinite(moment).all():
+                raise UserError(f"optimizer.safetensors: {slot}.{name} is {'missing' if moment is None else 'of another shape or not finite'}: "
+                                "resume from another snapshot_last, or start a new run.")
+            state[parameter][slot] = flow.tensor(moment, device=parameter.device)
     state["step"] = step

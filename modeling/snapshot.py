@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save_file
 
+from data.ofrecord import TYPES
 from modeling.bert import BertConfig
 from modeling.heads import evenly_spaced_layers
 from util import UserError, load_oneflow, read_json, sha256, whole_folder, write_json
@@ -21,6 +22,7 @@ from util import UserError, load_oneflow, read_json, sha256, whole_folder, write
 flow = load_oneflow()
 
 FORMAT = "meta-kd-snapshot-1"
+META_TYPES = {"kind": "a text", "task": "a text", "labels": "a list of different names", "domains": "a list of different names"}
 ENCODER = ("embeddings.", "encoder.", "pooler.")
 LAYERS = "bert.encoder.layer."
 HEADS = ("classifier.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
@@ -54,8 +56,27 @@ def read_model(path, what="--model_load_dir"):
             raise UserError(f"{what} {path}: {name} is missing; expected a Hugging Face BERT folder with config.json and "
                             "model.safetensors, or a snapshot.")
     meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
-    config = BertConfig.from_file(path / "config.json")
-    return ModelFolder(path, config, _read_weights(path / "model.safetensors"), meta, sha256(path / "model.safetensors"))
+    config, arrays = BertConfig.from_file(path / "config.json"), _read_weights(path / "model.safetensors")
+    for name, shape in encoder_shapes(config):
+        if name not in arrays:
+            raise UserError(f"{path}: the weight {name} is missing: expected the weights that its config.json describes.")
+        if arrays[name].shape != shape:
+            raise UserError(f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model.")
+    return ModelFolder(path, config, arrays, meta, sha256(path / "model.safetensors"))
+
+
+def encoder_shapes(config):
+    """Yields name and shape of each weight of the encoder, so that they are checked before the engine makes room for them."""
+    H, inner = config.hidden_size, config.intermediate_size
+    for name, rows in (("word", config.vocab_size), ("position", config.max_position_embeddings), ("token_type", config.type_vocab_size)):
+        yield f"bert.embeddings.{name}_embeddings.weight", (rows, H)
+    norms = {"attention.output.LayerNorm": (H,), "output.LayerNorm": (H,)}
+    maps = {"attention.self.query": (H, H), "attention.self.key": (H, H), "attention.self.value": (H, H), "attention.output.dense": (H, H),
+            "intermediate.dense": (inner, H), "output.dense": (H, inner), **norms}
+    for name, shape in (("bert.embeddings.LayerNorm", (H,)), *((f"{LAYERS}{layer}.{name}", shape) for layer in range(config.num_hidden_layers)
+                                                               for name, shape in maps.items())):
+        yield f"{name}.weight", shape
+        yield f"{name}.bias", shape[:1]
 
 
 def read_snapshot_meta(path, what="--model_load_dir"):
@@ -73,21 +94,21 @@ def read_snapshot_meta(path, what="--model_load_dir"):
     if not isinstance(files, dict) or not {"config.json", "model.safetensors", "meta.json", "vocab.txt"} <= set(files):
         raise UserError(f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot.")
     for name, expected in files.items():
-        if pathlib.Path(name).name != name or not (path / name).is_file():
-            raise UserError(f"{path / name}: the manifest of the snapshot names this file, and it is missing: take another snapshot.")
+        if pathlib.Path(name).name != name or not (path / name).is_file() or (path / name).is_symlink():
+            raise UserError(f"{path / name}: the manifest of the snapshot names this file, and it is missing or a link: take another snapshot.")
         if sha256(path / name) != expected:
             raise UserError(f"{path / name}: its content is not what the snapshot's manifest says: take another snapshot.")
-    return read_json(path / "meta.json", "the description of the snapshot")
+    meta = read_json(path / "meta.json", "the description of the snapshot")
+    for key, kind in META_TYPES.items():
+        if not TYPES[kind](meta.get(key)):
+            raise UserError(f"{path / 'meta.json'}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot.")
+    return meta
 
 
 def _read_weights(path):
     """{name: float32 array} of a safetensors file, by today's names: `bert.` before the encoder, LayerNorm.weight and .bias."""
-    try:
-        arrays = load_file(path)
-    except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable safetensors file of float tensors ({error}).") from None
     renamed = {}
-    for name, array in arrays.items():
+    for name, array in _load_arrays(path).items():
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
         if name.endswith("position_ids"):
             continue
@@ -96,6 +117,13 @@ def _read_weights(path):
                             "expected finite floats: take another copy of the model.")
         renamed["bert." + name if name.startswith(ENCODER) else name] = array.astype(np.float32, copy=False)
     return renamed
+
+
+def _load_arrays(path):
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a readable safetensors file of float tensors ({error}).") from None
 
 
 def check_fits_model(folder, task, seq_length, tokenizer):
@@ -217,13 +245,15 @@ def _save_arrays(arrays, path):
     """A safetensors file as transformers reads it, with the permissions of any other new file (the library's are the owner's alone)."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(arrays, path, metadata={"format": "pt"})
+    try:
+        save_file(arrays, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # a full disk, for one
+        raise UserError(f"{path}: it cannot be written ({error}).") from None
     path.chmod(mode)
 
 
 def read_optimizer(path):
     """The optimizer's state of a snapshot_last, {name: array}, its hash already checked by `read_model`."""
-    try:
-        return load_file(pathlib.Path(path) / "optimizer.safetensors")
-    except FileNotFoundError:
-        raise UserError(f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run.") from None
+    if "optimizer.safetensors" not in read_json(pathlib.Path(path, "manifest.json"), "the manifest of the snapshot")["sha256"]:
+        raise UserError(f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run.")
+    return _load_arrays(pathlib.Path(path, "optimizer.safetensors"))

@@ -116,8 +116,8 @@ def test_another_seed_gives_another_run(golden, sandbox):
 
 KILLED = """
 import os, signal
-from modeling import snapshot, training
-save_snapshot, save_file = training.save_snapshot, snapshot.save_file
+from modeling import runs, snapshot
+save_snapshot, save_file = runs.save_snapshot, snapshot.save_file
 def save_and_die(*args, **kwargs):
     save_file(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -125,7 +125,7 @@ def save(path, model, tokenizer, meta, *args, **kwargs):
     if path.name == "snapshot_last" and meta["step"] > {step}:
         snapshot.save_file = save_and_die
     save_snapshot(path, model, tokenizer, meta, *args, **kwargs)
-training.save_snapshot = save
+runs.save_snapshot = save
 """
 
 

@@ -18,7 +18,8 @@ from modeling.distillation import check_served, make_lesson, student_loss, wante
 from modeling.heads import DomainClassifier, build_student, build_teacher
 from modeling.inference import DomainTable, classification_metrics, evaluate, infer, tensor, to_device
 from modeling.optimization import is_undecayed, learning_rate_at
-from modeling.training import Phase, Snapshots, StepLog, one_phase, train, two_phases
+from modeling.runs import Snapshots
+from modeling.training import Phase, StepLog, one_phase, train, two_phases
 from tokenization import tokenizer_for
 from util import Run, UserError
 
@@ -222,7 +223,7 @@ class Loop:
         return teacher_loss(self.model, batch, np.ones(len(rows), np.float32), np.zeros(len(rows), int), 0.5)
 
     def train(self, phases, on_dev=None):
-        train(self.model, self.arrays["input_mask"].sum(axis=1), phases, self.args, self.run, self.snapshots, on_dev)
+        train(self.model, self.arrays, phases, self.args, self.run, self.snapshots, on_dev)
 
     def metrics(self):
         return [json.loads(line) for line in open(self.run.folder / "metrics.jsonl")]

@@ -16,7 +16,7 @@ from util import entry, load_oneflow, rank, ranks  # isort: skip  (first: it nam
 import numpy as np
 
 import config
-from data.batches import lengths, make_batch
+from data.batches import make_batch
 from data.tasks import BUILT_IN
 from modeling.bert import init_weights
 from modeling.heads import DomainClassifier
@@ -69,7 +69,7 @@ def step(model):
         return batch_mean(cross_entropy(model(batch).logits, batch.label)), {}
 
     with tempfile.TemporaryDirectory() as folder:
-        train(model, lengths(arrays), one_phase(args, len(arrays["label"]), loss), args, Run(folder), Unsaved())
+        train(model, arrays, one_phase(args, len(arrays["label"]), loss), args, Run(folder), Unsaved())
     marks.append(time.perf_counter())
     return statistics.median(np.diff(marks)[1:]), B * T
 

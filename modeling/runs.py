@@ -1,0 +1,198 @@
+"""What stands around the loop of a training script: its folder, the model to start from, the snapshots that are kept, the results."""
+
+import json
+import pathlib
+import shlex
+import shutil
+import sys
+import time
+
+import numpy as np
+
+from modeling.collective import barrier, of_first
+from modeling.inference import evaluate
+from modeling.optimization import optimizer_arrays
+from modeling.ranks import devices
+from modeling.snapshot import check_task, load_weights, read_model, save_snapshot
+from modeling.training import metrics_line
+from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, write_json
+
+PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir"}  # their content counts
+HARMLESS = {"eval_batch_size_per_device", "save_every_step_num", "log_every_step_num", "device"}  # may differ when a run is resumed
+PASSING = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_processes", "gpu_num_per_node", "num_nodes", "node_rank",
+           "master_addr", "master_port", "changed"}  # of one call, not of the run
+EPOCHS = ", since the learning rate has to fall to 0 at the end of the last epoch"
+
+
+class Snapshots:
+    """The snapshots of a run: `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one, named in best.json, and `snapshot_last`.
+
+    Args:
+        run, kind: a Run with a folder; "mft" or "student".
+        model, tokenizer: what is saved.
+        meta: facts for meta.json: task, labels, domains, and the like.
+        args: the flags, kept in meta.json; a resumed run must have the same.
+        left_out: prefixes of the weights that the best snapshot does without.
+    """
+
+    def __init__(self, run, kind, model, tokenizer, meta, args, left_out=()):
+        self.run, self.kind, self.model, self.tokenizer, self.left_out = run, kind, model, tokenizer, left_out
+        flags = {name: value for name, value in sorted(vars(args).items()) if name not in PATHS | PASSING}
+        self.meta, self.step, self.best = {**meta, "ranks": ranks(), "devices": devices(args), "flags": flags}, 0, None
+
+    def resume(self, folder):
+        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which harmless flags differ.
+
+        Raises:
+            UserError: a flag, the data or the number of ranks would make it another run; the sentence has the old and the new value.
+        """
+        meta, path = folder.meta, folder.path
+        ours = json.loads(json.dumps(self.meta))  # as meta.json gives it back: lists for tuples
+        old, new = meta["flags"], ours["flags"]
+        differ = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        for name in differ:
+            if name not in HARMLESS:
+                raise UserError(f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has {new.get(name)}, and would end "
+                                f"elsewhere{EPOCHS if name == 'num_epochs' else ''}: give the same flags, or start a new run.")
+        for key, value in ours.items():
+            if meta.get(key) != value and key != "flags":
+                raise UserError(f"--resume_from {path}: that run had the {key} {meta.get(key)!r:.60}, and now it is "
+                                f"{value!r:.60}: bring back what it had, or start a new run.")
+        if differ:
+            self.run.say("resumed with other flags: " + ", ".join(f"--{name} {new.get(name)} instead of {old.get(name)}" for name in differ))
+        self.step, self.best = meta["step"], meta["best"]
+        self.run.forget_after(self.step)
+
+    def resume_command(self):
+        """The command line that goes on with this run."""
+        words, kept = iter(sys.argv), []
+        for word in words:
+            if word in ("--model_save_dir", "--resume_from"):
+                next(words, None)
+            elif word != "--resume" and not word.startswith(("--model_save_dir=", "--resume_from=")):
+                kept.append(word)
+        return shlex.join(["python3", *kept, "--resume_from", str(self.run.folder / "snapshot_last")])
+
+    def keep_best(self, step, metrics):
+        """Saves the model where its accuracy on dev is above the best so far."""
+        if self.best and metrics["accuracy"] <= self.best["accuracy"]:
+            return
+        name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{metrics['accuracy']!r}"
+        self.best = {"snapshot": name, "step": step, "accuracy": metrics["accuracy"]}
+        if rank() == 0:
+            save_snapshot(self.run.folder / name, self.model, self.tokenizer, {**self.meta, "step": step, "dev": metrics}, self.left_out)
+            write_json(self.run.folder / "best.json", self.best)
+            for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
+                if other.name != name:
+                    shutil.rmtree(other)
+        barrier()
+
+    def keep_last(self, step, optimizer):
+        """Saves model, optimizer and progress, all that a resumed run needs."""
+        if rank() == 0:
+            save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer,
+                          {**self.meta, "step": step, "best": self.best}, optimizer=optimizer_arrays(optimizer, self.model))
+        barrier()
+
+    def name_last(self, step):
+        """Without an evaluation on dev the last snapshot counts as the best."""
+        if rank() == 0:
+            write_json(self.run.folder / "best.json", {"snapshot": "snapshot_last", "step": step})
+        barrier()
+
+
+def run_facts(task, records, domains):
+    """What meta.json says of the task, enough to use the model without its data, and of what it was trained on.
+
+    Args:
+        records: the Records of the training split; domains: the DomainTable of the run.
+    """
+    return {"task": task.name, "text": task.text, "labels": task.labels, "domains": task.domains, "seen_domains": domains.seen,
+            "seq_length": records.seq_length, "content_sha256": records.content_sha256, "scores": records.scores}
+
+
+def starting_model(args, task, path, flag):
+    """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from does.
+
+    Raises:
+        UserError: neither --do_train nor --do_eval; --resume_from names no snapshot_last; without --do_train, a model that was not
+            trained for this task.
+    """
+    if not (args.do_train or args.do_eval):
+        raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
+    folder = read_model(path, "--resume_from" if args.resume_from else flag)
+    if args.resume_from and "best" not in (folder.meta or {}):
+        raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
+    if not args.do_train:
+        if folder.meta is None:
+            raise UserError(f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
+                            "name a snapshot, or give --do_train.")
+        check_task(folder.meta, task, path)
+    return folder
+
+
+def open_run(args):
+    """The Run of a training script, locked, with the first lines of its log written.
+
+    Its folder is --model_save_dir, or the one of --resume_from, or a new one named after the time.
+    Raises:
+        UserError: the folder holds a run already, and this is not its resumption.
+    """
+    if args.resume_from:
+        folder = pathlib.Path(args.resume_from).resolve().parent
+        if args.model_save_dir and pathlib.Path(args.model_save_dir).resolve() != folder:
+            raise UserError(f"--resume_from {args.resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir names "
+                            f"{args.model_save_dir}: leave --model_save_dir out.")
+    else:
+        folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder(of_first(time.time()))
+        if (folder / "snapshot_last").exists() and args.do_train:
+            raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
+                            f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
+    run = Run(folder)
+    if args.do_train:
+        run.clean()
+        if not args.resume_from:
+            run.forget_after(0)  # of a run that was stopped before its first snapshot
+    for line in (f"run folder: {folder}", *opening_lines(args)):
+        run.say(line)
+    return run
+
+
+def describe(run, model, device, splits, task, tokenizer):
+    """Logs the model's size, the counts of examples, and the first three training examples as the model sees them."""
+    parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
+    counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())
+    run.say(f"device {device}, {ranks()} rank{'s' * (ranks() > 1)}, {parameters:,} parameters; examples: {counts}; labels {', '.join(task.labels)}; "
+            f"domains {', '.join(task.domains)}")
+    first = splits["train"]
+    for row in range(min(3, len(first["label"]))):
+        tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][row][first["input_mask"][row] > 0])
+        run.say(f"example {first['idxs'][row].item()}: {task.domains[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
+                f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}")
+
+
+def test_best(run, folder, model, task, splits, args, domains, device):
+    """Evaluates a snapshot on dev and test; writes results.json into the run folder.
+
+    Args:
+        folder: the ModelFolder of the snapshot, whose weights `model` takes.
+        splits: {"dev": stacked records, "test": stacked records}.
+    Returns:
+        the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test.
+    """
+    load_weights(model, folder)
+    results = {"task": task.name, "snapshot": folder.path.name, "parameters": sum(array.size for array in folder.arrays.values()),
+               "bytes": (folder.path / "model.safetensors").stat().st_size}
+    for split, arrays in splits.items():
+        started = time.monotonic()
+        results[split] = evaluate(model, arrays, task, args.eval_batch_size_per_device, domains, device)
+        run.timing(event=split, examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2))
+        run.say(f"{folder.path.name} | {split} {metrics_line(results[split])}")
+    if rank() == 0:
+        write_json(run.folder / "results.json", results)
+    return results
+
+
+def best_snapshot(run):
+    """The ModelFolder of the best snapshot of a run."""
+    return read_model(run.folder / read_json(run.folder / "best.json", "the name of the best snapshot")["snapshot"])
