@@ -87,7 +87,7 @@ def teacher_loss(model, batch, weights, corrupted, domain_loss_weight):
     Returns:
         the loss, and {"class", "domain"}: its parts, before gamma1.
     """
-    answers, device = model(batch), batch.label.device
+    answers, device = model(batch, last_hidden=domain_loss_weight > 0), batch.label.device
     parts = {"class": batch_mean(cross_entropy(answers.logits, batch.label), tensor(weights, device))}
     loss = parts["class"]
     if domain_loss_weight:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling.attention import Packing, Scores, SelfAttention, Unpack
-from modeling.layers import Affine, Gelu, LayerNorm, Norm, Take
+from modeling.layers import Affine, FeedForward, LayerNorm, Norm, Take
 from modeling.operation import Block, Dropout, flow, nn, settle
 from util import UserError, random_stream, read_json
 
@@ -104,7 +104,10 @@ def init_weights(module, seed, std):
 
 
 class HiddenStates(collections.abc.Sequence):
-    """L+1 tensors [B, T, H], the embeddings first, 0 at padding; each is laid out when it is asked for."""
+    """L+1 tensors [B, T, H], the embeddings first, 0 at padding; each is laid out when it is asked for.
+
+    rows: a tensor [N, H] of each; the last is None where only [CLS] went through to the end.
+    """
 
     def __init__(self, rows, packing):
         self._rows, self._packing = rows, packing
@@ -113,6 +116,8 @@ class HiddenStates(collections.abc.Sequence):
         return len(self._rows)
 
     def __getitem__(self, layer):
+        if self._rows[layer] is None:
+            raise ValueError("the last hidden states were not asked for")
         return Unpack(self._packing)(self._rows[layer])
 
 
@@ -164,33 +169,38 @@ class Layer(Block):
         self.intermediate = _modules(dense=nn.Linear(H, inner))
         self.output = _modules(dense=nn.Linear(inner, H), LayerNorm=LayerNorm(H))
 
-    def forward(self, x, packing, scores=None):
-        """[N, H] -> a tuple of [N, H] and, where an operation `scores` is given, what it makes of queries, keys and values."""
+    def forward(self, x, packing, scores=None, places=None):
+        """[N, H] -> a tuple of [N, H] and, where an operation `scores` is given, what it makes of queries, keys and values.
+
+        places: of the rows that go on after the attention, if not all do.
+        """
+        kept = x.numel() if places is None else len(places) * x.shape[1]
 
         def norm():
-            return Norm(self.eps, self.dropout.kept(x.numel()), self.dropout.rate)
+            return Norm(self.eps, self.dropout.kept(kept), self.dropout.rate)
 
         def wire(run, x, *p):  # p: weights and biases in the order of __init__
             qkv = run(Affine(), x, *p[0:6])
             context = run(SelfAttention(packing, self.heads, self.score_dropout), qkv)
+            if places is not None:
+                context, x = run(Take(places), context), run(Take(places), x)
             x = run(norm(), run(Affine(), context, *p[6:8]), *p[8:10], x)
-            inner = run(Gelu(), run(Affine(), x, *p[10:12]))
-            y = run(norm(), run(Affine(), inner, *p[12:14]), *p[14:16], x)
+            y = run(norm(), run(FeedForward(), x, *p[10:14]), *p[14:16], x)
             return (y, run(scores, qkv)) if scores else (y,)
 
         return self.chain(wire, x)
 
 
 class Pooler(Block):
-    """tanh(linear(hidden of [CLS])): [N, H] -> [B, H]."""
+    """tanh(linear(hidden of [CLS])): [N, H], where [CLS] stands at `places` -> [B, H]."""
 
     def __init__(self, config):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x, packing):
+    def forward(self, x, places):
         def wire(run, x, *p):
-            return (run(Affine(), run(Take(packing.starts), x), *p),)
+            return (run(Affine(), run(Take(places), x), *p),)
 
         return flow.tanh(*self.chain(wire, x))
 
@@ -218,15 +228,17 @@ class BertModel(nn.Module):
         self.encoder = _modules(layer=nn.ModuleList([Layer(config, dropouts) for _ in range(config.num_hidden_layers)]))
         self.pooler = Pooler(config)
 
-    def forward(self, input_ids, input_mask, segment_ids, scores_of=(), mean_over_heads=False):
+    def forward(self, input_ids, input_mask, segment_ids, scores_of=(), mean_over_heads=False, last_hidden=True):
         """Outputs of a batch of int32 tensors [B, T], T up to max_position_embeddings, real tokens first; scores of the layers
-        `scores_of`, counted from 1."""
+        `scores_of`, counted from 1. Without `last_hidden` only [CLS] goes through the last layer to its end, where most of its work is."""
         settle()
-        packing = Packing(input_mask)
+        packing, last = Packing(input_mask), len(self.encoder.layer)
         rows, scores = [self.embeddings(input_ids, segment_ids, packing)], {}
         for number, layer in enumerate(self.encoder.layer, 1):
             wanted = Scores(packing, self.config.num_attention_heads, mean_over_heads) if number in scores_of else None
-            x, *made = layer(rows[-1], packing, wanted)
+            x, *made = layer(rows[-1], packing, wanted, None if last_hidden or number < last else packing.starts)
             rows.append(x)
             scores.update(zip([number], made))
-        return Outputs(HiddenStates(rows, packing), scores, self.pooler(rows[-1], packing))
+        if last_hidden:
+            return Outputs(HiddenStates(rows, packing), scores, self.pooler(x, packing.starts))
+        return Outputs(HiddenStates([*rows[:-1], None], packing), scores, self.pooler(x, np.arange(packing.B)))

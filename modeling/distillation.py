@@ -52,7 +52,7 @@ def check_served(terms, manifest, config):
 
 
 class Lesson(NamedTuple):
-    """What the teacher knows of a batch, as tensors padded to its T tokens."""
+    """What the teacher knows of a batch, padded to its T tokens: tensors, and what the attention term compares with as arrays."""
 
     logits: "flow.Tensor"  # [B, M]
     expertise: "flow.Tensor"  # lambda(x), [B]
@@ -60,9 +60,9 @@ class Lesson(NamedTuple):
     domain_feature: "flow.Tensor"  # [B, H]
     attention: dict  # {student layer: [B, T, T] or [B, A, T, T]}
     hidden: dict  # {student layer: [B, T, H]}
-    pair_weights: Optional["flow.Tensor"]  # [B, T, T], for attention
+    pair_weights: Optional[np.ndarray]  # [B, T, T], for attention
     token_weights: Optional["flow.Tensor"]  # [B, T], for hidden states
-    centring: Optional["flow.Tensor"]  # [B, T, T], for attention that is centred
+    centring: Optional[np.ndarray]  # [B, T, T], for attention that is centred
     mean_over_heads: bool
     temperature: float
 
@@ -80,13 +80,13 @@ def make_lesson(items, batch, terms, matches, manifest, args, device):
     expertise = np.ones(len(logits), np.float32)
     if args.expertise_weight == "lambda":
         expertise = losses.domain_expertise(batch.weights, logits, batch.label)
-    attention = {student: tensor(padded([item["attention"][at[teacher]] for item in items], T, 2), device)
+    attention = {student: padded([item["attention"][at[teacher]] for item in items], T, 2)
                  for student, teacher in matches.items() if "attention" in terms}
     hidden = {student: tensor(padded([item["hidden"][at[teacher]] for item in items], T, 1), device)
               for student, teacher in matches.items() if "hidden" in terms}
-    pairs = tensor(losses.pair_weights(mask), device) if attention else None
+    pairs = losses.pair_weights(mask) if attention else None
     tokens = tensor(losses.token_weights(mask), device) if hidden else None
-    centring = tensor(losses.centring_matrix(mask), device) if args.attention_match == "centred" and attention else None
+    centring = losses.centring_matrix(mask) if args.attention_match == "centred" and attention else None
     return Lesson(tensor(logits, device), tensor(expertise, device), tensor(representation, device), tensor(feature, device),
                   attention, hidden, pairs, tokens, centring, manifest["attention_heads"] == "mean", args.temperature)
 
@@ -118,7 +118,8 @@ def student_loss(model, batch, lesson, terms):
     Returns:
         the loss, and {term: its batch mean, before its weight and lambda}.
     """
-    answers = model(batch, scores_of=tuple(lesson.attention), mean_over_heads=lesson.mean_over_heads)
+    last_hidden = "transfer" in terms or "hidden" in terms
+    answers = model(batch, tuple(lesson.attention), lesson.mean_over_heads, last_hidden)
     values = {name: TERMS[name](model, answers, batch, lesson) for name in terms}  # each [B]
     loss = 0.0
     for name, value in values.items():

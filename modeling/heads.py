@@ -62,9 +62,14 @@ class DomainClassifier(nn.Module):
         for name, (inputs, outputs) in (maps or {}).items():
             self.add_module(name, nn.Linear(inputs, outputs, bias=False))
 
-    def forward(self, batch, scores_of=(), mean_over_heads=True):
-        """Answers on a TensorBatch; scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them."""
-        encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads)
+    def forward(self, batch, scores_of=(), mean_over_heads=True, last_hidden=True):
+        """Answers on a TensorBatch.
+
+        Args:
+            scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them.
+            last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where not.
+        """
+        encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads, last_hidden)
         return Answers(self.classifier(self.dropout(encoder.pooled)), encoder)
 
     def domain_feature(self, encoder, batch):

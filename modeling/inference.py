@@ -96,7 +96,7 @@ def evaluate(model, arrays, task, batch_size, domains, device):
     logits = np.zeros((len(arrays["label"]), len(task.labels)), np.float32)
     with evaluating(model):
         for rows in like_length(arrays, batch_size)[rank()::ranks()]:
-            logits[rows] = model(to_device(make_batch(arrays, rows), domains, device)).logits.numpy()
+            logits[rows] = model(to_device(make_batch(arrays, rows), domains, device), last_hidden=False).logits.numpy()
     logits = total(logits, device)
     return classification_metrics(logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task)
 

@@ -1,4 +1,4 @@
-"""Linear maps, GELU, LayerNorm and rows of tables, each with its gradient by hand. Letters: N rows, H hidden."""
+"""Linear maps, the feed-forward part, LayerNorm and rows of tables, each with its gradient by hand. Letters: N rows, H hidden."""
 
 import math
 
@@ -7,6 +7,11 @@ import numpy as np
 from modeling.operation import Operation, flow, gain, nn, scaled
 
 # --------------------------------------------------------------------------------------- linear maps
+
+
+def column_sums(rows):
+    """[N, H] -> [H], as a product, which is faster than a sum."""
+    return np.ones(len(rows), np.float32) @ rows
 
 
 class Affine(Operation):
@@ -22,69 +27,73 @@ class Affine(Operation):
 
     def backward(self, dy):
         dweights = np.split(dy.T @ self.x, self.maps)
-        dbiases = np.split(np.ones(len(dy), np.float32) @ dy, self.maps)
+        dbiases = np.split(column_sums(dy), self.maps)
         return (dy @ self.weight, *(gradient for pair in zip(dweights, dbiases) for gradient in pair))
 
     def formula(self, x, *parameters):
         return flow.cat([nn.functional.linear(x, *pair) for pair in zip(parameters[0::2], parameters[1::2])], dim=-1)
 
 
-# --------------------------------------------------------------------------------------- gelu
+# --------------------------------------------------------------------------------------- gelu, feed-forward
 
 PIECE = 1 << 16  # elements that are worked on at a time: a few such arrays of float32 stay in a core's cache
+POLYNOMIAL = tuple(map(np.float32, (
+    0.79788458, 0.036333665, -3.2753996e-05, -5.5344583e-05, 3.9832516e-06, -1.3434357e-07, 1.8267002e-09)))
+HALF, ONE, MINUS_HALF, DENSITY = map(np.float32, (0.5, 1, -0.5, 1 / math.sqrt(2 * math.pi)))
 
 
-class Gelu(Operation):
-    """x Phi(x), Phi the normal distribution function, of any shape; within 1e-6 of the formula with erf, its slope too.
+@np.errstate(over="ignore")  # far out the polynomial is infinite, and its tanh 1, as it should be
+def gelu(x, slope=None):
+    """Turns x into x Phi(x) in its place and writes the derivative, Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi), to `slope`.
 
-    Phi(x) = (1 + tanh(x p(x^2))) / 2 with p a minimax polynomial, since numpy's tanh is vectorised and it has no erf.
+    Phi, the normal distribution function, is (1 + tanh(x p(x^2))) / 2 with p a minimax polynomial, since numpy's tanh is
+    vectorised and it has no erf: both results are within 1e-6 of the formula with erf.
     """
-
-    POLYNOMIAL = tuple(map(np.float32, (
-        0.79788458, 0.036333665, -3.2753996e-05, -5.5344583e-05, 3.9832516e-06, -1.3434357e-07, 1.8267002e-09)))
-    HALF, ONE, MINUS_HALF, DENSITY = map(np.float32, (0.5, 1, -0.5, 1 / math.sqrt(2 * math.pi)))
-
-    @np.errstate(over="ignore")  # far out the polynomial is infinite, and its tanh 1, as it should be
-    def forward(self, x):
-        y = np.empty_like(x)
-        self.slope = np.empty_like(x) if self.saving else None
-        square, phi = (np.empty(min(PIECE, x.size), np.float32) for _ in range(2))  # numpy is slow where two arrays touch
-        for start in range(0, x.size, PIECE):
-            piece = slice(start, min(start + PIECE, x.size))
-            n = piece.stop - start
-            self._piece(x.reshape(-1)[piece], y.reshape(-1)[piece], square[:n], phi[:n])
-            if self.saving:
-                self._slope(x.reshape(-1)[piece], self.slope.reshape(-1)[piece], square[:n], phi[:n])
-        return y
-
-    def _piece(self, x, y, square, phi):
-        np.multiply(x, x, out=square)
-        np.multiply(square, self.POLYNOMIAL[-1], out=phi)
-        for coefficient in self.POLYNOMIAL[-2:0:-1]:
+    squares, phis = (np.empty(min(PIECE, x.size), np.float32) for _ in range(2))
+    for start in range(0, x.size, PIECE):
+        piece = x.reshape(-1)[start:start + PIECE]
+        square, phi = squares[:piece.size], phis[:piece.size]
+        np.multiply(piece, piece, out=square)
+        np.multiply(square, POLYNOMIAL[-1], out=phi)
+        for coefficient in POLYNOMIAL[-2:0:-1]:
             phi += coefficient
             phi *= square
-        phi += self.POLYNOMIAL[0]
-        phi *= x
+        phi += POLYNOMIAL[0]
+        phi *= piece
         np.tanh(phi, out=phi)
-        phi += self.ONE
-        phi *= self.HALF
-        np.multiply(x, phi, out=y)
+        phi += ONE
+        phi *= HALF
+        if slope is not None:
+            square *= MINUS_HALF
+            density = np.exp(square, out=slope.reshape(-1)[start:start + PIECE])
+            density *= DENSITY
+            density *= piece
+            density += phi
+        piece *= phi
 
-    def _slope(self, x, slope, square, phi):
-        """Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)"""
-        square *= self.MINUS_HALF
-        np.exp(square, out=slope)
-        slope *= self.DENSITY
-        slope *= x
-        slope += phi
+
+class FeedForward(Operation):
+    """gelu(x W1^T + b1) W2^T + b2: x [N, H], W1 [I, H], b1 [I], W2 [H, I], b2 [H] -> [N, H], I the inner width."""
+
+    def forward(self, x, weight1, bias1, weight2, bias2):
+        inner = x @ weight1.T
+        inner += bias1
+        slope = np.empty_like(inner) if self.saving else None
+        gelu(inner, slope)
+        if self.saving:
+            self.x, self.inner, self.slope, self.weights = x, inner, slope, (weight1, weight2)
+        y = inner @ weight2.T
+        y += bias2
+        return y
 
     def backward(self, dy):
-        dx, self.slope = self.slope, None  # its memory becomes the gradient: a graph is walked back once
-        dx *= dy
-        return (dx,)
+        weight1, weight2 = self.weights
+        dinner, self.slope = self.slope, None  # its memory becomes the gradient: a graph is walked back once
+        dinner *= dy @ weight2
+        return dinner @ weight1, dinner.T @ self.x, column_sums(dinner), dy.T @ self.inner, column_sums(dy)
 
-    def formula(self, x):
-        return nn.functional.gelu(x)
+    def formula(self, x, weight1, bias1, weight2, bias2):
+        return nn.functional.linear(nn.functional.gelu(nn.functional.linear(x, weight1, bias1)), weight2, bias2)
 
 
 # --------------------------------------------------------------------------------------- layer norm
@@ -94,6 +103,7 @@ class Norm(Operation):
     """LayerNorm(dropout(x) + residual): (z - mean) / sqrt(variance + eps) * weight + bias over the last axis, H.
 
     Inputs: x [N, H], weight [H], bias [H], and residual [N, H] if there is one. kept: [N*H] of bool, or None.
+    Sums along rows and columns are products with a vector, which BLAS does at the speed of reading.
     """
 
     ROWS = 128
@@ -103,46 +113,51 @@ class Norm(Operation):
 
     def forward(self, x, weight, bias, residual=None):
         N, H = x.shape
-        y, z = np.empty_like(x), np.empty_like(x)
-        spread = np.empty((N, 1), np.float32)
+        y = np.empty_like(x)
+        normal = np.empty_like(x) if self.saving else y
+        spread, average = np.empty((N, 1), np.float32), np.full(H, 1 / H, np.float32)
         for start in range(0, N, self.ROWS):
             rows = slice(start, start + self.ROWS)
-            piece = z[rows]
-            self._sum(x, residual, rows, piece)
-            piece -= piece.mean(axis=1, keepdims=True)
+            piece = normal[rows]
+            self._sum(x[rows], residual, rows, piece)
+            piece -= (piece @ average)[:, None]
             spread[rows, 0] = 1 / np.sqrt(np.einsum("nh,nh->n", piece, piece) / H + self.eps)
             piece *= spread[rows]
             np.multiply(piece, weight, out=y[rows])
             y[rows] += bias
         if self.saving:
-            self.normal, self.spread, self.weight, self.residual = z, spread, weight, residual is not None
+            self.normal, self.spread, self.weight, self.residual = normal, spread, weight, residual is not None
         return y
 
     def _sum(self, x, residual, rows, out):
-        if self.kept is None:
-            np.copyto(out, x[rows])
-        else:
-            np.multiply(x[rows], self.kept.reshape(x.shape)[rows], out=out)
-            out *= gain(self.rate)
+        """dropout(x) + residual[rows]; x: those rows alone."""
+        if self.kept is not None:
+            x = np.multiply(x, self.kept.reshape(-1, x.shape[1])[rows], out=out)
+            x *= gain(self.rate)
         if residual is not None:
-            out += residual[rows]
+            np.add(x, residual[rows], out=out)
+        elif x is not out:
+            np.copyto(out, x)
 
     def backward(self, dy):
+        """With n the normalised z and g = dy * weight: dz = (g - mean(g) - n * mean(g n)) * spread, dweight = sum over rows of dy n."""
         N, H = dy.shape
-        dz, dx = np.empty_like(dy), np.empty_like(dy)
-        dweight = np.zeros(H, np.float32)
+        dz, product = np.empty_like(dy), np.empty((self.ROWS, H), np.float32)
+        dx = dz if self.kept is None else np.empty_like(dy)
+        dweight, average = np.zeros(H, np.float32), self.weight / H
         for start in range(0, N, self.ROWS):
             rows = slice(start, start + self.ROWS)
             piece, normal = dz[rows], self.normal[rows]
-            dweight += np.einsum("nh,nh->h", dy[rows], normal)
+            along = np.multiply(dy[rows], normal, out=product[: len(normal)])
+            dweight += column_sums(along)
+            slope = (along @ average)[:, None]
             np.multiply(dy[rows], self.weight, out=piece)
-            slope = np.einsum("nh,nh->n", piece, normal)[:, None] / H
-            piece -= piece.mean(axis=1, keepdims=True)
-            piece -= normal * slope
+            piece -= (dy[rows] @ average)[:, None]
+            piece -= np.multiply(normal, slope, out=along)
             piece *= self.spread[rows]
-            self._sum(dz, None, rows, dx[rows])
-        dbias = np.ones(N, np.float32) @ dy
-        return (dx, dweight, dbias, dz) if self.residual else (dx, dweight, dbias)
+            if self.kept is not None:
+                self._sum(piece, None, rows, dx[rows])
+        return (dx, dweight, column_sums(dy), dz)[: 4 if self.residual else 3]
 
     def formula(self, x, weight, bias, residual=None):
         z = x if self.kept is None else x * scaled(self.kept, self.rate, x.device).reshape(x.shape)

@@ -63,7 +63,6 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
     steps_per_epoch = math.ceil(len(idxs) / size)
     log, batches = StepLog(run, args.log_every_step_num, snapshots.step, end), None
     model.train()
-    prepare_gradients(model)
     share_of_loss, device = shared_loss(model), next(model.parameters()).device
     for phase in phases:
         if snapshots.step >= phase.last:
@@ -80,8 +79,7 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
             model.dropouts.key(args.seed, step, rank(), ranks())
 
             values = share_of_loss(phase.loss, batches[position], epoch)
-            optimizer.zero_grad()
-            values["loss"].backward()
+            walk_back(values["loss"], model, optimizer)
             norm = clip_gradients(model, args.max_grad_norm)
             optimizer.step()
 
@@ -103,11 +101,17 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
         snapshots.name_last(end)
 
 
-def prepare_gradients(model):
-    """Zeros, not None, where a phase uses no part of the model: in a resumed run as in a whole one. With several ranks
-    DistributedDataParallel gives gradients a place of its own, and zeros where they are not used."""
+def walk_back(loss, model, optimizer):
+    """Puts the gradients of `loss` in place of those before: zeros, not None, where a phase uses no part of the model, in a resumed run
+    as in a whole one.
+
+    DistributedDataParallel gives gradients a place of their own, and would go on adding to them if they were set to None.
+    """
+    optimizer.zero_grad(set_to_none=ranks() == 1)
+    loss.backward()
     for parameter in model.parameters():
-        parameter.grad = flow.zeros_like(parameter) if ranks() == 1 else None
+        if parameter.grad is None:
+            parameter.grad = flow.zeros_like(parameter)
 
 
 class StepLog:

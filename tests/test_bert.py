@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from modeling import operation
 from modeling.attention import Packing, Scores, SelfAttention, Unpack
 from modeling.bert import BertConfig, BertModel, flow, init_weights
-from modeling.layers import Affine, Gelu, Norm, Take
+from modeling.layers import Affine, FeedForward, Norm, Take, gelu
 from modeling.operation import Dropout, Dropouts
 from util import UserError
 
@@ -142,8 +142,8 @@ def dropout(rate=0.3):
 OPERATIONS = {
     "one map": (Affine, [(B * T, H), (5, H), (5,)]),
     "three maps": (Affine, [(B * T, H), (5, H), (5,), (5, H), (5,), (5, H), (5,)]),
-    "gelu": (Gelu, [(B * T, H)]),
-    "gelu in pieces": (Gelu, [(300, 500)]),
+    "feed-forward": (FeedForward, [(B * T, H), (20, H), (20,), (H, 20), (H,)]),
+    "feed-forward in pieces": (FeedForward, [(1100, H), (80, H), (80,), (H, 80), (H,)]),
     "norm": (lambda: Norm(1e-12), [(300, H), (H,), (H,)]),
     "norm of a sum": (lambda: Norm(1e-12), [(B * T, H), (H,), (H,), (B * T, H)]),
     "norm of a sum with dropout": (lambda: Norm(1e-12, dropout().kept(300 * H), 0.3), [(300, H), (H,), (H,), (300, H)]),
@@ -176,10 +176,8 @@ def test_gradients_by_hand_equal_those_of_the_formula(name):
 def test_gelu_is_that_of_erf_everywhere():
     """x Phi(x) and its slope within 1e-6 of float64's erf from -30 to 30, and the limits far outside."""
     x = np.concatenate([np.linspace(-30, 30, 200001), [-1e4, 1e4]]).astype(np.float32)
-    gelu = Gelu()
-    gelu.saving = True
-    y, slope = gelu.forward(x), gelu.backward(np.ones_like(x))[0]
-    wide = x.astype(np.float64)
+    wide, y, slope = x.astype(np.float64), x.copy(), np.empty_like(x)
+    gelu(y, slope)
     phi = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in wide])
     np.testing.assert_allclose(y, wide * phi, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(slope, phi + wide * np.exp(-wide ** 2 / 2) / math.sqrt(2 * math.pi), atol=1e-6)
@@ -231,6 +229,21 @@ def test_scores_are_made_for_the_layers_asked_for():
     """None by default."""
     model, batch = random_model().eval(), random_batch((4,), 4)
     assert run(model, batch).scores == {} and set(run(model, batch, scores_of=(2,)).scores) == {2}
+
+
+def test_less_work_without_the_last_hidden_states(way):
+    """The pooled output, the scores and all gradients are the same without the last hidden states, which are then refused."""
+    batch, results = random_batch((7, 7, 7), 7), []
+    for last_hidden in (True, False):
+        model = random_model().eval()
+        outputs = run(model, batch, scores_of=(2,), mean_over_heads=True, last_hidden=last_hidden)
+        (outputs.pooled ** 2).sum().backward()
+        results.append([outputs.pooled.numpy(), outputs.scores[2].numpy(), outputs.hidden[1].numpy(),
+                        *(parameter.grad.numpy() for parameter in model.parameters())])
+    for found, expected in zip(*results):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * max(1, np.abs(expected).max()))
+    with pytest.raises(ValueError):
+        outputs.hidden[-1]
 
 
 def test_a_step_leaves_nothing_behind(monkeypatch):
