@@ -48,7 +48,7 @@ def load_vocab(vocab_file):
             found = "an empty line" if len(tokens) > 1 else "an empty file"
             raise UserError(f"{path}:{line}: {found}, expected one token a line: is this a vocab.txt?")
         if token in vocab:
-            raise UserError(f"{path}:{line}: the token {token!r} is on line {vocab[token] + 1} already, expected each once.")
+            raise UserError(f"{path}:{line}: the token {token!r:.80} is on line {vocab[token] + 1} already, expected each once.")
         vocab[token] = line - 1
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         raise UserError(f"{path}: {len(vocab)} lines, but no {' '.join(missing)}, expected the vocabulary of a BERT model: "
@@ -82,9 +82,9 @@ def _configured_case(path):
                  "do_basic_tokenize": [None, True], "never_split": [None, []],
                  "tokenizer_class": [None, "BertTokenizer", "BertTokenizerFast"]}
     for key, values in supported.items():
-        if key in config and config[key] not in values:
+        if key in config and not any(config[key] == value and type(config[key]) is type(value) for value in values):  # 1 is not true
             expected = " or ".join(map(json.dumps, values))
-            raise UserError(f"{path}: {key} is {json.dumps(config[key])}, expected {expected}: this is not BERT's own tokenizer, "
+            raise UserError(f"{path}: {key} is {json.dumps(config[key]):.80}, expected {expected}: this is not BERT's own tokenizer, "
                             "and no other is supported.")
     return lower
 
@@ -144,6 +144,20 @@ _CASED = _Table(lambda char, role: {"drop": "", "space": " ", "alone": f" {char}
 _UNCASED = _Table(lambda char, role: "" if role == "accent" else _CASED[ord(char)].lower())
 
 
+def _pieces_to_sort(text, size=256):
+    """Yields the text in pieces whose accents can be sorted each for itself, since the time that takes grows with the square of their number.
+
+    A piece ends before a character that is no accent, and only a senseless run of more than `size` accents is torn.
+    """
+    start = 0
+    while start < len(text):
+        end = start + size
+        while end < min(len(text), start + 2 * size) and unicodedata.combining(text[end]):
+            end += 1
+        yield text[start:end]
+        start = end
+
+
 # --------------------------------------------------------------------------------------- the tokenizers
 
 
@@ -162,7 +176,7 @@ class BasicTokenizer:
         if not self.do_lower_case:
             return text.translate(_CASED).split()
         if not text.isascii():  # cleaned first: a dropped character would keep the accents around it from being sorted
-            text = unicodedata.normalize("NFD", text.translate(_CLEAN))
+            text = "".join(unicodedata.normalize("NFD", piece) for piece in _pieces_to_sort(text.translate(_CLEAN)))
         return text.translate(_UNCASED).split()
 
 

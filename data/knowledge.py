@@ -22,7 +22,8 @@ from util import UserError, place_folder, write_json
 FORMAT = "meta-kd-knowledge-1"
 STAGE_3 = "run meta_teacher_eval.py with this teacher and these records"
 PREFIX = "knowledge"
-MANIFEST_TYPES = {"offsets_sha256": "a SHA-256", "shapes": "an object"}
+MANIFEST_TYPES = {"offsets_sha256": "a SHA-256", "shapes": "an object", "teacher_sha256": "a SHA-256", "content_sha256": "a SHA-256",
+                  "layers": "a list of counts", "width": "a count", "hidden_states": "true or false", "domain_feature": "true or false"}
 ORIGINS = {"teacher_sha256": "of another teacher", "content_sha256": "of other records"}
 VECTORS = ("logits", "representation", "domain_feature")
 
@@ -99,6 +100,10 @@ class KnowledgeWriter:
     def begin(self):
         """Makes the place for the parts: one rank, before the others."""
         self._parts.begin()
+
+    def discard(self):
+        """Takes away what a run that was killed at its very end has left beside the folder: one rank."""
+        self._parts.discard()
 
     def has(self, number):
         """Whether part `number` is done."""
@@ -185,13 +190,20 @@ class Knowledge:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.manifest = read_manifest(folder, FORMAT, MANIFEST_TYPES, PREFIX, "the manifest of the knowledge", STAGE_3)
-        if not _good_shapes(self.manifest["shapes"]):
+        if not _good_shapes(self.manifest["shapes"]) or not self._fits_shapes(**self.manifest):
             raise UserError(f"{self.folder / MANIFEST}: found shapes that no knowledge has: {STAGE_3}.")
         self._schema, self._files = _schema(self.manifest["shapes"]), []
         for part in self.manifest["parts"]:
             self._files.append(open_part(self.folder / part["file"], STAGE_3, part))
             check_part(self._files[-1], part, STAGE_3)
         self.idxs, self._part, self._start, self._end = self._frames()
+
+    @staticmethod
+    def _fits_shapes(shapes, layers, width, hidden_states, attention_heads=None, **others):
+        L, *heads = shapes["attention"]
+        return (L == len(layers) and all(layers) and width == shapes["representation"][0] == shapes["domain_feature"][0]
+                and (attention_heads == "mean" if not heads else type(attention_heads) is int and heads == [attention_heads])
+                and (shapes["hidden"] == [L, width] if hidden_states else not shapes["hidden"]))
 
     def _frames(self):
         """The columns of offsets.npy and the end of each frame, checked against the manifest's parts."""
@@ -201,13 +213,16 @@ class Knowledge:
         try:
             if hashlib.sha256(data).hexdigest() != self.manifest["offsets_sha256"]:
                 raise ValueError
-            idxs, part, start = np.load(io.BytesIO(data), allow_pickle=False).reshape(-1, 3).T
+            head = _npy_head(self.manifest["count"])  # np.load would make room for what a forged head says
+            if not data.startswith(head) or len(data) != len(head) + 24 * self.manifest["count"]:
+                raise ValueError
+            idxs, part, start = np.frombuffer(data, "<i8", offset=len(head)).reshape(self.manifest["count"], 3).T
             last = np.append(np.diff(part) != 0, True)  # of its part
             end = np.where(last, np.array([each["bytes"] for each in parts])[part], np.append(start[1:], 0))
-            if not (np.array_equal(part, np.repeat(np.arange(len(parts)), [each["count"] for each in parts])) and idxs[0] >= 0
+            if not (np.array_equal(part, np.repeat(np.arange(len(parts)), [each["count"] for each in parts])) and idxs[0] >= 0 and start.min() >= 0
                     and (np.diff(idxs) > 0).all() and (end - start > FRAME.size).all()):
                 raise ValueError
-        except (ValueError, IndexError, EOFError):
+        except (ValueError, IndexError):
             raise UserError(f"{path}: found offsets that do not fit to the manifest: {STAGE_3}.") from None
         return idxs, part, start, end
 
@@ -248,7 +263,10 @@ class Knowledge:
             record = decode_record(frame[FRAME.size:], self._schema)
             if record["idxs"] != number:
                 raise ValueError(f"example {record['idxs'][0]}, expected {number}")
-            return {**record, "idxs": number, **self._halves(record)}
+            halves = self._halves(record)
+            if not all(np.isfinite(record[key]).all() for key in VECTORS) or any(map(_not_finite, halves.values())):
+                raise ValueError("values that are not finite")
+            return {**record, "idxs": number, **halves}
         except ValueError as error:
             raise UserError(f"{file.name}: byte {start}: found {error}: {STAGE_3}.") from None
 
@@ -257,7 +275,7 @@ class Knowledge:
         shapes = self.manifest["shapes"]
         attention = np.frombuffer(record["attention"], "<f2")
         n = math.isqrt(attention.size // math.prod(shapes["attention"]))
-        if n * n * math.prod(shapes["attention"]) != attention.size:
+        if not n or n * n * math.prod(shapes["attention"]) != attention.size:
             raise ValueError(f"attention of {attention.size} values, expected {shapes['attention']} times a square")
         halves = {"attention": attention.reshape(*shapes["attention"], n, n)}
         if shapes["hidden"]:
@@ -271,6 +289,18 @@ class Knowledge:
             file.close()
 
 
+def _not_finite(halves):
+    """Whether float16 values hold an infinity or NaN: by their bits, many times faster than numpy's isfinite."""
+    return (halves.view("<u2") & 0x7FFF).max() >= 0x7C00
+
+
+def _npy_head(count):
+    """What np.save writes before the values of an int64 array [count, 3]."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<i8", "fortran_order": False, "shape": (count, 3)})
+    return stream.getvalue()
+
+
 def _short(value):
     """A value as it stands in a sentence: the start of a hash, anything else as it is."""
-    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else repr(value)
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else f"{value!r:.60}"

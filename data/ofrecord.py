@@ -13,11 +13,13 @@ import os
 import pathlib
 import re
 import struct
+import warnings
 
 import numpy as np
 
 from util import UserError, load_oneflow, read_json
 
+warnings.filterwarnings("ignore", "Unexpected end-group tag", RuntimeWarning)  # of messages that decode_record refuses itself
 load_oneflow()
 from google.protobuf.message import DecodeError  # noqa: E402
 from oneflow.core.record.record_pb2 import OFRecord  # noqa: E402
@@ -92,7 +94,8 @@ def _decode_values(key, feature, kind, length):
 
 
 def _names(keys):
-    return ", ".join(sorted(map(str, keys))) or "none"  # a key that is not UTF-8 comes as bytes
+    names = ", ".join(sorted(map(str, keys))) or "none"  # a key that is not UTF-8 comes as bytes
+    return names.encode("unicode_escape").decode()[:200]
 
 
 # --------------------------------------------------------------------------------------- parts
@@ -241,12 +244,13 @@ def _is_parts(value):
 
 
 TYPES = {
-    "a text": lambda value: isinstance(value, str) and value,
+    "a text": lambda value: isinstance(value, str) and value.splitlines() == [value],  # one line, and not empty
     "a count": is_count,
     "true or false": lambda value: isinstance(value, bool),
     "a SHA-256": _is_hash,
     "a list of different names": _is_names,
     "a list of parts": _is_parts,
+    "a list of counts": lambda value: isinstance(value, list) and all(map(is_count, value)) and len(value) == len({*value}),
     "an object": lambda value: isinstance(value, dict),
     "an object or null": lambda value: value is None or isinstance(value, dict),
 }
@@ -271,7 +275,7 @@ def read_manifest(folder, version, types, prefix, what, remedy):
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}: {remedy}.") from None
     if manifest.get("format") != version:
-        raise UserError(f"{path}: found format {manifest.get('format')!r}, expected {version!r}: {remedy}.")
+        raise UserError(f"{path}: found format {manifest.get('format')!r:.60}, expected {version!r}: {remedy}.")
     for key, kind in {**types, "count": "a count", "parts": "a list of parts"}.items():
         if key not in manifest or not TYPES[kind](manifest[key]):
             found = f"{json.dumps(manifest[key]):.60}" if key in manifest else "nothing"

@@ -36,11 +36,7 @@ class PartsFolder:
 
     def begin(self):
         """Makes the folder, or cleans the one that a stopped run has left: the first rank's task, before the others look into it."""
-        try:
-            same = read_json(self.folder / PLAN, "the plan of the parts") == self.plan
-        except (UserError, OSError):
-            same = False
-        if not same:
+        if self._found_plan() != self.plan:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             write_json(self.folder / PLAN, self.plan)
@@ -72,6 +68,17 @@ class PartsFolder:
     def remove(self):
         """Takes the folder away: what was to be made of the parts is there."""
         shutil.rmtree(self.folder)
+
+    def discard(self):
+        """Takes away what a run that was killed at its very end has left: parts of this plan, or of none."""
+        if self._found_plan() in (self.plan, None):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _found_plan(self):
+        try:
+            return read_json(self.folder / PLAN, "the plan of the parts")
+        except (UserError, OSError):
+            return None
 
     def _note(self, number):
         return self.folder / f".{part_name(self.prefix, number)}.json"

@@ -149,7 +149,7 @@ def _stale(records, facts):
     """The sentence that says in what records differ from what they should be made of."""
     for key, value in facts.items():
         if records.manifest[key] != value:
-            short = (lambda each: f"{each[:12]}...") if key.endswith("sha256") else repr
+            short = (lambda each: f"{each[:12]}...") if key.endswith("sha256") else "{!r:.200}".format
             found, expected = short(records.manifest[key]), short(value)
             return f"{records.folder}: found records made with {key} {found}, expected {expected}: {STAGE_1}."
     return f"{records.folder}: found records of other tokens than the TSV now gives, expected the same: {STAGE_1}."
@@ -220,7 +220,7 @@ class Records:
         self.folder = pathlib.Path(folder)
         self.manifest = read_manifest(folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1)
         if self.manifest["split"] != split:
-            raise UserError(f"{self.folder / MANIFEST}: found split {self.manifest['split']!r}, expected {split!r}: {STAGE_1}.")
+            raise UserError(f"{self.folder / MANIFEST}: found split {self.manifest['split']!r:.60}, expected {split!r}: {STAGE_1}.")
         vars(self).update({key: self.manifest[key] for key in (*MANIFEST_TYPES, "count", "parts")})
         if not self._good_counts():
             raise UserError(f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, labels or "

@@ -76,13 +76,13 @@ def read_task(path):
     value = read_json(path, "the description of the task")
     keys = [field.name for field in dataclasses.fields(Task)]
     if sorted(value) != sorted(keys):
-        raise UserError(f"{path}: found the keys {', '.join(value) or '(none)'}, expected {', '.join(keys)}.")
+        raise UserError(f"{path}: found the keys {', '.join(map(repr, value))[:200] or '(none)'}, expected {', '.join(keys)}.")
     for key, least, most in (("text", 1, 2), ("labels", 2, None), ("domains", 1, None)):
         _check_names(path, key, value[key], least, most)
     for key in ("name", "domain", "label"):
         _check_names(path, key, [value[key]], 1, 1)
     if not re.fullmatch(r"[\w.-]+", value["name"]):
-        raise UserError(f"{path}: found the name '{value['name']}', expected letters, digits, '_', '.' and '-' alone.")
+        raise UserError(f"{path}: found the name '{value['name']:.80}', expected letters, digits, '_', '.' and '-' alone.")
     task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
     _check_names(path, "text, domain, label", list(task.columns), 3, 4)
     return task
@@ -91,12 +91,13 @@ def read_task(path):
 def _check_names(path, key, names, least, most):
     wanted = f"{least} or more" if most is None else f"{least} or {most}" if least < most else str(least)
     if not isinstance(names, list) or not least <= len(names) <= (most or len(names)):
-        raise UserError(f"{path}: '{key}' is {names!r}, expected a list of {wanted} names.")
+        raise UserError(f"{path}: '{key}' is {names!r:.80}, expected a list of {wanted} names.")
     for name in names:
-        if not isinstance(name, str) or name != clean(name) or not name:
-            raise UserError(f"{path}: '{key}' holds {name!r}, expected a name without tabs, line ends or spaces around it.")
+        if not isinstance(name, str) or name != clean(name).encode("utf-8", "ignore").decode() or not 0 < len(name) <= 100:
+            raise UserError(f"{path}: '{key}' holds {name!r:.80}, expected a name of up to 100 characters without tabs, line ends or "
+                            "spaces around it.")
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: '{key}' names {max(names, key=names.count)!r} twice, expected distinct names.")
+        raise UserError(f"{path}: '{key}' names {max(names, key=names.count)!r:.80} twice, expected distinct names.")
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -169,7 +170,7 @@ def _fields(path, line, raw):
 
 def _index(path, line, column, name, known):
     if name not in known:
-        raise UserError(f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)}.")
+        raise UserError(f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)[:500]}.")
     return known[name]
 
 

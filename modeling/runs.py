@@ -3,24 +3,25 @@
 import json
 import pathlib
 import shlex
-import shutil
 import sys
 import time
 
 import numpy as np
 
+from data.ofrecord import is_count
 from modeling.collective import barrier, of_first
 from modeling.inference import evaluate
 from modeling.optimization import optimizer_arrays
 from modeling.ranks import devices
-from modeling.snapshot import check_task, load_weights, read_model, save_snapshot
+from modeling.snapshot import check_meta, check_task, load_weights, read_model, save_snapshot
 from modeling.training import metrics_line
-from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, write_json
+from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, remove_folder, write_json
 
 PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir"}  # their content counts
 HARMLESS = {"eval_batch_size_per_device", "save_every_step_num", "log_every_step_num", "device"}  # may differ when a run is resumed
 PASSING = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_processes", "gpu_num_per_node", "num_nodes", "node_rank",
            "master_addr", "master_port", "changed"}  # of one call, not of the run
+PROGRESS_TYPES = {"flags": "an object", "best": "an object or null"}  # of a snapshot_last
 EPOCHS = ", since the learning rate has to fall to 0 at the end of the last epoch"
 
 
@@ -84,7 +85,7 @@ class Snapshots:
             write_json(self.run.folder / "best.json", self.best)
             for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
                 if other.name != name:
-                    shutil.rmtree(other)
+                    remove_folder(other)
         barrier()
 
     def keep_last(self, step, optimizer):
@@ -121,8 +122,15 @@ def starting_model(args, task, path, flag):
     if not (args.do_train or args.do_eval):
         raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
-    if args.resume_from and "best" not in (folder.meta or {}):
-        raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
+    if args.resume_from:
+        if "best" not in (folder.meta or {}):
+            raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
+        check_meta(folder.meta, PROGRESS_TYPES, path)
+        best = folder.meta["best"]
+        if best is not None and not (best.keys() == {"snapshot", "step", "accuracy"} and _is_name(best["snapshot"]) and is_count(best["step"])
+                                     and type(best["accuracy"]) in (int, float) and 0 <= best["accuracy"] <= 1):
+            raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step and "
+                            "accuracy: resume from another snapshot_last, or start a new run.")
     if not args.do_train:
         if folder.meta is None:
             raise UserError(f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
@@ -195,4 +203,12 @@ def test_best(run, folder, model, task, splits, args, domains, device):
 
 def best_snapshot(run):
     """The ModelFolder of the best snapshot of a run."""
-    return read_model(run.folder / read_json(run.folder / "best.json", "the name of the best snapshot")["snapshot"])
+    name = read_json(run.folder / "best.json", "the name of the best snapshot").get("snapshot")
+    if not _is_name(name):
+        raise UserError(f"{run.folder / 'best.json'}: found {name!r:.60} as 'snapshot', expected the name of a snapshot in this folder.")
+    return read_model(run.folder / name)
+
+
+def _is_name(value):
+    """Whether a value of a JSON file is the name of a snapshot, which leads to no other folder."""
+    return isinstance(value, str) and value.startswith("snapshot_") and pathlib.Path(value).name == value

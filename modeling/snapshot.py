@@ -5,6 +5,8 @@ meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also 
 the SHA-256 of each file, written last. No pickle is read.
 """
 
+import itertools
+import os
 import pathlib
 import re
 import shutil
@@ -22,7 +24,9 @@ from util import UserError, load_oneflow, read_json, sha256, whole_folder, write
 flow = load_oneflow()
 
 FORMAT = "meta-kd-snapshot-1"
-META_TYPES = {"kind": "a text", "task": "a text", "labels": "a list of different names", "domains": "a list of different names"}
+READ = ("config.json", "model.safetensors", "meta.json", "vocab.txt", "tokenizer_config.json")  # in every snapshot, and named in its manifest
+META_TYPES = {"kind": "a text", "step": "a count", "task": "a text", "labels": "a list of different names", "domains": "a list of different names"}
+TEACHER_TYPES = {"domain_head": "true or false", "seen_domains": "a list of counts"}
 ENCODER = ("embeddings.", "encoder.", "pooler.")
 LAYERS = "bert.encoder.layer."
 HEADS = ("classifier.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
@@ -73,8 +77,8 @@ def encoder_shapes(config):
     norms = {"attention.output.LayerNorm": (H,), "output.LayerNorm": (H,)}
     maps = {"attention.self.query": (H, H), "attention.self.key": (H, H), "attention.self.value": (H, H), "attention.output.dense": (H, H),
             "intermediate.dense": (inner, H), "output.dense": (H, inner), **norms}
-    for name, shape in (("bert.embeddings.LayerNorm", (H,)), *((f"{LAYERS}{layer}.{name}", shape) for layer in range(config.num_hidden_layers)
-                                                               for name, shape in maps.items())):
+    layers = ((f"{LAYERS}{layer}.{name}", shape) for layer in range(config.num_hidden_layers) for name, shape in maps.items())
+    for name, shape in itertools.chain([("bert.embeddings.LayerNorm", (H,))], layers):  # one by one: the number of layers is not yet believed
         yield f"{name}.weight", shape
         yield f"{name}.bias", shape[:1]
 
@@ -88,21 +92,27 @@ def read_snapshot_meta(path, what="--model_load_dir"):
         raise UserError(f"{path}: this snapshot has no manifest.json, so it was not written to its end: take another snapshot.")
     manifest = read_json(path / "manifest.json", "the manifest of the snapshot")
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{path / 'manifest.json'}: found format {manifest.get('format')!r}, expected {FORMAT!r}: "
+        raise UserError(f"{path / 'manifest.json'}: found format {manifest.get('format')!r:.60}, expected {FORMAT!r}: "
                         "it was written by another version of this suite.")
     files = manifest.get("sha256")
-    if not isinstance(files, dict) or not {"config.json", "model.safetensors", "meta.json", "vocab.txt"} <= set(files):
+    if not isinstance(files, dict) or not {*READ} <= set(files):
         raise UserError(f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot.")
+    there = os.listdir(path)
     for name, expected in files.items():
-        if pathlib.Path(name).name != name or not (path / name).is_file() or (path / name).is_symlink():
-            raise UserError(f"{path / name}: the manifest of the snapshot names this file, and it is missing or a link: take another snapshot.")
+        if pathlib.Path(name).name != name or name not in there or (path / name).is_symlink() or not (path / name).is_file():
+            raise UserError(f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or a link: take another snapshot.")
         if sha256(path / name) != expected:
             raise UserError(f"{path / name}: its content is not what the snapshot's manifest says: take another snapshot.")
     meta = read_json(path / "meta.json", "the description of the snapshot")
-    for key, kind in META_TYPES.items():
-        if not TYPES[kind](meta.get(key)):
-            raise UserError(f"{path / 'meta.json'}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot.")
+    check_meta(meta, META_TYPES, path)
     return meta
+
+
+def check_meta(meta, types, path):
+    """Raises a UserError where a key of `meta`, of the snapshot at `path`, is not of the type that `types` says."""
+    for key, kind in types.items():
+        if key not in meta or not TYPES[kind](meta[key]):
+            raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot.")
 
 
 def _read_weights(path):
@@ -112,10 +122,15 @@ def _read_weights(path):
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
         if name.endswith("position_ids"):
             continue
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise UserError(f"{path}: the tensor {name} holds {'values that are not finite' if array.dtype.kind == 'f' else array.dtype}, "
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            values = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else None
+        if values is None or not np.isfinite(values).all():
+            raise UserError(f"{path}: the tensor {name!r:.80} holds {array.dtype if values is None else 'values that are not finite'}, "
                             "expected finite floats: take another copy of the model.")
-        renamed["bert." + name if name.startswith(ENCODER) else name] = array.astype(np.float32, copy=False)
+        name = "bert." + name if name.startswith(ENCODER) else name
+        if name in renamed:
+            raise UserError(f"{path}: it holds {name!r:.80} under two names, expected one: take another copy of the model.")
+        renamed[name] = values
     return renamed
 
 
@@ -123,7 +138,7 @@ def _load_arrays(path):
     try:
         return load_file(path)
     except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable safetensors file of float tensors ({error}).") from None
+        raise UserError(f"{path}: not a readable safetensors file of float tensors ({' '.join(str(error).split()):.200}).") from None
 
 
 def check_fits_model(folder, task, seq_length, tokenizer):
@@ -197,9 +212,13 @@ def teacher_meta(meta, task, path):
         UserError: a plain model, a student, or a teacher of another task.
     """
     if (meta or {}).get("kind") != "teacher":
-        raise UserError(f"{path}: it holds {'a ' + meta['kind'] if meta else 'a model that was not trained here'}, expected a "
+        raise UserError(f"{path}: it holds {'a ' + meta['kind'][:60] if meta else 'a model that was not trained here'}, expected a "
                         "meta-teacher: name a snapshot of meta_teacher.py.")
     check_task(meta, task, path)
+    check_meta(meta, TEACHER_TYPES, path)
+    if not {*meta["seen_domains"]} <= {*range(len(task.domains))} or not meta["seen_domains"]:
+        raise UserError(f"{path}: it was trained on the domains {meta['seen_domains']!r:.60}, of the {len(task.domains)} that there are: "
+                        "take another snapshot.")
     return meta
 
 
@@ -256,4 +275,9 @@ def read_optimizer(path):
     """The optimizer's state of a snapshot_last, {name: array}, its hash already checked by `read_model`."""
     if "optimizer.safetensors" not in read_json(pathlib.Path(path, "manifest.json"), "the manifest of the snapshot")["sha256"]:
         raise UserError(f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run.")
-    return _load_arrays(pathlib.Path(path, "optimizer.safetensors"))
+    arrays = _load_arrays(pathlib.Path(path, "optimizer.safetensors"))
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all() or name.startswith("exp_avg_sq.") and (array < 0).any():
+            raise UserError(f"{pathlib.Path(path, 'optimizer.safetensors')}: {name!r:.80} holds values that no optimizer has: "
+                            "resume from another snapshot_last, or start a new run.")
+    return arrays

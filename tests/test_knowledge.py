@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fuzz import WRONG, with_value
 
 from data import knowledge as module
 from data.knowledge import Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
@@ -16,7 +17,8 @@ from data.ofrecord import FRAME, OFRecord
 from util import UserError, load_oneflow, write_json
 
 L, A, M, H = 3, 2, 2, 4
-FACTS = {"teacher_sha256": "a" * 64, "content_sha256": "b" * 64, "layers": [2, 4, 6], "precision": "float16"}
+FACTS = {"teacher_sha256": "a" * 64, "content_sha256": "b" * 64, "layers": [2, 4, 6], "width": H, "attention_heads": "mean",
+         "hidden_states": False, "domain_feature": True, "precision": "float16"}
 IDXS = [0, 2, 3, 7, 300, 301]  # not every example is among those chosen
 KINDS = {"mean": {}, "all heads": {"heads": A}, "mean and hidden": {"hidden": True}, "all of it": {"heads": A, "hidden": True}}
 
@@ -35,7 +37,9 @@ def make_items(idxs=IDXS, heads=None, hidden=False, seed=0):
 
 
 def write(folder, items, part_size=4):
-    writer = KnowledgeWriter(folder, FACTS)
+    first = items[0] if items else {"attention": np.zeros((L, 1, 1)), "hidden": None}
+    heads = "mean" if first["attention"].ndim == 3 else first["attention"].shape[1]
+    writer = KnowledgeWriter(folder, {**FACTS, "attention_heads": heads, "hidden_states": first["hidden"] is not None})
     writer.begin()
     starts = range(0, len(items), part_size)
     for number, start in enumerate(starts):
@@ -252,8 +256,12 @@ def test_a_changed_manifest_is_told(tmp_path, change):
 ])
 def test_shapes_that_the_bytes_do_not_have(tmp_path, shapes, words):
     """A manifest whose shapes are possible but not those of the records is told when an example is read."""
-    knowledge = write(tmp_path / "k", make_items([0, 1]))
-    write_json(tmp_path / "k" / "manifest.json", {**knowledge.manifest, "shapes": {**knowledge.manifest["shapes"], **shapes}})
+    manifest = write(tmp_path / "k", make_items([0, 1])).manifest
+    shapes = {**manifest["shapes"], **shapes}
+    layers, *heads = shapes["attention"]
+    write_json(tmp_path / "k" / "manifest.json", {
+        **manifest, "shapes": shapes, "layers": list(range(1, layers + 1)), "attention_heads": (heads or ["mean"])[0],
+        "hidden_states": bool(shapes["hidden"])})
     with pytest.raises(UserError, match=f"knowledge.of_record-0: byte 0: found .*{words}.*run meta_teacher_eval.py"):
         Knowledge(tmp_path / "k").read([0])
 
@@ -273,7 +281,7 @@ def forged_offsets(change):
     lambda table: table[::-1], lambda table: table[:-1], lambda table: table[:, :2], lambda table: table.astype(float),
     lambda table: table + [0, 1, 0], lambda table: table * [1, 0, 1], lambda table: table * [1, 1, -1], lambda table: table * 0,
     lambda table: table * [1, 1, 10 ** 9], lambda table: table - [1, 0, 0], lambda table: table[0, 0], lambda table: table[:0],
-    lambda table: table * [0, 1, 1],
+    lambda table: table * [0, 1, 1], lambda table: table - [0, 0, 1], lambda table: table - [0, 0, 2 ** 62],
 ])
 def test_offsets_that_do_not_fit(tmp_path, change):
     """Offsets out of order, of other parts, beyond the file or of another kind are told, though their hash fits."""
@@ -313,3 +321,51 @@ def test_a_part_cut_after_opening_is_told(tmp_path):
     with pytest.raises(UserError, match="knowledge.of_record-1: byte 0: found a broken frame"):
         knowledge.read([300])
     assert math.isfinite(knowledge.read([0])[0]["logits"].sum())
+
+
+def test_wrong_values_of_every_key_of_the_manifest(tmp_path):
+    """Each key, in shapes and parts too, with each kind of wrong value, or lacking: told on one line, or the same knowledge."""
+    items = make_items([0, 3], heads=A, hidden=True)
+    manifest, path = write(tmp_path / "k", items, part_size=1).manifest, tmp_path / "k" / "manifest.json"
+    places = [*((key,) for key in manifest), *(("shapes", key) for key in manifest["shapes"]), *(("parts", 1, key) for key in manifest["parts"][1]),
+              ("shapes", "attention", 0), ("shapes", "hidden", 0), ("shapes", "hidden", 1), ("shapes", "logits", 0), ("layers", 0)]
+    for place in places:
+        for wrong in (*WRONG, KeyError):
+            path.write_text(json.dumps(with_value(manifest, place, wrong)))
+            try:
+                knowledge = Knowledge(tmp_path / "k")
+                found = knowledge.read([0, 3])
+                knowledge.close()
+            except UserError as error:
+                assert "run meta_teacher_eval.py" in str(error) and len(str(error).splitlines()) == 1
+            else:
+                for one, item in zip(found, items):
+                    assert_knows(one, item)
+
+
+@pytest.mark.parametrize("head", [
+    "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000, 3), }", "{'descr': '|O', 'fortran_order': False, 'shape': (6, 3), }",
+    "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (6, 3), }", "(" * 100, "{'descr': '<i8', 'fortran_order': True, 'shape': (6, 3), }"])
+def test_a_head_of_offsets_that_promises_something_else(tmp_path, head):
+    """Terabytes, objects, dates, nonsense, and another order in the head of offsets.npy: told, and no room is made for it."""
+    write(tmp_path / "k", make_items())
+    path = tmp_path / "k" / "offsets.npy"
+    data, head = path.read_bytes(), head.encode()
+    path.write_bytes(data[:10] + head.ljust(117) + b"\n" + data[128:])
+    manifest = json.loads((tmp_path / "k" / "manifest.json").read_text())
+    write_json(tmp_path / "k" / "manifest.json", {**manifest, "offsets_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    with pytest.raises(UserError, match="offsets.npy: found offsets that do not fit"):
+        Knowledge(tmp_path / "k")
+
+
+@pytest.mark.parametrize("key", ["logits", "domain_feature", "attention", "hidden"])
+def test_values_that_are_not_finite_are_not_believed(tmp_path, monkeypatch, key):
+    """Records of a writer that did not look, whole by their hashes: an infinite value or NaN in an example is told when it is read."""
+    monkeypatch.setattr(KnowledgeWriter, "_check_values", lambda *_: None)
+    for value in (np.nan, np.inf, -np.inf):
+        items = make_items([0, 1], hidden=True)
+        items[1][key].flat[-1] = value
+        knowledge = write(tmp_path / "k", items)
+        assert_knows(knowledge.read([0])[0], items[0])
+        with pytest.raises(UserError, match="knowledge.of_record-0: byte .*: found values that are not finite"):
+            knowledge.read([1])

@@ -243,3 +243,15 @@ def test_missing_and_stray(tmp_path):
     write_json(tmp_path / "manifest.json", {key: value for key, value in manifest_of(parts).items() if key != "task"})
     with pytest.raises(UserError, match="found nothing as 'task'"):
         open_manifest(tmp_path)
+
+
+def test_a_key_with_a_line_end_is_told_on_one_line(tmp_path):
+    """Whatever the keys of a strange record are called, the sentence has one line and an end."""
+    for key in ("a\nb", "x" * 100_000, "\u2028"):
+        record, path = OFRecord(), tmp_path / "x.of_record-0"
+        record.feature[key].int32_list.value.append(1)
+        message = record.SerializeToString()
+        path.write_bytes(FRAME.pack(len(message)) + message)
+        with pytest.raises(UserError) as error:
+            list(read_part(path, SCHEMA, REMEDY))
+        assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 1000

@@ -1,5 +1,6 @@
 """Records of a split: a TSV becomes records and stays what it was, faults are told before any array is used."""
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fuzz import WRONG, with_value
 
 from data import records as module
 from data.ofrecord import read_part, write_parts
@@ -245,6 +247,65 @@ def test_manifest_of_other_kinds(made, change, words):
     write_json(made[1] / "manifest.json", {**manifest, **change})
     with pytest.raises(UserError, match=f"{words}.*{STAGE_1}"):
         Records(made[1], "train")
+
+
+def test_wrong_values_of_every_key_of_the_manifest(made):
+    """Each key, in parts and counts too, with each kind of wrong value, or lacking: told on one line, or the same arrays."""
+    path, whole = made[1] / "manifest.json", Records(made[1], "train").arrays()
+    manifest = json.loads(path.read_text())
+    places = [*((key,) for key in manifest), *(("parts", 1, key) for key in manifest["parts"][1]), ("counts", "films"), ("counts", "films", "up"),
+              ("labels", 0), ("parts", 0)]
+    for place in places:
+        for wrong in (*WRONG, KeyError):
+            path.write_text(json.dumps(with_value(manifest, place, wrong)))
+            try:
+                arrays = Records(made[1], "train").arrays()
+            except UserError as error:
+                assert STAGE_1 in str(error) and len(str(error).splitlines()) == 1
+            else:
+                assert all(np.array_equal(arrays[key], whole[key]) for key in whole)
+
+
+def test_200_flipped_bits_of_a_large_part_are_told(tmp_path, tokenizer):
+    """Random bits of a part of 2000 records, whose hash is made to fit: told, or values that the engine can take."""
+    write_rows(tmp_path, ROWS * 400)
+    records = save(TASK, tmp_path, tmp_path / "train", "train", tokenizer, T)
+    path, stream = tmp_path / "train" / "train.of_record-0", np.random.default_rng(0)
+    data, told = bytearray(path.read_bytes()), 0
+    for bit in stream.integers(8 * len(data), size=200).tolist():
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        data[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(UserError, match="found SHA-256"):
+            Records(tmp_path / "train", "train")
+    for bit in stream.integers(8 * len(data), size=20).tolist():
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        part = {**records.parts[0], "sha256": hashlib.sha256(data).hexdigest()}
+        data[bit // 8] ^= 1 << bit % 8
+        write_json(tmp_path / "train" / "manifest.json", {**records.manifest, "parts": [part]})
+        try:
+            arrays = Records(tmp_path / "train", "train").arrays()
+            assert 0 <= arrays["input_ids"].min() <= arrays["input_ids"].max() < 12 and set(np.unique(arrays["label"])) <= {0, 1}
+        except UserError as error:
+            told += STAGE_1 in str(error)
+    assert told
+
+
+def test_parts_of_another_split_are_told(made):
+    """The parts of dev under the names of train's, and its whole folder under the name of train's."""
+    data_dir, folder, arguments = made
+    write_rows(data_dir, [(f"{text} phone", k, m) for text, k, m in ROWS], split="dev")
+    save(*arguments[:2], folder.with_name("dev"), "dev", *arguments[4:], part_size=2)
+    dev = everything(folder.with_name("dev"))
+    for name in [name for name in dev if name.startswith("dev")]:
+        (folder / name.replace("dev", "train")).write_bytes(dev[name])
+    with pytest.raises(UserError, match=f"train.of_record-0: found .*{STAGE_1}"):
+        Records(folder, "train")
+    for name in dev:
+        (folder / name.replace("dev", "train")).write_bytes(dev[name].replace(b"dev.of_record", b"train.of_record"))
+    with pytest.raises(UserError, match=f"found split 'dev', expected 'train': {STAGE_1}"):
+        Records(folder, "train")
 
 
 @pytest.mark.parametrize("key, value, words", [

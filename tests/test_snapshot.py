@@ -7,14 +7,19 @@ import pickle
 import re
 import shutil
 import stat
+import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fuzz import WRONG, vouch_snapshot, with_value
 from safetensors.numpy import load_file, save_file
 
 from data.tasks import BUILT_IN
 from modeling.bert import BertConfig, flow, init_weights
 from modeling.heads import STUDENT_ONLY, DomainClassifier, build_student, build_teacher
+from modeling.optimization import make_optimizer, restore_optimizer
+from modeling.runs import best_snapshot, starting_model
 from modeling.snapshot import (
     check_fits_model,
     check_task,
@@ -30,7 +35,8 @@ from tokenization import tokenizer_for
 from util import UserError, sha256, write_json
 
 TASK = BUILT_IN["senti"]
-META = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains, "step": 7, "best": None}
+META = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains, "step": 7, "best": None,
+        "domain_head": True, "seen_domains": [0, 1, 2, 3], "flags": {"seed": 1}}
 
 
 @pytest.fixture
@@ -331,3 +337,178 @@ def test_a_best_snapshot_is_no_snapshot_to_resume_from(snapshot):
     del manifest["sha256"]["optimizer.safetensors"]  # what lies there without being named is not believed
     (snapshot / "manifest.json").write_text(json.dumps(manifest))
     refused(lambda: read_optimizer(snapshot), "--resume_from", "optimizer.safetensors is missing")
+
+
+# --------------------------------------------------------------------------------------- hash right, content wrong
+
+
+def opened(path):
+    """A snapshot_last as the stages open it: as a teacher, and to resume from, with its tokenizer and its moments."""
+    args = SimpleNamespace(do_train=True, do_eval=True, resume_from=str(path))
+    folder = starting_model(args, TASK, str(path), "--model_load_dir")
+    teacher_meta(folder.meta, TASK, path)
+    check_fits_model(folder, TASK, 32, tokenizer_for(path))
+    return folder, read_optimizer(path)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda arrays: arrays.pop("classifier.weight") is None, "classifier.weight"),
+    (lambda arrays: arrays.pop("bert.encoder.layer.3.output.dense.bias") is None, "missing"),
+    (lambda arrays: arrays.update({"classifier.weight": np.ones((3, 16), np.float32)}), "(3, 16)"),
+    (lambda arrays: arrays.update({"classifier.weight": np.ones((16, 2), np.float32)}), "(16, 2)"),
+    (lambda arrays: arrays.update({"bert.embeddings.word_embeddings.weight": np.ones((0, 16), np.float32)}), "(0, 16)"),
+    (lambda arrays: arrays.update({"bert.embeddings.word_embeddings.weight": np.ones((40, 16, 1), np.float32)}), "(40, 16, 1)"),
+    (lambda arrays: arrays.update({"bert.encoder.layer.4.output.dense.bias": np.ones(16, np.float32)}), "does not describe"),
+    (lambda arrays: arrays.update({"classifier.bias": np.array([1, np.nan], np.float32)}), "not finite"),
+    (lambda arrays: arrays.update({"classifier.bias": np.array([1, -np.inf], np.float16)}), "not finite"),
+    (lambda arrays: arrays.update({"classifier.bias": np.array([1, 1e300])}), "not finite"),  # in float32
+    (lambda arrays: arrays.update({"classifier.bias": np.array([1, 2])}), "int64"),
+    (lambda arrays: arrays.update({"classifier.bias": np.array([True, False])}), "bool"),
+    (lambda arrays: arrays.update({"strange\nname": np.array([1, 2])}), "strange"),
+    (lambda arrays: arrays.update({"pooler.dense.bias": np.ones(16, np.float32)}), "under two names"),
+    (lambda arrays: arrays.update({"bert.embeddings.LayerNorm.gamma": np.ones(16, np.float32)}), "under two names"),
+])
+def test_weights_that_the_manifest_vouches_for_are_checked_all_the_same(snapshot, tiny_model, change, words):
+    """Missing, extra, reshaped, not finite, of other kinds, there twice: told with the tensor's name before the engine has them."""
+    change_weights(snapshot, change)
+    vouch_snapshot(snapshot)
+    refused(lambda: load_weights(teacher(tiny_model), opened(snapshot)[0], exact=True), words)
+
+
+def forged_head(change):
+    """A rewriting of the JSON head of a safetensors file."""
+    def forge(data):
+        length, = struct.unpack("<Q", data[:8])
+        head = json.dumps(change(json.loads(data[8:8 + length]))).encode()
+        return struct.pack("<Q", len(head)) + head + data[8 + length:]
+    return forge
+
+
+@pytest.mark.parametrize("forge", [
+    lambda data: b"", lambda data: data[:7], lambda data: data[:8], lambda data: data[:-1], lambda data: data + b"\0",
+    lambda data: struct.pack("<Q", 2 ** 62) + data[8:], lambda data: struct.pack("<Q", 0) + data[8:], lambda data: data[:8] + b"[" + data[9:],
+    forged_head(lambda head: []), forged_head(lambda head: {}), forged_head(lambda head: {**head, "x": 1}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [2 ** 62, 2 ** 62]}}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [10 ** 12]}}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [-2]}}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "dtype": "F128"}}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "dtype": "BF16", "shape": [4]}}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "data_offsets": [0, 2 ** 60]}}),
+    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "data_offsets": [8, 0]}}),
+])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_forged_safetensors_file_is_refused(snapshot, name, forge):
+    """Cut, grown, with a head that promises more than there is or says nothing sensible; nothing large is set aside for it."""
+    if name == "optimizer.safetensors":
+        shutil.copyfile(snapshot / "model.safetensors", snapshot / name)
+    (snapshot / name).write_bytes(forge((snapshot / name).read_bytes()))
+    vouch_snapshot(snapshot)
+    refused(lambda: opened(snapshot), str(snapshot))
+
+
+def test_wrong_values_of_every_key_of_every_json_file(snapshot):
+    """Each key of config, meta, tokenizer_config and manifest with each kind of wrong value: told on one line, or the same weights."""
+    whole, accepted = opened(snapshot)[0], []
+    for name in ("config.json", "meta.json", "tokenizer_config.json", "manifest.json"):
+        content = (snapshot / name).read_bytes()
+        good = json.loads(content)
+        for place in (*((key,) for key in good), *(("sha256", key) for key in good.get("sha256", ()))):
+            for wrong in (*WRONG, KeyError):
+                (snapshot / name).write_text(json.dumps(with_value(good, place, wrong)))
+                if name != "manifest.json":
+                    vouch_snapshot(snapshot)
+                try:
+                    folder, _ = opened(snapshot)
+                except UserError as error:
+                    assert len(str(error).splitlines()) == 1 and len(str(error)) < 1200
+                else:
+                    accepted.append((*place, wrong))
+                    assert folder.arrays.keys() == whole.arrays.keys()
+        (snapshot / name).write_bytes(content)
+        vouch_snapshot(snapshot)
+    assert not {key for key, *_ in accepted} & {"hidden_size", "vocab_size", "kind", "labels", "domains", "format", "sha256"}
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "x" * 300, "a/b", "/etc/passwd", "../bert/config.json", "x\0", "\ud800", "a\nb", "config.json/"])
+def test_a_manifest_leads_to_no_other_file(snapshot, name):
+    """Whatever the manifest calls a file: one that is not there by this very name is told, on one line."""
+    manifest = json.loads((snapshot / "manifest.json").read_text())
+    (snapshot / "manifest.json").write_text(json.dumps({**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}}))
+    refused(lambda: read_model(snapshot), "missing or a link")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "meta.json", "tokenizer_config.json", "optimizer.safetensors"])
+def test_a_link_or_a_folder_in_a_snapshot_is_refused(snapshot, name):
+    """Though the link leads to a file of the same content."""
+    (snapshot / name).rename(snapshot.parent / "elsewhere")
+    (snapshot / name).symlink_to(snapshot.parent / "elsewhere")
+    refused(lambda: opened(snapshot), name, "link")
+    (snapshot / name).unlink()
+    (snapshot / name).mkdir()
+    refused(lambda: opened(snapshot), name, "missing")
+
+
+def test_what_the_manifest_does_not_name_is_not_believed(snapshot):
+    """A tokenizer_config.json that was put there later would change the case of letters without a word."""
+    manifest = json.loads((snapshot / "manifest.json").read_text())
+    del manifest["sha256"]["tokenizer_config.json"]
+    write_json(snapshot / "manifest.json", manifest)
+    refused(lambda: read_model(snapshot), "hashes")
+
+
+def test_200_flipped_bits_of_each_file_are_told(snapshot):
+    """Random bits of every file of a snapshot; of the manifest too, where a bit may also turn a letter of a sentence that nobody reads."""
+    stream = np.random.default_rng(0)
+    for path in sorted(snapshot.iterdir()):
+        data = bytearray(path.read_bytes())
+        for bit in stream.integers(8 * len(data), size=200 if path.suffix == ".safetensors" else 40).tolist():
+            data[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(data)
+            data[bit // 8] ^= 1 << bit % 8
+            try:
+                read_snapshot_meta(snapshot)
+                assert path.name == "manifest.json"
+            except UserError as error:
+                assert str(snapshot) in str(error) and len(str(error).splitlines()) == 1
+        path.write_bytes(data)
+    read_snapshot_meta(snapshot)
+
+
+@pytest.mark.parametrize("values, words", [
+    (np.ones(3, np.float32), None), (np.ones((2, 2), np.float32), None), (np.ones(2), "no optimizer has"), (np.ones(2, np.int64), "no optimizer has"),
+    (np.array([1, np.nan], np.float32), "no optimizer has"), (-np.ones(2, np.float32), "no optimizer has")])
+def test_moments_that_no_optimizer_has_are_refused(snapshot, tiny_model, values, words):
+    """Not finite, of other kinds, negative squares when they are read; of other shapes, or too few, when they are put back."""
+    model = teacher(tiny_model)
+    moments = {f"{slot}.{name}": np.ones(parameter.shape, np.float32) for name, parameter in model.named_parameters()
+               for slot in ("exp_avg", "exp_avg_sq")}
+    save_file({**moments, "exp_avg_sq.classifier.bias": values}, snapshot / "optimizer.safetensors")
+    vouch_snapshot(snapshot)
+    if words:
+        refused(lambda: opened(snapshot), words, "exp_avg_sq.classifier.bias")
+    else:
+        refused(lambda: restore_optimizer(make_optimizer(model, 1e-3, 0.01), model, opened(snapshot)[1], 7), "exp_avg_sq.classifier.bias", "shape")
+
+
+@pytest.mark.parametrize("best", [[], {}, "x", {"snapshot": "snapshot_x", "step": 1}, *(
+    {"snapshot": "snapshot_x", "step": 1, "accuracy": 0.5, **wrong}
+    for wrong in ({"snapshot": "../x"}, {"step": -1}, {"accuracy": np.nan}, {"accuracy": "1"}, {"accuracy": 2}, {"more": 1}))])
+def test_progress_that_no_run_made_is_not_gone_on_with(snapshot, best):
+    """The best so far decides which snapshots are kept and removed: its name, step and accuracy are what they must be."""
+    meta = json.loads((snapshot / "meta.json").read_text())
+    (snapshot / "meta.json").write_text(json.dumps({**meta, "best": best}))
+    vouch_snapshot(snapshot)
+    refused(lambda: opened(snapshot), "meta.json", "best")
+
+
+def test_best_json_names_a_snapshot_in_its_folder(snapshot):
+    """Each kind of wrong value, paths out of the folder, and a name without a folder behind it."""
+    run = SimpleNamespace(folder=snapshot.parent)
+    (run.folder / "best.json").write_text(json.dumps({"snapshot": "snapshot_last"}))
+    assert best_snapshot(run).path == snapshot
+    for wrong in (*WRONG, "snapshot_last/../../x", "snapshot_last/", "../snapshot_last", "snapshot_none", str(snapshot), "snapshot_\0"):
+        (run.folder / "best.json").write_text(json.dumps({"snapshot": wrong}))
+        refused(lambda: best_snapshot(run), "snapshot")
+    for text in ("", "[]", "{}", "null"):
+        (run.folder / "best.json").write_text(text)
+        refused(lambda: best_snapshot(run), "best.json")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from fuzz import WRONG, with_value
 
 from data.tasks import (
     BUILT_IN,
@@ -104,6 +105,37 @@ def test_faults_of_a_file_are_told_with_their_line(tmp_path, content, sentence):
     assert sentence in refused(tmp_path, content)
 
 
+@pytest.mark.parametrize("content, sentence", [
+    (b"\xef\xbb\xbf", ":1: found '', expected a header"),
+    (b"\n", ":1: found '', expected a header"),
+    (b"a\tbooks\tup\nb\tfilms\tdown\n", ":1: found 'a', 'books', 'up', expected a header"),  # no header
+    (HEADER.decode().encode("utf-16"), ":1: found byte 0xff at position 0"),
+    (HEADER.decode().encode("utf-16-le"), ":1: found a NUL character"),
+    (HEADER[:-1] + b"\r" + b"a\tbooks\tup\r", ":1: found 'text', 'domain', 'label\\ra'"),  # line ends of a Mac of the last century
+    (b'"text"\t"domain"\t"label"\n', ":1: found '\"text\"'"),
+    (HEADER + b'"two\nlines"\tbooks\tup\n', ":2: found 1 column(s)"),
+    (HEADER + b'a\tbooks\t"up"\n', ":2: found label '\"up\"'"),
+    (HEADER + b"a\tbooks\t\xef\xbb\xbfup\n", ":2: found label '\\ufeffup'"),
+    (HEADER + b"a\tbooks\tup \n", ":2: found label 'up '"),
+    (HEADER + b"\xed\xa0\x80\tbooks\tup\n", ":2: found byte 0xed"),  # half a surrogate pair
+    (HEADER + b"a\tbooks\tup\n\xf0\x9f\x91", ":3: found byte 0xf0"),  # cut inside a character
+    (HEADER + b"a\tbooks\tup" + b"\t" * 10 ** 6 + b"\n", ":2: found 1000003 column(s)"),
+    (b"x" * 10 ** 6 + b"\n", ":1: found 'xxx"),
+    (HEADER + b"a\tbooks\t" + b"x" * 10 ** 6 + b"\n", ":2: found label 'xxx"),
+    (b"\0" * 10 ** 6, ":1: found a NUL character"),
+    (HEADER + b" " * 10 ** 6 + b"\tbooks\tup\n", ":2: found an empty 'text'"),
+])
+def test_files_that_are_something_else_are_told_in_a_short_sentence(tmp_path, content, sentence):
+    """Other encodings, line ends and quotings, no header, a line of a million characters: one line, and not a long one."""
+    found = refused(tmp_path, content)
+    assert sentence in found and len(found.splitlines()) == 1 and len(found) < 600
+
+
+def test_a_line_of_a_million_characters_is_read(tmp_path):
+    """Its length is no fault."""
+    assert len(read(tmp_path, HEADER + b"word " * 200_000 + b"\tbooks\tup\n")[0].text_a) == 10 ** 6
+
+
 def test_the_second_text_of_a_pair_may_not_be_empty(tmp_path):
     """The sentence names the column."""
     assert ":2: found an empty 'answer'" in refused(tmp_path, b"question\tanswer\tdomain\tlabel\nwhy\t \tbooks\tup\n", PAIRS)
@@ -189,7 +221,7 @@ def test_a_described_task_overrides_the_built_in_one(tmp_path):
 @pytest.mark.parametrize("changes, sentence", [
     ({"name": "other"}, "describes task 'other', expected 'tiny'"),
     ({"name": "../up"}, "expected letters, digits"),
-    ({"extra": 1}, "found the keys name, text, domain, label, labels, domains, extra"),
+    ({"extra": 1}, "found the keys 'name', 'text', 'domain', 'label', 'labels', 'domains', 'extra'"),
     ({"text": "text"}, "'text' is 'text', expected a list of 1 or 2 names"),
     ({"text": ["a", "b", "c"]}, "expected a list of 1 or 2 names"),
     ({"labels": ["up"]}, "expected a list of 2 or more names"),
@@ -200,6 +232,9 @@ def test_a_described_task_overrides_the_built_in_one(tmp_path):
     ({"domains": [["a"]]}, "'domains' holds ['a']"),
     ({"domain": ""}, "'domain' holds ''"),
     ({"label": "text"}, "names 'text' twice"),
+    ({"extra\nline": 1}, "'extra\\nline'"),
+    ({"domains": ["books", "\ud800"]}, "'domains' holds '\\ud800'"),
+    ({"domains": ["books", "x" * 101]}, "expected a name of up to 100 characters"),
 ])
 def test_faults_of_a_description_are_told(tmp_path, changes, sentence):
     """Every fault of task.json is a UserError that names the file."""
@@ -227,3 +262,19 @@ def test_a_domain_or_class_without_examples_is_refused(counts, sentence):
     with pytest.raises(UserError, match=f"dev.tsv: found no example of {sentence}"):
         check_counts(TASK, counts, "dev.tsv")
     check_counts(TASK, [[0, 1], [1, 0]], "dev.tsv")
+
+
+def test_wrong_values_of_every_key_of_a_description(tmp_path):
+    """Each key of task.json, and each name in its lists, with each kind of wrong value: told on one line, or a task of names that fit a TSV."""
+    good, accepted = dataclasses.asdict(TASK), 0
+    for place in (*((key,) for key in good), ("text", 0), ("labels", 1), ("domains", 0)):
+        for wrong in (*WRONG, KeyError):
+            (tmp_path / "task.json").write_text(json.dumps(with_value(good, place, wrong)))
+            try:
+                task = load_task("tiny", tmp_path)
+            except UserError as error:
+                assert "task.json" in str(error) and len(str(error).splitlines()) == 1 and len(str(error)) < 800
+            else:
+                accepted += 1
+                assert all(isinstance(name, str) and name == clean(name) for name in (*task.columns, *task.labels, *task.domains))
+    assert accepted < 20

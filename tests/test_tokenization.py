@@ -1,15 +1,18 @@
 """tokenization.py: golden cases, parity with the tokenizers library where it is installed, encode, vocabularies."""
 
 import collections
+import itertools
 import json
 import os
 import pathlib
 import random
 import re
+import time
 import unicodedata
 
 import numpy as np
 import pytest
+from fuzz import WRONG, with_value
 
 import tokenization
 from tokenization import BasicTokenizer, FullTokenizer, WordpieceTokenizer, encode, load_vocab, tokenizer_for
@@ -245,6 +248,17 @@ def test_vocabulary_is_one_token_a_line(tmp_path):
     (b"[PAD]\nthe\n", r"vocab.txt: 2 lines, but no \[UNK\] \[CLS\] \[SEP\],.* is this a vocab.txt\?"),
     (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n[CLS]\n", r"vocab.txt:6: the token '\[CLS\]' is on line 3 already"),
     (b"[PAD]\n[UNK]\nna\xefve\n", r"vocab.txt:3: not UTF-8.* is this a vocab.txt\?"),
+    ("[PAD]\n[UNK]\n".encode("utf-16"), "vocab.txt:1: not UTF-8"),
+    ("[PAD]\n[UNK]\n".encode("utf-16-le"), r"but no \[PAD\] \[UNK\]"),
+    (b"\n", "vocab.txt:1: an empty file"),
+    (b'{"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}', r"1 lines, but no \[PAD\]"),  # tokenizer.json, or any other JSON
+    (b"[PAD]\t0\n[UNK]\t1\n[CLS]\t2\n[SEP]\t3\n", r"4 lines, but no \[PAD\]"),  # with scores or ids beside the tokens
+    (b"<unk>\n<s>\n</s>\n", r"but no \[PAD\]"),  # of another kind of model
+    (b"[pad]\n[unk]\n[cls]\n[sep]\n", r"but no \[PAD\]"),
+    (b"[PAD] \n[UNK] \n[CLS] \n[SEP] \n", r"but no \[PAD\]"),
+    (b"\x80\x04\x95pickle", "vocab.txt:1: not UTF-8"),
+    (b"\0" * 1000, r"1 lines, but no \[PAD\]"),
+    (b"x" * 10 ** 6 + b"\n" + b"x" * 10 ** 6 + b"\n", "vocab.txt:2: the token '.{79} is on line 1 already"),
 ])
 def test_broken_vocabularies_are_refused(tmp_path, content, message):
     """The error names the file, the line where there is one, and what is wrong."""
@@ -280,6 +294,8 @@ def test_vocabulary_and_case_of_a_model_folder(tmp_path):
 
 @pytest.mark.parametrize("setting", [
     {"do_lower_case": "yes"}, {"strip_accents": False}, {"do_lower_case": False, "strip_accents": True},
+    {"do_lower_case": 1}, {"do_lower_case": 0.0}, {"do_lower_case": None}, {"strip_accents": 1}, {"never_split": {}},
+    {"do_basic_tokenize": "x" * 10 ** 5},
     {"tokenize_chinese_chars": False}, {"never_split": ["x"]}, {"tokenizer_class": "BertJapaneseTokenizer"},
 ])
 def test_settings_of_other_tokenizers_are_refused(tmp_path, setting):
@@ -377,3 +393,33 @@ def test_parity_with_transformers_on_real_reviews():
         assert features.input_mask.tolist() == expected["attention_mask"], text
     tokens = collections.Counter(token for text in reviews for token in ours.tokenize(text))
     assert tokens["[UNK]"] < 0.001 * sum(tokens.values())
+
+
+def test_wrong_values_of_every_setting(tmp_path):
+    """Each setting of tokenizer_config.json with each kind of wrong value: told on one line, or no other tokens; the case is a bool."""
+    good = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True, "do_basic_tokenize": True, "never_split": None,
+            "tokenizer_class": "BertTokenizer", "model_max_length": 512}
+    write_vocab(tmp_path)
+    for key in good:
+        for wrong in (*WRONG, KeyError):
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps(with_value(good, (key,), wrong)))
+            try:
+                assert type(tokenizer_for(tmp_path).do_lower_case) is bool
+            except UserError as error:
+                assert key in str(error) and len(str(error).splitlines()) == 1 and len(str(error)) < 500
+
+
+@pytest.mark.parametrize("accents", ["\u0316\u0300", "\u0300\u0316", "\u08e3\u08d4", "\u1e69\u0327\u0323"])
+def test_a_text_of_nothing_but_accents_takes_no_longer_than_another(accents):
+    """Sorting accents takes the square of their number; here the time grows with the number, so that no text hangs a run."""
+    started = time.process_time()
+    BasicTokenizer().tokenize("a" + accents * (60_000 // len(accents)) + "b")
+    assert time.process_time() - started < 1  # in one piece: 3 seconds, and a quarter of an hour for a million
+
+
+def test_accents_are_sorted_as_in_one_piece():
+    """A long text is decomposed in pieces; where they end makes no difference to what comes out."""
+    for size in range(250, 260):
+        text = "".join(itertools.islice(itertools.cycle("a\u08d4\u08e3\u0323\u0307\u1e69x"), size)) + "a\u08d4\u08e3b" * 200
+        whole = unicodedata.normalize("NFD", text)
+        assert "".join(unicodedata.normalize("NFD", piece) for piece in tokenization._pieces_to_sort(text)) == whole
