@@ -44,14 +44,17 @@ def main():
     # ------------ what to write, where, and whether it is there already
     layers, facts = knowledge_facts(args, folder, meta, records, rows)
     target = knowledge_folder(records_folder(args), folder.sha256, args.knowledge_dir)
+    writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
+    run.hold(target.parent, f".{target.name}.lock")
     if is_there(target, facts):
+        if rank() == 0:
+            writer.discard()
         run.say(f"{target} holds the knowledge of this teacher already: nothing to do")
         return
     heads = None if args.attention_heads == "mean" else folder.config.num_attention_heads
     size = sum(expected_bytes(lengths(block), len(layers), len(task.labels), folder.config.hidden_size, heads, args.hidden_states)
                for block in chosen_blocks(records, rows))
     check_replaceable(target, PREFIX, "--knowledge_dir")
-    run.hold(target.parent, f".{target.name}.lock")
     run.say(f"{target} will take {size / 1e6:.0f} MB, {size / len(rows) / 1000:.0f} kB an example")
     check_space(target, size)
 
@@ -62,7 +65,6 @@ def main():
 
     # ------------ knowledge, part by part; the ranks take turns
     domains = DomainTable(len(task.domains), tuple(meta["seen_domains"]))
-    writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     if rank() == 0:
         writer.begin()
     barrier()

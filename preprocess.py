@@ -21,7 +21,7 @@ from modeling.prototypes import directions, prototype_score, prototypes
 from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights, read_model
 from tokenization import tokenizer_for
-from util import Run, UserError, entry, opening_lines, progress, rank, ranks
+from util import Run, UserError, entry, opening_lines, progress, rank, ranks, remove_halves
 
 
 @entry
@@ -38,12 +38,18 @@ def main():
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
     with first_alone():
+        if rank() == 0:
+            remove_halves(records_folder(args))
         records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
     run.say("\n".join(map(records_line, records.values())))
     domain, label = columns(records["train"])
     rows = select(domain, label, task, args)
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}
+    plan = {**facts, "content_sha256": [records[split].content_sha256 for split in SPLITS], "eval_batch_size": args.eval_batch_size_per_device}
+    parts = PartsFolder(records_folder(args) / ".embeddings", "embeddings", plan)
     if all(records[split].scores == facts for split in SPLITS):
+        if rank() == 0:
+            parts.discard()
         run.say("these records and their scores are there already: nothing to do")
         return
 
@@ -53,8 +59,6 @@ def main():
     model.to(device)
 
     # ------------ embeddings of every text, part by part; the ranks take turns
-    plan = {**facts, "content_sha256": [records[split].content_sha256 for split in SPLITS], "eval_batch_size": args.eval_batch_size_per_device}
-    parts = PartsFolder(records_folder(args) / ".embeddings", "embeddings", plan)
     if rank() == 0:
         parts.begin()
     barrier()

@@ -21,6 +21,7 @@ from util import LAST_WORDS, STOPPED, Signals, UserError, load_oneflow, rank, ra
 flow = load_oneflow()
 from oneflow.distributed import launch as oneflow_launch  # noqa: E402
 
+PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
 LEAST = 4  # examples of a batch that are worth a rank
 TO_SAVE, TO_DIE = 600, 3  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
 
@@ -98,11 +99,13 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None):
 
     Args:
         nodes, node: machines that run the program together, and the number of this one.
-        address, port: where the ranks meet; port None: one that is free on this machine.
+        address, port: where the ranks meet; port None: one that is free on this machine, and PORT with several machines.
     """
     if local * nodes == 1 or ranks() > 1:
         return
-    if port is None:
+    if port is None and nodes > 1:
+        port = PORT
+    elif port is None:
         with socket.socket() as free:
             free.bind((address, 0))
             port = free.getsockname()[1]

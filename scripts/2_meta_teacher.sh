@@ -17,8 +17,6 @@ TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 EVAL_EVERY=${EVAL_EVERY:-135}          # steps
 
 [ ! -e "$TEACHER_RUN/results.json" ] || { echo "$TEACHER_RUN holds a finished run, which is used: remove it, or name another TEACHER_RUN, to train anew"; exit; }
-WHERE=(--model_save_dir "$TEACHER_RUN")
-[ ! -e "$TEACHER_RUN/snapshot_last" ] || WHERE=(--resume_from "$TEACHER_RUN/snapshot_last")
-exec "$PYTHON" meta_teacher.py --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --model_load_dir "$MODEL" "${WHERE[@]}" \
+exec "$PYTHON" meta_teacher.py --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --model_load_dir "$MODEL" --model_save_dir "$TEACHER_RUN" --resume \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" --num_epochs "$TEACHER_EPOCHS" --batch_size_per_device "$BATCH_SIZE" \
     --learning_rate "$TEACHER_LEARNING_RATE" --eval_every_step_num "$EVAL_EVERY" --do_train --do_eval
