@@ -65,7 +65,7 @@ def entry(main):
             main()
             _await_the_others()
         except UserError as error:
-            stop(f"error: {error}", 2)
+            stop("error: " + " ".join(str(error).splitlines()), 2)
         except BrokenPipeError:  # whoever read our output has gone, as in `... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             stop("", 128 + signal.SIGPIPE)
@@ -84,7 +84,8 @@ def entry(main):
 
 
 STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+                errno.ENAMETOOLONG}
 
 
 class Signals:
@@ -317,6 +318,8 @@ def remove_folder(path):
 def remove_halves(folder):
     """Removes what a process that was killed has left half-written in `folder`, which the caller has locked."""
     for half in pathlib.Path(folder).glob(".*.tmp*"):
+        if half.name.endswith(".tmp.old") and not half.with_name(half.name[1:-len(".tmp.old")]).exists():
+            continue  # the only good copy, where folders cannot change names in one step
         shutil.rmtree(half) if half.is_dir() else half.unlink()
 
 
@@ -355,9 +358,10 @@ def read_json(path, what):
     """The JSON object in file `path`; `what` names it in the sentence of the UserError ("the manifest of the records")."""
     try:
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no NaN, nothing infinite as 1e400 is, no half of a surrogate pair
     except FileNotFoundError:
         raise UserError(f"{path}: {what} is missing.") from None
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {what} is not valid JSON ({error}).") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: {what} holds a {type(value).__name__}, expected a JSON object.")

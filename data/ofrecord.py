@@ -110,7 +110,8 @@ def check_replaceable(folder, prefix, flag):
     """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not ours; `flag` named it."""
     folder = pathlib.Path(folder)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name] if folder.exists() else []
-    others = sorted(name for name in names if name not in OURS and not name.startswith(part_name(prefix, "")))
+    ours = (part_name(prefix, ""), *(f".{name}.tmp" for name in OURS))
+    others = sorted(name for name in names if name not in OURS and not name.startswith(ours))
     if others:
         raise UserError(f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another folder.")
 

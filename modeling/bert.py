@@ -82,8 +82,8 @@ def _checked(field, value, path):
         raise UserError(f"{path}: {field.name} is {value!r}, expected a value of kind {field.type.__name__}.")
     if field.type is not str and not (value > 0 or value == 0 and field.name in _MAY_BE_ZERO):
         raise UserError(f"{path}: {field.name} is {value!r}, expected a number above 0.")
-    if field.name.endswith("_prob") and value >= 1:
-        raise UserError(f"{path}: {field.name} is {value!r}, expected a share below 1.")
+    if field.type is float and value >= 1:  # shares, a standard deviation and an epsilon
+        raise UserError(f"{path}: {field.name} is {value!r}, expected a number below 1.")
     return value
 
 

@@ -22,6 +22,7 @@ flow = load_oneflow()
 from oneflow.distributed import launch as oneflow_launch  # noqa: E402
 
 PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
+MOST = 1024  # ranks of one machine; a snapshot that says more is broken
 LEAST = 4  # examples of a batch that are worth a rank
 TO_SAVE, TO_DIE = 600, 3  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
 
@@ -71,8 +72,10 @@ def _ranks_of(args):
     """The ranks of the run that --resume_from names, on this machine; what is wrong with the snapshot is said where it is read."""
     try:
         total = read_json(pathlib.Path(args.resume_from, "meta.json"), "the description of the snapshot")["ranks"]
-        local = max(1, total // args.num_nodes)
-    except (UserError, KeyError, TypeError):
+        local = max(1, int(total) // args.num_nodes)
+    except (UserError, KeyError, TypeError, ValueError):
+        return 1
+    if local > MOST:
         return 1
     if args.cpu_processes not in ("auto", local):
         raise UserError(f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes {args.cpu_processes} it would "

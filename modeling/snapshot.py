@@ -49,8 +49,8 @@ def read_model(path, what="--model_load_dir"):
     """Reads and checks a model folder; `what` is the flag that named it.
 
     Raises:
-        UserError: a missing folder or file, a file that is not what the manifest says, a snapshot without a manifest, weights
-            that are not finite.
+        UserError: a missing folder or file, a file that is not what the manifest says, a snapshot without a manifest, or one that
+            is replaced meanwhile, weights that are not finite.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -59,6 +59,7 @@ def read_model(path, what="--model_load_dir"):
         if not (path / name).is_file():
             raise UserError(f"{what} {path}: {name} is missing; expected a Hugging Face BERT folder with config.json and "
                             "model.safetensors, or a snapshot.")
+    before = _manifest_bytes(path)
     meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
     config, arrays = BertConfig.from_file(path / "config.json"), _read_weights(path / "model.safetensors")
     for name, shape in encoder_shapes(config):
@@ -66,7 +67,18 @@ def read_model(path, what="--model_load_dir"):
             raise UserError(f"{path}: the weight {name} is missing: expected the weights that its config.json describes.")
         if arrays[name].shape != shape:
             raise UserError(f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model.")
-    return ModelFolder(path, config, arrays, meta, sha256(path / "model.safetensors"))
+    folder = ModelFolder(path, config, arrays, meta, sha256(path / "model.safetensors"))
+    if meta is not None and _manifest_bytes(path) != before:
+        raise UserError(f"{path}: this snapshot was replaced by another one while it was read: try again.")
+    return folder
+
+
+def _manifest_bytes(path):
+    """The manifest of a snapshot as it stands: folders are replaced whole, so that the same one before and after means no other between."""
+    try:
+        return (path / "manifest.json").read_bytes()
+    except OSError:
+        return None
 
 
 def encoder_shapes(config):

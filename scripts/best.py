@@ -4,7 +4,10 @@ import json
 import pathlib
 import sys
 
+path = pathlib.Path(sys.argv[1], "best.json")
 try:
-    print(json.loads(pathlib.Path(sys.argv[1], "best.json").read_text(encoding="utf-8"))["snapshot"])
+    print(json.loads(path.read_text(encoding="utf-8"))["snapshot"])
 except OSError:
-    sys.exit(f"error: {sys.argv[1]}/best.json is missing: run the stage that trains there first.")
+    sys.exit(f"error: {path} is missing: run the stage that trains there first.")
+except (ValueError, TypeError, KeyError):
+    sys.exit(f"error: {path} does not name a snapshot: run the stage that trains there again.")

@@ -27,6 +27,14 @@ TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_attent
         "max_position_embeddings": 32}
 
 
+def pytest_collection_modifyitems(items):
+    """What is marked slow runs where METAKD_SLOW is set."""
+    if not os.environ.get("METAKD_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set METAKD_SLOW=1"))
+
+
 @pytest.fixture(autouse=True)
 def handlers():
     """What a script that runs in this process does to signals ends with the test."""

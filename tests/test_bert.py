@@ -102,7 +102,6 @@ def test_gradients_equal_transformers(golden, way):
         np.testing.assert_allclose(parameter.grad.numpy(), expected, atol=1e-5 * np.abs(expected).max() + 1e-5, err_msg=name)
 
 
-@pytest.mark.slow  # needs another interpreter with PyTorch and transformers
 @pytest.mark.parametrize("source", ["METAKD_MODEL_DIR", None], ids=["a model folder", "12 random layers"])
 def test_outputs_equal_those_of_transformers_here_and_now(tmp_path, source):
     """Within 1e-4, on the folder $METAKD_MODEL_DIR and on 12 random layers; transformers runs under $METAKD_TORCH_PYTHON."""

@@ -372,7 +372,6 @@ def test_parity_on_hard_texts(tmp_path, lower):
         assert list(ours.ids(text)) == theirs.ids
 
 
-@pytest.mark.slow  # 8,000 reviews take 15 seconds, with a model and a data set that are not in the repository
 def test_parity_with_transformers_on_real_reviews():
     """A real vocabulary gives Hugging Face's ids and features on every Amazon review and on hard texts, hardly any [UNK]."""
     folders = [os.environ.get(name) for name in ("METAKD_MODEL_DIR", "METAKD_AMAZON_DIR")]

@@ -76,7 +76,7 @@ def write_teacher(path, config, tokenizer, weights=None):
     init_weights(model, SEED, config.initializer_range)
     if weights:
         load_weights(model, weights)
-    save_snapshot(path, model, tokenizer, {"kind": "teacher", "task": TASK.name, "labels": TASK.labels, "domains": TASK.domains,
+    save_snapshot(path, model, tokenizer, {"kind": "teacher", "step": 0, "task": TASK.name, "labels": TASK.labels, "domains": TASK.domains,
                                            "seen_domains": list(range(len(TASK.domains))), "domain_head": True})
 
 
