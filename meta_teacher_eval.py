@@ -13,13 +13,13 @@ from data.ofrecord import check_replaceable
 from data.parts import windows
 from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import load_task
-from modeling.collective import barrier, first_alone
+from modeling.collective import barrier, by_turns, first_alone
 from modeling.heads import build_teacher, evenly_spaced_layers
 from modeling.inference import DomainTable, device_of, infer
 from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights, read_model, teacher_meta
 from tokenization import tokenizer_for
-from util import Run, UserError, entry, opening_lines, progress, rank, ranks
+from util import Run, UserError, entry, opening_lines, rank
 
 
 @entry
@@ -72,14 +72,13 @@ def main():
     def answer(model, batch):
         return teacher_knowledge(model, batch, layers, args.attention_heads, args.hidden_states)
 
-    with progress(total=len(rows), unit="example", desc="knowledge") as bar:
-        for number, window in enumerate(windows(chosen_blocks(records, rows))):
-            if number % ranks() == rank() and not writer.has(number):
-                writer.write(number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer))
-            bar.update(len(window["idxs"]))
-    barrier()
+    def write(number, window):
+        if not writer.has(number):
+            writer.write(number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer))
+
+    count = by_turns(windows(chosen_blocks(records, rows)), len(rows), write, "knowledge")
     if rank() == 0:
-        writer.finish(number + 1)
+        writer.finish(count)
         run.say(f"{target}: the knowledge of {len(rows)} examples is written")
 
 

@@ -14,14 +14,14 @@ from data.parts import PartsFolder, windows
 from data.records import with_scores
 from data.selection import columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import SPLITS, load_task
-from modeling.collective import barrier, first_alone
+from modeling.collective import barrier, by_turns, first_alone
 from modeling.heads import DomainClassifier, text_embedding
 from modeling.inference import DomainTable, device_of, infer
 from modeling.prototypes import directions, prototype_score, prototypes
 from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights, read_model
 from tokenization import tokenizer_for
-from util import Run, UserError, entry, opening_lines, progress, rank, ranks, remove_halves
+from util import Run, UserError, entry, opening_lines, rank, remove_halves
 
 
 @entry
@@ -63,22 +63,20 @@ def main():
         parts.begin()
     barrier()
     table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
+
+    def embed(number, window):
+        if parts.get(number) is None:
+            parts.put(number, np.stack(infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)).tobytes())
+
     blocks = itertools.chain.from_iterable(records[split].blocks() for split in SPLITS)
-    with progress(total=sum(map(len, records.values())), unit="example", desc="embeddings") as bar:
-        for number, window in enumerate(windows(blocks)):
-            if number % ranks() == rank() and parts.get(number) is None:
-                parts.put(number, np.stack(infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)).tobytes())
-            bar.update(len(window["idxs"]))
-    barrier()
+    count = by_turns(windows(blocks), sum(map(len, records.values())), embed, "embeddings")
     if rank() > 0:
         return
 
     # ------------ prototypes of the training examples chosen; scores
-    H, sizes = folder.config.hidden_size, {split: len(records[split]) for split in SPLITS}
-    chosen = np.isin(np.arange(sizes["train"]), rows)
-    pairs = zip(stored_vectors(parts, number + 1, H), domain, label, chosen)
-    axes = directions(prototypes(((v, k, y) for v, k, y, keep in pairs if keep), len(task.domains), len(task.labels)))
-    vectors = stored_vectors(parts, number + 1, H)
+    H = folder.config.hidden_size
+    axes = class_directions(stored_vectors(parts, count, H), domain, label, rows, task)
+    vectors = stored_vectors(parts, count, H)
     for split in SPLITS:
         domain, label = columns(records[split])
         scores = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in zip(domain, label, vectors)]
@@ -91,6 +89,17 @@ def embeddings(model, batch):
     """f(x) of each example of a batch: a list of B float32 arrays [H]."""
     hidden = model.bert(batch.input_ids, batch.input_mask, batch.segment_ids).hidden[-1]
     return list(text_embedding(hidden, batch.content_weights).numpy())
+
+
+def class_directions(vectors, domain, label, rows, task):
+    """The prototypes of the training examples at `rows`, of length 1, [K, M, H].
+
+    Args:
+        vectors: an iterable of f(x) of all of them, and more; domain, label: int [N].
+    """
+    chosen = np.isin(np.arange(len(domain)), rows)
+    kept = ((v, k, y) for k, y, keep, v in zip(domain, label, chosen, vectors) if keep)
+    return directions(prototypes(kept, len(task.domains), len(task.labels)))
 
 
 def stored_vectors(parts, count, H):

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from util import load_oneflow, rank, ranks
+from util import load_oneflow, progress, rank, ranks
 
 flow = load_oneflow()
 
@@ -64,6 +64,29 @@ def averaged(numbers, device):
     """{name: number} -> {name: float}, the mean over the ranks; one exchange for all of them."""
     values = total(np.array(list(numbers.values()), np.float32), device) / ranks()
     return dict(zip(numbers, map(float, values)))
+
+
+def by_turns(pieces, count, do, what):
+    """Has the ranks take turns at numbered pieces of work, and waits until all have done theirs.
+
+    Args:
+        pieces: an iterable of blocks of records, in all `count` records; do: takes (number, block); what: stands beside the progress bar.
+    Returns:
+        how many pieces there were.
+    Raises:
+        KeyboardInterrupt: the rank was told to stop; the sentence says that what is done is kept.
+    """
+    number = -1
+    with progress(total=count, unit="example", desc=what) as bar:
+        try:
+            for number, block in enumerate(pieces):
+                if number % ranks() == rank():
+                    do(number, block)
+                bar.update(len(block["idxs"]))
+        except KeyboardInterrupt as stopped:
+            raise KeyboardInterrupt(f"{stopped} The parts that are done are kept: the same command goes on with them.") from None
+    barrier()
+    return number + 1
 
 
 @contextlib.contextmanager

@@ -271,17 +271,17 @@ class Fuzzer:
     """One reader and the valid folder that its cases begin with.
 
     Args:
-        name: a key of READERS; workplace: a folder to work in.
+        name: a key of READERS; place: a folder to work in.
     """
 
-    def __init__(self, name, workplace):
-        self.name, self.folder = name, workplace / "case"
+    def __init__(self, name, place):
+        self.name, self.folder = name, place / "case"
         kind, self.inner, self.pattern, self.vouch, self.read = READERS[name]
-        self.valid = workplace / kind
-        make_data(workplace / "data") if not (workplace / "data").exists() else None
+        self.valid = place / kind
+        make_data(place / "data") if not (place / "data").exists() else None
         if kind != "data":
             makers = {"records": make_records, "knowledge": lambda folder, data: make_knowledge(folder), "run": make_run}
-            makers[kind](self.valid, workplace / "data")
+            makers[kind](self.valid, place / "data")
         self.files = {str(path.relative_to(self.valid)): path.read_bytes() for path in self.valid.rglob("*") if path.is_file()}
         self.changed = sorted(str(path.relative_to(self.valid)) for path in (self.valid / self.inner).glob(self.pattern) if path.is_file())
         if name == "snapshot":

@@ -273,6 +273,14 @@ def test_a_mistake_is_one_sentence_of_one_rank(golden):
         assert outcome.err == f"error: --{flag} nowhere: there is no such folder.\n"
 
 
+def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
+    """One folder output/model_save-<time>, with all that a run leaves: every rank reads the best snapshot there."""
+    outcome = call_process("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": None})
+    assert outcome.code == 0, outcome.err
+    (folder,) = (sandbox / "output").iterdir()
+    assert best(folder).exists() and (folder / "results.json").exists()
+
+
 def test_the_engines_own_launcher_starts_the_scripts_too(sandbox):
     """python3 -m oneflow.distributed.launch --nproc_per_node 2 meta_teacher.py ...: the same files as --cpu_processes 2."""
     flags = {**stage_flags(sandbox)["meta_teacher"], "cpu_processes": None}
