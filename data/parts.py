@@ -10,7 +10,7 @@ import pathlib
 import shutil
 
 from data.ofrecord import is_count, part_name
-from util import UserError, read_json, whole_file, write_json
+from util import UserError, read_json, remove_halves, whole_file, write_json
 
 PLAN = ".plan.json"
 PART = 256  # examples to a part: small enough that ranks come out even and little is lost, large enough for batches of like length
@@ -40,8 +40,7 @@ class PartsFolder:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             write_json(self.folder / PLAN, self.plan)
-        for half in self.folder.glob(".*.tmp"):
-            half.unlink()
+        remove_halves(self.folder)
 
     def put(self, number, data, **facts):
         """Writes a part, and then that it is done."""
