@@ -156,8 +156,12 @@ def prototypes(parser):
 def teacher(parser):
     group = parser.add_argument_group("meta-teacher")
     group.add_argument("--domain_loss_weight", type=weight, default=0.5, help="gamma1, weight of the domain-corruption loss; 0: no such head")
-    group.add_argument("--weight_scaling", choices=("mean", "raw", "none"), default="mean",
-                       help="the instance weight made of the prototype score: mean: divided by its mean, raw: as it is, none: 1")
+    group.add_argument("--weight_scaling", choices=("mean", "spread", "raw", "none"), default="mean",
+                       help="the instance weight made of the prototype score: mean: divided by its mean, spread: stretched or compressed to "
+                       "--weight_spread, raw: as it is, none: 1")
+    group.add_argument("--weight_spread", type=weight, default=0.5, help="standard deviation of the weights with --weight_scaling spread")
+    group.add_argument("--class_heads", choices=("shared", "per_domain"), default="shared",
+                       help="one class head, or one for each domain, as a multi-task teacher has")
 
 
 def knowledge(parser):
@@ -177,7 +181,8 @@ def distillation(parser):
     group = parser.add_argument_group("meta-distillation")
     group.add_argument("--student_model", help="folder of the BERT that the student starts from")
     group.add_argument("--student_layers", type=count, help="take N evenly spaced layers of that folder (default: all of them)")
-    group.add_argument("--teacher_model", help="the meta-teacher's snapshot, whose knowledge stage 3 wrote; its weights are not loaded")
+    group.add_argument("--teacher_model", help="the meta-teacher's snapshot, whose knowledge stage 3 wrote; its weights are not loaded. "
+                       "Not needed to learn from hard labels alone")
     group.add_argument("--intermediate_epochs", type=natural, default=0,
                        help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: all at once")
     group.add_argument("--temperature", type=number(float, 0.0, open_low=True), default=1.0, help="T of the soft cross-entropy")

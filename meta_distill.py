@@ -16,12 +16,12 @@ from data.selection import open_splits, records_folder, records_line
 from data.tasks import load_task
 from modeling.bert import init_weights
 from modeling.collective import first_alone
-from modeling.distillation import INTERMEDIATE, check_served, make_lesson, student_loss, wanted_terms
+from modeling.distillation import INTERMEDIATE, NO_LESSON, check_served, make_lesson, needs_teacher, student_loss, wanted_terms
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
 from modeling.inference import DomainTable, device_of, evaluate, to_device
 from modeling.ranks import spread
 from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_facts, starting_model, test_best
-from modeling.snapshot import check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
+from modeling.snapshot import HEADS, check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
 from modeling.training import one_phase, train, two_phases
 from tokenization import tokenizer_for
 from util import Signals, entry, sha256
@@ -43,27 +43,28 @@ def main():
     with first_alone():
         records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
-    knowledge = open_knowledge(args, task, records["train"], examples["idxs"])
-    check_served(terms, knowledge.manifest, folder.config)
+    knowledge = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
+    lessons = knowledge.manifest if knowledge else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
     run = open_run(args)
     run.say("\n".join(map(records_line, records.values())))
 
     # ------------ model
     device = device_of(args.device)
-    model = build_student(folder.config, task, knowledge.manifest["width"], terms)
+    model = build_student(folder.config, task, lessons["width"], terms)
     init_weights(model, args.seed, folder.config.initializer_range)
-    load_weights(model, folder, run.say, exact=bool(args.resume_from))
+    load_weights(model, folder, run.say, () if args.resume_from else HEADS)
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
-    matches = match_layers(knowledge.manifest["layers"], folder.config.num_hidden_layers)
-    run.say(f"knowledge {knowledge.folder}; terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
-            f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items())}")
+    matches = match_layers(lessons["layers"], folder.config.num_hidden_layers)
+    run.say(f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
+            f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
+            f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}")
     if not args.do_train:
         test_best(run, folder, model, task, heldout, args, domains, device)
         return
 
     # ------------ training
-    meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": knowledge.manifest["teacher_sha256"]}
+    meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": lessons["teacher_sha256"]}
     snapshots = Snapshots(run, "student", model, tokenizer, meta, args, left_out=STUDENT_ONLY)
     if args.resume_from:
         snapshots.resume(folder)
@@ -71,7 +72,9 @@ def main():
     def loss_of(terms):
         def loss(rows, epoch):
             batch = make_batch(examples, rows)
-            lesson = make_lesson(knowledge.read(batch.idxs), batch, terms, matches, knowledge.manifest, args, device)
+            lesson = NO_LESSON
+            if needs_teacher(terms):
+                lesson = make_lesson(knowledge.read(batch.idxs), batch, terms, matches, lessons, args, device)
             return student_loss(model, to_device(batch, domains, device), lesson, terms)
         return loss
 
@@ -89,14 +92,20 @@ def main():
         test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
 
 
-def open_knowledge(args, task, records, idxs):
-    """The Knowledge of the teacher that --teacher_model names, made from these records, with every training example in it."""
+def open_knowledge(args, task, records, idxs, terms, bert):
+    """The Knowledge of the teacher that --teacher_model names, made from these records, with every training example in it.
+
+    It has what the `terms` need for a student with the BertConfig `bert`; None where they need no teacher.
+    """
+    if not needs_teacher(terms):
+        return None
     path = config.needed(args, "teacher_model")
     teacher_meta(read_snapshot_meta(path, "--teacher_model"), task, path)
     teacher = sha256(pathlib.Path(path, "model.safetensors"))
     knowledge = Knowledge(knowledge_folder(records_folder(args), teacher, args.knowledge_dir))
     knowledge.require(teacher_sha256=teacher, content_sha256=records.content_sha256)
     knowledge.rows(idxs)
+    check_served(terms, knowledge.manifest, bert)
     return knowledge
 
 

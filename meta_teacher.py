@@ -12,12 +12,12 @@ from data.selection import examples_facts, open_splits, records_line
 from data.tasks import load_task
 from modeling.bert import init_weights
 from modeling.collective import first_alone
-from modeling.heads import build_teacher
+from modeling.heads import build_teacher, class_heads_of
 from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
 from modeling.losses import batch_mean, cross_entropy, instance_weights
 from modeling.ranks import spread
 from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_facts, starting_model, test_best
-from modeling.snapshot import check_fits_model, load_weights
+from modeling.snapshot import HEADS, check_fits_model, load_weights
 from modeling.training import one_phase, train
 from tokenization import tokenizer_for
 from util import Signals, entry
@@ -43,9 +43,10 @@ def main():
 
     # ------------ model
     device = device_of(args.device)
-    model = build_teacher(folder.config, task, domain_head=args.domain_loss_weight > 0)
+    class_heads = args.class_heads if args.do_train else class_heads_of(folder)
+    model = build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads)
     init_weights(model, args.seed, folder.config.initializer_range)
-    load_weights(model, folder, run.say, exact=bool(args.resume_from))
+    load_weights(model, folder, run.say, () if args.resume_from else HEADS)
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
     if not args.do_train:
@@ -57,7 +58,7 @@ def main():
     snapshots = Snapshots(run, "mft", model, tokenizer, meta, args)
     if args.resume_from:
         snapshots.resume(folder)
-    weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling)
+    weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)
 
     def loss(rows, epoch):
         batch = to_device(make_batch(examples, rows), domains, device)
@@ -67,7 +68,8 @@ def main():
     def on_dev():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
-    run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
+    if args.domain_loss_weight:
+        run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
     with Signals.patience():
         train(model, examples, one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
 

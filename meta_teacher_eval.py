@@ -14,7 +14,7 @@ from data.parts import windows
 from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import load_task
 from modeling.collective import barrier, by_turns, first_alone
-from modeling.heads import build_teacher, evenly_spaced_layers
+from modeling.heads import build_teacher, class_heads_of, evenly_spaced_layers
 from modeling.inference import DomainTable, device_of, infer
 from modeling.ranks import spread
 from modeling.snapshot import check_fits_model, load_weights, read_model, teacher_meta
@@ -59,8 +59,8 @@ def main():
     check_space(target, size)
 
     # ------------ the teacher
-    model, device = build_teacher(folder.config, task, meta["domain_head"]), device_of(args.device)
-    load_weights(model, folder, run.say, exact=True)
+    model, device = build_teacher(folder.config, task, meta["domain_head"], class_heads_of(folder)), device_of(args.device)
+    load_weights(model, folder, run.say, may_be_new=())
     model.to(device)
 
     # ------------ knowledge, part by part; the ranks take turns

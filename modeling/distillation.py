@@ -35,6 +35,11 @@ def wanted_terms(args):
     return terms
 
 
+def needs_teacher(terms):
+    """Whether any of the terms learns from a teacher: all but hard labels do."""
+    return set(terms) != {"hard"}
+
+
 def check_served(terms, manifest, config):
     """Raises a UserError where the knowledge of that manifest cannot serve a term for a student of that BertConfig."""
     if "transfer" in terms and not manifest["domain_feature"]:
@@ -65,6 +70,9 @@ class Lesson(NamedTuple):
     centring: Optional[np.ndarray]  # [B, T, T], for attention that is centred
     mean_over_heads: bool
     temperature: float
+
+
+NO_LESSON = Lesson(None, None, None, None, {}, {}, None, None, None, True, 1.0)  # where hard labels are all there is to learn from
 
 
 def make_lesson(items, batch, terms, matches, manifest, args, device):
@@ -114,7 +122,7 @@ def student_loss(model, batch, lesson, terms):
     """soft CE + hard CE + mean over the batch of lambda(x) * (attention + representation + hidden + gamma2 * transfer).
 
     Args:
-        batch: a TensorBatch; lesson: its Lesson; terms: {name: weight}, the terms that count.
+        batch: a TensorBatch; lesson: its Lesson, or NO_LESSON for the term "hard" alone; terms: {name: weight}, the terms that count.
     Returns:
         the loss, and {term: its batch mean, before its weight and lambda}.
     """

@@ -42,22 +42,40 @@ class DomainHead(nn.Module):
         return self.classifier(self.dropout(feature))
 
 
+class ClassHeads(nn.Module):
+    """A class head for each domain, of a multi-task model: an example is judged by the head of its domain.
+
+    One of a domain that was not trained is judged by the mean of the heads that were, as `domain_mix` says.
+    """
+
+    def __init__(self, config, M, K):
+        super().__init__()
+        self.shape, self.dense = (-1, K, M), nn.Linear(config.hidden_size, K * M)
+
+    def forward(self, pooled, domain_mix):  # [B, H], [B, K] -> [B, M]
+        return (self.dense(pooled).reshape(*self.shape) * domain_mix.unsqueeze(-1)).sum(dim=1)
+
+
 class DomainClassifier(nn.Module):
-    """BERT with a class head on the pooled [CLS] output and, where asked for, a domain head.
+    """BERT with a class head on the pooled [CLS] output, or one for each domain, and, where asked for, a domain head.
 
     Args:
         config: the encoder's BertConfig.
         M, K: number of classes and of domains.
+        class_heads: "shared": one class head; "per_domain": ClassHeads.
         domain_head: None: no such head; "corrupted": the teacher's, with domain logits; "feature": the student's, without.
         maps: {name: (inputs, outputs)}, learned linear maps without bias from the student's width to the teacher's.
     """
 
-    def __init__(self, config, M, K, domain_head=None, maps=None):
+    def __init__(self, config, M, K, domain_head=None, maps=None, class_heads="shared"):
         super().__init__()
         self.dropouts = Dropouts()
         self.bert = BertModel(config, self.dropouts)
         self.dropout = Dropout(config.hidden_dropout_prob, self.dropouts)
-        self.classifier = nn.Linear(config.hidden_size, M)
+        if class_heads == "per_domain":
+            self.domain_classifiers = ClassHeads(config, M, K)
+        else:
+            self.classifier = nn.Linear(config.hidden_size, M)
         self.domain_head = domain_head and DomainHead(config, K, self.dropouts, domains_out=domain_head == "corrupted")
         for name, (inputs, outputs) in (maps or {}).items():
             self.add_module(name, nn.Linear(inputs, outputs, bias=False))
@@ -70,16 +88,23 @@ class DomainClassifier(nn.Module):
             last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where not.
         """
         encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads, last_hidden)
-        return Answers(self.classifier(self.dropout(encoder.pooled)), encoder)
+        pooled = self.dropout(encoder.pooled)
+        several = hasattr(self, "domain_classifiers")
+        return Answers(self.domain_classifiers(pooled, batch.domain_mix) if several else self.classifier(pooled), encoder)
 
     def domain_feature(self, encoder, batch):
         """h_d of each example, [B, H], from the Outputs of the encoder."""
         return self.domain_head(text_embedding(encoder.hidden[-1], batch.content_weights), batch.domain_mix)
 
 
-def build_teacher(config, task, domain_head):
-    """A teacher for `task`, with the domain-corruption head or without."""
-    return DomainClassifier(config, len(task.labels), len(task.domains), "corrupted" if domain_head else None)
+def build_teacher(config, task, domain_head, class_heads="shared"):
+    """A teacher for `task`, with the domain-corruption head or without, and with one class head or one for each domain."""
+    return DomainClassifier(config, len(task.labels), len(task.domains), "corrupted" if domain_head else None, class_heads=class_heads)
+
+
+def class_heads_of(folder):
+    """Which class heads the weights of a ModelFolder are of: "shared" or "per_domain"."""
+    return "per_domain" if any(name.startswith("domain_classifiers.") for name in folder.arrays) else "shared"
 
 
 def build_student(config, task, teacher_width, terms):

@@ -92,12 +92,21 @@ def evaluating(model):
 
 
 def evaluate(model, arrays, task, batch_size, domains, device):
-    """Metrics of a classifier over records stacked in `arrays`, to which the ranks take turns; see `classification_metrics`."""
+    """Metrics of a classifier over records stacked in `arrays`; see `classification_metrics`."""
+    return logits_metrics(class_logits(model, arrays, task, batch_size, domains, device), arrays, task)
+
+
+def class_logits(model, arrays, task, batch_size, domains, device):
+    """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the ranks take turns at batches."""
     logits = np.zeros((len(arrays["label"]), len(task.labels)), np.float32)
     with evaluating(model):
         for rows in like_length(arrays, batch_size)[rank()::ranks()]:
             logits[rows] = model(to_device(make_batch(arrays, rows), domains, device), last_hidden=False).logits.numpy()
-    logits = total(logits, device)
+    return total(logits, device)
+
+
+def logits_metrics(logits, arrays, task):
+    """`classification_metrics` of class logits [N, M] for the records stacked in `arrays`."""
     return classification_metrics(logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task)
 
 

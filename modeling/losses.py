@@ -118,26 +118,35 @@ def hidden_loss(student_states, teacher_states, token_weights):
 # --------------------------------------------------------------------------------------- on the host, with NumPy
 
 
+def softmax(logits):
+    """exp(z) / sum over classes of exp(z), in float64. [B, M] -> [B, M]."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
 def domain_expertise(scores, teacher_logits, labels):
     """lambda(x) = (1 + t(x)) / (exp((p_y - 1)^2) + 1), p_y the teacher's probability of the gold class.
 
     scores: raw prototype scores t, [B]; teacher_logits [B, M]; labels int [B] -> float32 [B].
     """
-    shifted = np.exp(teacher_logits - teacher_logits.max(axis=1, keepdims=True), dtype=np.float64)
-    gold = shifted[np.arange(len(labels)), labels] / shifted.sum(axis=1)
+    gold = softmax(teacher_logits)[np.arange(len(labels)), labels]
     return ((1 + scores) / (np.exp((gold - 1) ** 2) + 1)).astype(np.float32)
 
 
-def instance_weights(scores, scaling):
-    """The teacher's instance weights made of the raw prototype scores t, [N] -> float32 [N].
+def instance_weights(scores, scaling, spread=0.5):
+    """The teacher's instance weights made of the raw prototype scores t of the N training examples, [N] -> float32 [N].
 
-    scaling: `mean`: max(t, 0) divided by its mean over the N training examples, so that the weights average 1; `raw`: t; `none`: 1.
+    scaling: `mean`: max(t, 0) divided by its mean; `spread`: max(0, 1 + spread * (t - mean) / standard deviation) divided by its
+        mean, so that they differ by as much whichever encoder made the scores; `raw`: t; `none`: 1. All but `raw` average 1.
     """
-    if scaling == "none":
+    if scaling == "none" or scaling == "spread" and np.ptp(scores) == 0:
         return np.ones(len(scores), np.float32)
     if scaling == "raw":
         return scores.astype(np.float32)
-    clipped = np.maximum(scores.astype(np.float64), 0)
+    scores = scores.astype(np.float64)
+    if scaling == "spread":
+        scores = 1 + spread * (scores - scores.mean()) / scores.std()
+    clipped = np.maximum(scores, 0)
     return (clipped / clipped.mean() if clipped.any() else np.ones_like(clipped)).astype(np.float32)
 
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from data.ofrecord import is_count
 from modeling.collective import barrier, of_first
-from modeling.inference import evaluate
+from modeling.heads import STUDENT_ONLY
+from modeling.inference import class_logits, logits_metrics
+from modeling.losses import softmax
 from modeling.optimization import optimizer_arrays
 from modeling.ranks import devices
 from modeling.snapshot import check_meta, check_task, load_weights, read_model, save_snapshot
 from modeling.training import metrics_line
-from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, remove_folder, write_json
+from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, remove_folder, whole_file, write_json
 
 PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir"}  # their content counts
 HARMLESS = {"eval_batch_size_per_device", "save_every_step_num", "log_every_step_num", "device"}  # may differ when a run is resumed
@@ -180,7 +182,7 @@ def describe(run, model, device, splits, task, tokenizer):
 
 
 def test_best(run, folder, model, task, splits, args, domains, device):
-    """Evaluates a snapshot on dev and test; writes results.json into the run folder.
+    """Evaluates a snapshot on dev and test; writes results.json and predictions.tsv into the run folder.
 
     Args:
         folder: the ModelFolder of the snapshot, whose weights `model` takes.
@@ -188,17 +190,32 @@ def test_best(run, folder, model, task, splits, args, domains, device):
     Returns:
         the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test.
     """
-    load_weights(model, folder)
+    load_weights(model, folder, may_be_new=("domain_head.", *STUDENT_ONLY))
+    lines = [("split", "idxs", "domain", "label", "predicted", *task.labels)]
     results = {"task": task.name, "snapshot": folder.path.name, "parameters": sum(array.size for array in folder.arrays.values()),
                "bytes": (folder.path / "model.safetensors").stat().st_size}
     for split, arrays in splits.items():
         started = time.monotonic()
-        results[split] = evaluate(model, arrays, task, args.eval_batch_size_per_device, domains, device)
+        logits = class_logits(model, arrays, task, args.eval_batch_size_per_device, domains, device)
+        results[split] = logits_metrics(logits, arrays, task)
+        lines += predictions(logits, arrays, task, split)
         run.timing(event=split, examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2))
         run.say(f"{folder.path.name} | {split} {metrics_line(results[split])}")
     if rank() == 0:
+        with whole_file(run.folder / "predictions.tsv", "w") as file:
+            file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
         write_json(run.folder / "results.json", results)
     return results
+
+
+def predictions(logits, arrays, task, split):
+    """Yields the line of each record for predictions.tsv: split, idxs, domain, label, predicted label, probability of each label.
+
+    logits: [N, M] of the records stacked in `arrays`.
+    """
+    columns = (arrays[name].reshape(-1) for name in ("idxs", "domain", "label"))
+    for idxs, domain, label, row in zip(*columns, softmax(logits)):
+        yield split, idxs, task.domains[domain], task.labels[label], task.labels[row.argmax()], *(f"{value:.6f}" for value in row)
 
 
 def best_snapshot(run):

@@ -29,7 +29,7 @@ META_TYPES = {"kind": "a text", "step": "a count", "task": "a text", "labels": "
 TEACHER_TYPES = {"domain_head": "true or false", "seen_domains": "a list of counts"}
 ENCODER = ("embeddings.", "encoder.", "pooler.")
 LAYERS = "bert.encoder.layer."
-HEADS = ("classifier.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
+HEADS = ("classifier.", "domain_classifiers.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
 
 
 class ModelFolder(NamedTuple):
@@ -181,15 +181,15 @@ def keep_layers(folder, wanted):
     return folder._replace(config=config, arrays=arrays)
 
 
-def load_weights(model, folder, say=None, exact=False):
+def load_weights(model, folder, say=None, may_be_new=HEADS):
     """Puts the arrays of `folder` into `model` and says of every weight whether it is loaded, new or left over.
 
     Args:
         model: an initialised module; weights that the folder lacks keep their values.
         say: takes the lines of the report.
-        exact: heads must be there too, as in a snapshot that is resumed.
+        may_be_new: prefixes of the weights that the folder may lack: all heads for a model to train, none of one that is resumed.
     Raises:
-        UserError: another shape, an encoder weight (with `exact`: any weight) that the folder lacks, or one too many.
+        UserError: another shape, a weight that the folder should have and lacks, or one of the encoder too many.
     """
     parameters = dict(model.named_parameters())
     left_over = sorted(set(folder.arrays) - set(parameters))
@@ -198,7 +198,7 @@ def load_weights(model, folder, say=None, exact=False):
         raise UserError(f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not describe, {too_many[0]} "
                         "first: mend num_hidden_layers there, or take another copy of the model.")
     missing = [name for name in parameters if name not in folder.arrays]
-    needed = [name for name in missing if exact or not name.startswith(HEADS)]
+    needed = [name for name in missing if not name.startswith(may_be_new)]
     if needed:
         raise UserError(f"{folder.path}: {len(needed)} weights of this model are missing, {needed[0]} first: "
                         "expected the weights that its config.json describes.")
@@ -258,7 +258,8 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None):
     """
     arrays = {name: parameter.numpy() for name, parameter in model.named_parameters() if not name.startswith(tuple(left_out))}
     labels = dict(enumerate(meta["labels"]))
-    config = {**model.bert.config.to_dict(), "architectures": ["BertForSequenceClassification"],
+    kind = "BertForSequenceClassification" if hasattr(model, "classifier") else "BertModel"  # transformers knows no head per domain
+    config = {**model.bert.config.to_dict(), "architectures": [kind],
               "id2label": {str(i): name for i, name in labels.items()}, "label2id": {name: i for i, name in labels.items()}}
     with whole_folder(path) as folder:
         write_json(folder / "config.json", config)

@@ -250,7 +250,7 @@ def read_run(folder):
     def load():
         try:
             model = build_teacher(folder.config, TASK, meta["domain_head"])
-            load_weights(model, folder, exact=True)
+            load_weights(model, folder, may_be_new=())
             restore_optimizer(make_optimizer(model, 1e-3, 0.01), model, moments, meta["step"])
         finally:
             flow._oneflow_internal.eager.Sync()
