@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains rows of the paper's table over several seeds and writes results/<task>.md, .csv and plots (scripts/reproduce.py --help).
+# By default the demo's data and the group `table` with five seeds: 115 training runs, an estimated 3 hours on two cores and 10 GB of
+# disk. To look first, or for fewer:
+#   scripts/reproduce.sh --dry_run
+#   scripts/reproduce.sh --rows hard,mixed,meta,meta-logits,meta-full --seeds 1,2,3
+# Stop it with Ctrl-C whenever you like: the same command goes on. --collect makes the tables of what is finished.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+
+exec "$PYTHON" scripts/reproduce.py "$@"
