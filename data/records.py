@@ -112,14 +112,15 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     Returns:
         Records, whose manifest now tells of the TSV and the vocabulary that are there.
     Raises:
-        UserError: a domain or class without examples; scores are needed, and there are none or not for these texts; the sentence
-            names stage 1.
+        UserError: the training split has no example of a domain or class; scores are needed, and there are none or not for these
+            texts; the sentence names stage 1.
     """
     facts = source_facts(task, split_path(data_dir, split), split, tokenizer, seq_length)
     tally = Tally(task.labels, task.domains)
     for record in features_of(task, data_dir, split, tokenizer, seq_length):
         tally.add(record)
-    check_counts(task, [list(cells.values()) for cells in tally.counts.values()], split_path(data_dir, split))
+    if split == "train":
+        check_counts(task, [list(cells.values()) for cells in tally.counts.values()], split_path(data_dir, split))
     fresh = {**facts, **tally.facts()}
     try:
         records = Records(folder, split)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from data.records import Records, check_fits, resave
-from data.tasks import SPLITS, split_path
+from data.tasks import SPLITS, missing_names, split_path
 from util import UserError, random_stream
 
 
@@ -41,8 +41,11 @@ def open_splits(args, task, tokenizer):
 
 
 def records_line(records):
-    """A line for the log: how many examples a split has, and how many of its texts were cut."""
-    return f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
+    """A line for the log: how many examples a split has, how many of its texts were cut, and what it has no example of."""
+    counts = [[records.counts[domain][label] for label in records.labels] for domain in records.domains]
+    missing = missing_names(records.domains, records.labels, counts)
+    return (f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
+            + (f"; note: none of {missing}" if missing else ""))
 
 
 def records_folder(args):

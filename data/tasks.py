@@ -43,6 +43,8 @@ class Example(NamedTuple):
 
 BUILT_IN = {
     "senti": Task("senti", ("review",), "domain", "sentiment", ("positive", "negative"), ("books", "dvd", "electronics", "kitchen")),
+    "mnli": Task("mnli", ("premise", "hypothesis"), "genre", "label", ("entailment", "neutral", "contradiction"),
+                 ("fiction", "government", "slate", "telephone", "travel")),
 }
 
 # --------------------------------------------------------------------------------------- the task
@@ -150,22 +152,32 @@ def _read_header(task, path, raw):
     expected = f"expected a header with the columns {', '.join(task.columns)}, separated by tabs"
     if not raw:
         raise UserError(f"{path}: the file is empty, {expected}.")
-    header = _fields(path, 1, raw[3:] if raw.startswith(b"\xef\xbb\xbf") else raw)
+    header = _fields(path, 1, raw)
     if sorted(header) != sorted(task.columns):
         raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, {expected}.")
     return [header.index(column) for column in task.columns]
 
 
 def _fields(path, line, raw):
-    """The fields of a line of bytes: UTF-8, separated by tabs, without the line end."""
+    """The fields of a line of bytes, separated by tabs."""
+    return line_text(path, line, raw).split("\t")
+
+
+def line_text(path, line, raw):
+    """A line of bytes as text, without the line end and, in line 1, the byte-order mark.
+
+    Raises:
+        UserError: it is not UTF-8, or holds a NUL character.
+    """
+    raw = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
                         "expected UTF-8: convert the file.") from None
     if "\0" in text:
-        raise UserError(f"{path}:{line}: found a NUL character, expected text: is this a TSV file?")
-    return text.rstrip("\n").rstrip("\r").split("\t")
+        raise UserError(f"{path}:{line}: found a NUL character, expected text: is this a text file?")
+    return text.rstrip("\n").rstrip("\r")
 
 
 def _index(path, line, column, name, known):
@@ -175,18 +187,28 @@ def _index(path, line, column, name, known):
 
 
 def check_counts(task, counts, path):
-    """Refuses a split in which a domain or a class of the task has no examples.
+    """Refuses a training split in which a domain or a class of the task has no examples; a domain may lack a class.
 
     Args:
         counts: examples per domain and class, [K, M].
         path: the file, named in the sentence.
     """
-    counts = np.asarray(counts)
-    for kind, names, totals in (("domain", task.domains, counts.sum(1)), ("class", task.labels, counts.sum(0))):
-        missing = [name for name, total in zip(names, totals) if total == 0]
-        if missing:
-            raise UserError(f"{path}: found no example of {kind} {', '.join(missing)}, expected some of each: "
-                            "add examples, or describe the task without it in task.json.")
+    if missing := missing_names(task.domains, task.labels, counts):
+        raise UserError(f"{path}: found no example of {missing}, expected some of each domain and class: "
+                        "add examples, or describe the task without it in task.json.")
+
+
+def missing_names(domains, labels, counts):
+    """The domains and classes that have no examples, such as "domain books; class up, down"; empty where each has some.
+
+    Args:
+        domains, labels: the names of K domains and M classes; counts: examples per domain and class, [K, M].
+    """
+    counts, kinds = np.asarray(counts), []
+    for kind, names, totals in (("domain", domains, counts.sum(1)), ("class", labels, counts.sum(0))):
+        if missing := [name for name, total in zip(names, totals) if total == 0]:
+            kinds.append(f"{kind} {', '.join(missing):.300}")
+    return "; ".join(kinds)
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -224,16 +246,29 @@ def write_task(task, data_dir, splits):
     """
     folder = pathlib.Path(data_dir)
     if split_path(folder, "train").exists():
-        described = folder / "task.json"
-        name = read_task(described).name if described.exists() else "senti"
-        if name != task.name:
-            raise UserError(f"{folder}: holds the data of task '{name}', expected '{task.name}' or none: name another --data_dir.")
+        _check_held(task, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if task.name not in BUILT_IN:
         write_json(folder / "task.json", dataclasses.asdict(task))
     with contextlib.ExitStack() as stack:  # the files take their names when the stack is left, after the last was written
         for split, rows in splits.items():
             _write_rows(task, stack.enter_context(whole_file(split_path(folder, split), "w")), rows)
+
+
+def _check_held(task, folder):
+    """Refuses a folder whose train.tsv is of another task: the one in task.json, else the built-in one with the columns of its header."""
+    described, path = folder / "task.json", split_path(folder, "train")
+    if described.exists():
+        held = read_task(described)
+    else:
+        with _opened(path) as file:
+            header = _fields(path, 1, file.readline())
+        held = next((each for each in BUILT_IN.values() if sorted(each.columns) == sorted(header)), None)
+    if held is None or held.name != task.name:
+        name = f"task '{held.name}'" if held else "a task that is not described"
+        raise UserError(f"{folder}: holds the data of {name}, expected '{task.name}' or none: name another --data_dir.")
+    if task.name in BUILT_IN and held != task:
+        raise UserError(f"{described}: describes '{task.name}' otherwise than the built-in task, expected no such file: name another --data_dir.")
 
 
 def count_table(task, splits):

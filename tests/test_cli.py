@@ -175,13 +175,19 @@ def test_a_broken_row_is_named_by_file_and_line(sandbox, line, words):
         refused(sandbox, stage, "data/train.tsv:5: ", words, resave_ofrecord=True)
 
 
-def test_a_split_without_a_domain_or_a_class_is_refused(sandbox):
-    """A domain or a class of the task that has no example in one of the splits."""
-    path = sandbox / "data" / "dev.tsv"
-    text = path.read_text()
+def test_a_training_split_without_a_domain_or_a_class_is_refused(sandbox):
+    """A domain or a class of the task that has no example in train; where dev or test has none, the log says so and the stage goes on."""
     for name, other in (("kitchen", "dvd"), ("negative", "positive")):
-        path.write_text(text.replace(f"\t{name}", f"\t{other}"))
-        refused(sandbox, "preprocess", "dev.tsv", name)
+        for split in ("dev", "test", "train"):
+            path = sandbox / "data" / f"{split}.tsv"
+            text = path.read_text()
+            path.write_text(text.replace(f"\t{name}", f"\t{other}"))
+            if split == "train":
+                refused(sandbox, "preprocess", "train.tsv", name)
+            else:
+                outcome = call("preprocess", sandbox, stage_flags(sandbox)["preprocess"])
+                assert outcome.code == 0 and re.search(f"^{split}: .*; note: none of (domain|class) {name}$", outcome.out, re.M)
+            path.write_text(text)
 
 
 def test_records_that_are_missing_are_refused(sandbox):

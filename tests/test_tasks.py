@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from fuzz import WRONG, with_value
 
+from data.records import resave
+from data.selection import records_line
 from data.tasks import (
     BUILT_IN,
     Example,
@@ -15,11 +17,13 @@ from data.tasks import (
     clean,
     count_table,
     load_task,
+    missing_names,
     read_examples,
     split_path,
     write_task,
     write_tsv,
 )
+from tokenization import tokenizer_for
 from util import UserError
 
 TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films"))
@@ -201,6 +205,32 @@ def test_the_data_of_another_task_is_not_overwritten(tmp_path):
             write_task(task, tmp_path / folder, {"train": []})
 
 
+def test_a_folder_without_description_is_told_by_its_header(tmp_path):
+    """Each built-in task is written again over its own files, in whatever order their columns stand, and not over those of another."""
+    rows = {"senti": [("a", "books", "positive")], "mnli": [("a", "b", "slate", "neutral")]}
+    for name, task in BUILT_IN.items():
+        write_task(task, tmp_path / name, {"train": rows[name]})
+        split_path(tmp_path / name, "train").write_bytes(b"\xef\xbb\xbf" + "\t".join(reversed(task.columns)).encode() + b"\r\n")
+    for name, task in BUILT_IN.items():
+        for held in BUILT_IN:
+            if held == name:
+                write_task(task, tmp_path / held, {"dev": rows[name]})
+            else:
+                with pytest.raises(UserError, match=f"holds the data of task '{held}', expected '{name}' or none"):
+                    write_task(task, tmp_path / held, {"train": rows[name]})
+    (tmp_path / "senti" / "train.tsv").write_text("my\tcolumns\n")
+    with pytest.raises(UserError, match="holds the data of a task that is not described"):
+        write_task(BUILT_IN["senti"], tmp_path / "senti", {"train": rows["senti"]})
+
+
+def test_a_built_in_task_is_not_written_beside_another_description_of_it(tmp_path):
+    """task.json would decide what the files mean."""
+    write_tsv(TASK, tmp_path / "train.tsv", [("a", "books", "up")])
+    describe(tmp_path, name="senti")
+    with pytest.raises(UserError, match="task.json: describes 'senti' otherwise than the built-in task"):
+        write_task(BUILT_IN["senti"], tmp_path, {"train": [("a", "books", "positive")]})
+
+
 def test_the_table_counts_every_domain_and_class():
     """Cells and sums agree with the rows."""
     table = count_table(TASK, {"dev": [("a", "books", "up"), ("b", "films", "up"), ("c", "films", "down")]})
@@ -259,9 +289,34 @@ def test_what_is_not_there_is_told(tmp_path):
                                               (np.zeros((2, 2)), "domain books, films")])
 def test_a_domain_or_class_without_examples_is_refused(counts, sentence):
     """A whole row or column of zeros is told by name; a single empty cell is no fault."""
-    with pytest.raises(UserError, match=f"dev.tsv: found no example of {sentence}"):
-        check_counts(TASK, counts, "dev.tsv")
-    check_counts(TASK, [[0, 1], [1, 0]], "dev.tsv")
+    with pytest.raises(UserError, match=f"train.tsv: found no example of {sentence}"):
+        check_counts(TASK, counts, "train.tsv")
+    check_counts(TASK, [[0, 1], [1, 0]], "train.tsv")
+
+
+def resaved(folder, split, rows):
+    """The line of the log about the records of a split with these rows, as stage 1 writes them."""
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    write_tsv(TASK, folder / f"{split}.tsv", rows)
+    return records_line(resave(TASK, folder, folder / "ofrecord" / split, split, tokenizer_for(folder), 8, scored=False))
+
+
+def test_train_alone_needs_every_domain_and_class(tmp_path):
+    """Train without a class or a domain is refused and no record is written; dev and test are taken, and the log says what is missing."""
+    for rows, missing in (([("a", "books", "up"), ("b", "films", "up")], "class down"), ([("a", "films", "down")], "domain books; class up")):
+        for split in ("dev", "test"):
+            assert resaved(tmp_path, split, rows) == f"{split}: {len(rows)} examples, 0 of them cut at 8 tokens; note: none of {missing}"
+        with pytest.raises(UserError, match=f"train.tsv: found no example of {missing}, expected some of each"):
+            resaved(tmp_path, "train", rows)
+        assert not (tmp_path / "ofrecord" / "train").exists()
+    whole = [("a", "books", "up"), ("b", "films", "down")]
+    assert resaved(tmp_path, "train", whole) == "train: 2 examples, 0 of them cut at 8 tokens"
+
+
+def test_the_sentence_about_many_missing_names_is_short():
+    """A thousand classes without examples do not fill the screen."""
+    names = missing_names(("one",), [f"class number {k}" for k in range(1000)], np.zeros((1, 1000)))
+    assert names.startswith("domain one; class class number 0, class number 1, ") and len(names) < 400
 
 
 def test_wrong_values_of_every_key_of_a_description(tmp_path):
