@@ -33,7 +33,7 @@ def main():
     spread(args, args.batch_size_per_device)
 
     # ------------ data
-    terms = wanted_terms(args)
+    terms = wanted_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
     task = load_task(args.task_name, args.data_dir)
     folder = starting_model(args, task, args.resume_from or config.needed(args, "student_model"), "--student_model")
     if args.student_layers and not args.resume_from:

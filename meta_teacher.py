@@ -68,7 +68,9 @@ def main():
     def on_dev():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
-    if args.domain_loss_weight:
+    if args.domain_loss_weight and len(domains.seen) == 1:
+        run.say("note: with a single domain to train on, the domain head has nothing to learn: --domain_loss_weight 0 leaves it out")
+    elif args.domain_loss_weight:
         run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
     with Signals.patience():
         train(model, examples, one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)

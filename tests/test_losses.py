@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from data.batches import content_mask
+from data.batches import content_mask, domain_mix
 from modeling import losses
-from modeling.heads import evenly_spaced_layers, match_layers, text_embedding
+from modeling.bert import BertConfig
+from modeling.heads import ClassHeads, evenly_spaced_layers, match_layers, text_embedding
 from modeling.losses import flow
 
 LENGTHS = [3, 7, 5]  # real tokens of three examples, padded to 7
@@ -111,15 +112,38 @@ def test_domain_expertise_follows_the_formula_and_its_limits():
     assert (round(float(wrong), 2), round(float(right), 2)) == (0.52, 0.98)
 
 
-@pytest.mark.parametrize("scaling", ["mean", "raw", "none"])
+@pytest.mark.parametrize("scaling", ["mean", "spread", "raw", "none"])
 def test_instance_weights_average_one_unless_raw(scaling):
-    """`mean` and `none` average 1 over the training examples and are never negative; `raw` is the score."""
+    """All but `raw` average 1 over the training examples and are never negative; `raw` is the score."""
     scores = normal(50)
     weights = losses.instance_weights(scores, scaling)
     if scaling == "raw":
         np.testing.assert_array_equal(weights, scores)
     else:
         assert weights.mean() == pytest.approx(1, abs=1e-6) and weights.min() >= 0
+
+
+@pytest.mark.parametrize("low, high", [(0.95, 0.99), (0.02, 0.52)])
+def test_weights_of_a_chosen_spread_do_not_depend_on_the_encoder(low, high):
+    """Scores as BERT-base's or as MiniLM's: weights of mean 1 and standard deviation 0.3, in the order of the scores."""
+    scores = np.random.default_rng(0).uniform(low, high, 200).astype(np.float32)
+    weights = losses.instance_weights(scores, "spread", 0.3)
+    assert weights.mean() == pytest.approx(1, abs=1e-5) and weights.std() == pytest.approx(0.3, abs=1e-4)
+    assert (np.argsort(weights, kind="stable") == np.argsort(scores, kind="stable")).mean() > 0.95  # but for ties of float32
+    assert (losses.instance_weights(scores, "spread", 0.0) == 1).all() and losses.instance_weights(scores, "spread", 5.0).min() == 0
+    assert (losses.instance_weights(np.full(4, 0.3, np.float32), "spread", 0.3) == 1).all()
+
+
+def test_a_multi_task_model_judges_by_the_head_of_the_domain():
+    """logits = W_k pooled + b_k of the example's domain k; of a domain that was not trained the mean of the heads that were."""
+    config = BertConfig.from_dict({**BertConfig().to_dict(), "hidden_size": 6, "num_attention_heads": 2})
+    heads, pooled = ClassHeads(config, 3, 4), normal(4, 6)
+    W, b = heads.dense.weight.numpy().reshape(4, 3, 6), heads.dense.bias.numpy().reshape(4, 3)
+    domain, seen = np.array([2, 0, 1, 3]), (0, 1, 2)
+    found = heads(*as_tensors(pooled, domain_mix(domain, 4, seen))).numpy()
+    for row, k in enumerate(domain):
+        each = [W[j] @ pooled[row] + b[j] for j in ((k,) if k in seen else seen)]
+        np.testing.assert_allclose(found[row], np.mean(each, axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_text_embedding_leaves_out_special_tokens_and_padding():

@@ -85,6 +85,15 @@ def test_gradients_of_the_teachers_whole_loss():
     check_gradients(model, lambda: teacher_loss(model, batch, weights, corrupted, 0.5)[0], unreached=("self.key.bias",))
 
 
+def test_gradients_of_a_multi_task_teacher():
+    """Finite differences through class heads per domain, of which each learns from its own domain alone."""
+    model = initialised(build_teacher(CONFIG, TASK, False, "per_domain")).eval()
+    batch, weights = to_device(make_batch(records(), np.array([0, 1, 4, 5])), DOMAINS, CPU), np.array([1, 0.5, 2, 1], np.float32)
+    check_gradients(model, lambda: teacher_loss(model, batch, weights, None, 0)[0], unreached=("self.key.bias",))
+    gradient = model.domain_classifiers.dense.weight.grad.numpy().reshape(4, 2, -1)
+    assert [bool(np.abs(of_domain).max() > 0) for of_domain in gradient] == [True, True, False, False]  # those examples are of domains 0 and 1
+
+
 def lesson_flags(**changed):
     return argparse.Namespace(**{"attention_match": "raw", "expertise_weight": "lambda", "temperature": 2.0, **changed})
 
