@@ -167,6 +167,8 @@ def teacher(parser):
 def knowledge(parser):
     group = parser.add_argument_group("knowledge")
     group.add_argument("--knowledge_dir", help="folder of the knowledge (default: OFRECORD_DIR/knowledge-<start of the teacher's hash>)")
+    group.add_argument("--unlabelled_file", help="a TSV with more texts, without labels and with or without the domain, which the teacher labels "
+                       "softly: the same file in stages 3 and 4")
 
 
 def extraction(parser):

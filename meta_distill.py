@@ -14,6 +14,7 @@ from data.batches import make_batch
 from data.knowledge import Knowledge, knowledge_folder
 from data.selection import open_splits, records_folder, records_line
 from data.tasks import load_task
+from data.unlabelled import taught, unlabelled_arrays
 from modeling.bert import init_weights
 from modeling.collective import first_alone
 from modeling.distillation import INTERMEDIATE, NO_LESSON, check_served, make_lesson, needs_teacher, student_loss, wanted_terms
@@ -24,7 +25,7 @@ from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_fact
 from modeling.snapshot import HEADS, check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
 from modeling.training import one_phase, train, two_phases
 from tokenization import tokenizer_for
-from util import Signals, entry, sha256
+from util import Signals, UserError, entry, sha256
 
 
 @entry
@@ -44,6 +45,8 @@ def main():
         records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
+    if args.do_train and args.unlabelled_file:
+        examples = with_unlabelled(args, task, tokenizer, records["train"], examples, knowledge)
     lessons = knowledge.manifest if knowledge else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
     run = open_run(args)
     run.say("\n".join(map(records_line, records.values())))
@@ -64,7 +67,8 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": lessons["teacher_sha256"]}
+    meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": lessons["teacher_sha256"],
+            "unlabelled_sha256": lessons.get("unlabelled_sha256") if args.unlabelled_file else None}
     snapshots = Snapshots(run, "student", model, tokenizer, meta, args, left_out=STUDENT_ONLY)
     if args.resume_from:
         snapshots.resume(folder)
@@ -90,6 +94,16 @@ def main():
     # ------------ test of the best snapshot
     if args.do_eval:
         test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
+
+
+def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
+    """The training examples and, after them, the texts of --unlabelled_file as the teacher labels them."""
+    if not knowledge:
+        raise UserError("--unlabelled_file: there is no teacher to label these texts where hard labels are all there is to learn from: "
+                        "leave it out, or raise --soft_label_weight.")
+    more, content = unlabelled_arrays(args, task, tokenizer, len(records))
+    knowledge.require(unlabelled_sha256=content)
+    return taught(examples, more, knowledge)
 
 
 def open_knowledge(args, task, records, idxs, terms, bert):

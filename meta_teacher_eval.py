@@ -5,6 +5,8 @@ The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
 
 import config  # isort: skip  (first: it says what is not installed)
 
+import itertools
+
 import numpy as np
 
 from data.batches import lengths
@@ -13,6 +15,7 @@ from data.ofrecord import check_replaceable
 from data.parts import windows
 from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
 from data.tasks import load_task
+from data.unlabelled import unlabelled_arrays
 from modeling.collective import barrier, by_turns, first_alone
 from modeling.heads import build_teacher, class_heads_of, evenly_spaced_layers
 from modeling.inference import DomainTable, device_of, infer
@@ -40,9 +43,14 @@ def main():
         records = open_records(args, task, tokenizer, "train")
     run.say(records_line(records))
     rows = select(*columns(records), task, args)
+    more, more_sha256 = unlabelled_arrays(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
+
+    def blocks():
+        return itertools.chain(chosen_blocks(records, rows), [more] if more else [])
 
     # ------------ what to write, where, and whether it is there already
     layers, facts = knowledge_facts(args, folder, meta, records, rows)
+    facts, count = {**facts, "unlabelled_sha256": more_sha256}, len(rows) + (len(more["idxs"]) if more else 0)
     target = knowledge_folder(records_folder(args), folder.sha256, args.knowledge_dir)
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     run.hold(target.parent, f".{target.name}.lock")
@@ -53,9 +61,9 @@ def main():
         return
     heads = None if args.attention_heads == "mean" else folder.config.num_attention_heads
     size = sum(expected_bytes(lengths(block), len(layers), len(task.labels), folder.config.hidden_size, heads, args.hidden_states)
-               for block in chosen_blocks(records, rows))
+               for block in blocks())
     check_replaceable(target, PREFIX, "--knowledge_dir")
-    run.say(f"{target} will take {size / 1e6:.0f} MB, {size / len(rows) / 1000:.0f} kB an example")
+    run.say(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example")
     check_space(target, size)
 
     # ------------ the teacher
@@ -76,10 +84,10 @@ def main():
         if not writer.has(number):
             writer.write(number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer))
 
-    count = by_turns(windows(chosen_blocks(records, rows)), len(rows), write, "knowledge")
+    parts = by_turns(windows(blocks()), count, write, "knowledge")
     if rank() == 0:
-        writer.finish(count)
-        run.say(f"{target}: the knowledge of {len(rows)} examples is written")
+        writer.finish(parts)
+        run.say(f"{target}: the knowledge of {count} examples is written")
 
 
 def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):

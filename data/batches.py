@@ -68,8 +68,9 @@ def corrupted_domains(domains, seed, epoch):
 
 
 def domain_mix(domain, K, seen):
-    """Rows that pick a domain's embedding: one-hot for a domain in `seen`, the mean of those seen for another. -> float32 [B, K]."""
-    table = np.eye(K, dtype=np.float32)
-    unseen = [k for k in range(K) if k not in seen]
+    """Rows that pick a domain's embedding: one-hot for a domain in `seen`, the mean of those seen for another, or for K, a domain that is
+    not known. -> float32 [B, K]."""
+    table = np.eye(K + 1, K, dtype=np.float32)
+    unseen = [k for k in range(K + 1) if k not in seen]
     table[unseen] = np.isin(np.arange(K), list(seen)) / np.float32(len(seen))
     return table[domain]

@@ -24,7 +24,7 @@ STAGE_3 = "run meta_teacher_eval.py with this teacher and these records"
 PREFIX = "knowledge"
 MANIFEST_TYPES = {"offsets_sha256": "a SHA-256", "shapes": "an object", "teacher_sha256": "a SHA-256", "content_sha256": "a SHA-256",
                   "layers": "a list of counts", "width": "a count", "hidden_states": "true or false", "domain_feature": "true or false"}
-ORIGINS = {"teacher_sha256": "of another teacher", "content_sha256": "of other records"}
+ORIGINS = {"teacher_sha256": "of another teacher", "content_sha256": "of other records", "unlabelled_sha256": "of other unlabelled texts"}
 VECTORS = ("logits", "representation", "domain_feature")
 
 

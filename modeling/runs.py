@@ -19,7 +19,8 @@ from modeling.snapshot import check_meta, check_task, load_weights, read_model, 
 from modeling.training import metrics_line
 from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, remove_folder, whole_file, write_json
 
-PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir"}  # their content counts
+PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir",
+         "unlabelled_file"}  # their content counts
 HARMLESS = {"eval_batch_size_per_device", "save_every_step_num", "log_every_step_num", "device"}  # may differ when a run is resumed
 PASSING = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_processes", "gpu_num_per_node", "num_nodes", "node_rank",
            "master_addr", "master_port", "changed"}  # of one call, not of the run
