@@ -5,10 +5,9 @@ meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also 
 the SHA-256 of each file, written last. No pickle is read.
 """
 
-import itertools
+import hashlib
 import os
 import pathlib
-import re
 import shutil
 from typing import NamedTuple, Optional
 
@@ -18,22 +17,26 @@ from safetensors.numpy import load_file, save_file
 
 from data.ofrecord import TYPES
 from modeling.bert import BertConfig
+from modeling.convert import encoder_shapes, kind_of, read_shards, todays_name
 from modeling.heads import evenly_spaced_layers
 from util import UserError, load_oneflow, read_json, sha256, whole_folder, write_json
 
 flow = load_oneflow()
 
 FORMAT = "meta-kd-snapshot-1"
+WEIGHTS = "model.safetensors"
 READ = ("config.json", "model.safetensors", "meta.json", "vocab.txt", "tokenizer_config.json")  # in every snapshot, and named in its manifest
 META_TYPES = {"kind": "a text", "step": "a count", "task": "a text", "labels": "a list of different names", "domains": "a list of different names"}
 TEACHER_TYPES = {"domain_head": "true or false", "seen_domains": "a list of counts"}
-ENCODER = ("embeddings.", "encoder.", "pooler.")
 LAYERS = "bert.encoder.layer."
 HEADS = ("classifier.", "domain_classifiers.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
 
 
 class ModelFolder(NamedTuple):
-    """What a model folder holds: `arrays` are float32 by Hugging Face's names (`bert.encoder...`), `meta` is None in a plain folder."""
+    """What a model folder holds: `arrays` are float32 by Hugging Face's names (`bert.encoder...`), `meta` is None in a plain folder.
+
+    sha256: of model.safetensors; where it is in shards, of their hashes in the order of their names.
+    """
 
     path: pathlib.Path
     config: BertConfig
@@ -55,22 +58,32 @@ def read_model(path, what="--model_load_dir"):
     path = pathlib.Path(path)
     if not path.is_dir():
         raise UserError(f"{what} {path}: there is no such folder.")
-    for name in ("config.json", "model.safetensors"):
+    if kind_of(path):
+        raise UserError(f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
+                        f"--source {path} --target DIR' and name DIR.")
+    sharded = (path / f"{WEIGHTS}.index.json").is_file() and not (path / WEIGHTS).is_file()
+    for name in ("config.json",) if sharded else ("config.json", WEIGHTS):
         if not (path / name).is_file():
             raise UserError(f"{what} {path}: {name} is missing; expected a Hugging Face BERT folder with config.json and "
                             "model.safetensors, or a snapshot.")
     before = _manifest_bytes(path)
     meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
-    config, arrays = BertConfig.from_file(path / "config.json"), _read_weights(path / "model.safetensors")
+    config, arrays = BertConfig.from_file(path / "config.json"), _read_weights(path)
     for name, shape in encoder_shapes(config):
         if name not in arrays:
             raise UserError(f"{path}: the weight {name} is missing: expected the weights that its config.json describes.")
         if arrays[name].shape != shape:
             raise UserError(f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model.")
-    folder = ModelFolder(path, config, arrays, meta, sha256(path / "model.safetensors"))
+    folder = ModelFolder(path, config, arrays, meta, _shards_sha256(path) if sharded else sha256(path / WEIGHTS))
     if meta is not None and _manifest_bytes(path) != before:
         raise UserError(f"{path}: this snapshot was replaced by another one while it was read: try again.")
     return folder
+
+
+def _shards_sha256(path):
+    """SHA-256 of the hashes of the shards that the index names, in the order of their names."""
+    shards = read_json(path / f"{WEIGHTS}.index.json", "the index of the weights")["weight_map"].values()
+    return hashlib.sha256("".join(sha256(path / shard) for shard in sorted(set(shards))).encode()).hexdigest()
 
 
 def _manifest_bytes(path):
@@ -79,20 +92,6 @@ def _manifest_bytes(path):
         return (path / "manifest.json").read_bytes()
     except OSError:
         return None
-
-
-def encoder_shapes(config):
-    """Yields name and shape of each weight of the encoder, so that they are checked before the engine makes room for them."""
-    H, inner = config.hidden_size, config.intermediate_size
-    for name, rows in (("word", config.vocab_size), ("position", config.max_position_embeddings), ("token_type", config.type_vocab_size)):
-        yield f"bert.embeddings.{name}_embeddings.weight", (rows, H)
-    norms = {"attention.output.LayerNorm": (H,), "output.LayerNorm": (H,)}
-    maps = {"attention.self.query": (H, H), "attention.self.key": (H, H), "attention.self.value": (H, H), "attention.output.dense": (H, H),
-            "intermediate.dense": (inner, H), "output.dense": (H, inner), **norms}
-    layers = ((f"{LAYERS}{layer}.{name}", shape) for layer in range(config.num_hidden_layers) for name, shape in maps.items())
-    for name, shape in itertools.chain([("bert.embeddings.LayerNorm", (H,))], layers):  # one by one: the number of layers is not yet believed
-        yield f"{name}.weight", shape
-        yield f"{name}.bias", shape[:1]
 
 
 def read_snapshot_meta(path, what="--model_load_dir"):
@@ -128,20 +127,19 @@ def check_meta(meta, types, path):
 
 
 def _read_weights(path):
-    """{name: float32 array} of a safetensors file, by today's names: `bert.` before the encoder, LayerNorm.weight and .bias."""
+    """{name: float32 array} of a folder's model.safetensors or its shards, by today's names."""
     renamed = {}
-    for name, array in _load_arrays(path).items():
-        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+    for name, array in read_shards(path, WEIGHTS, _load_arrays).items():
         if name.endswith("position_ids"):
             continue
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
             values = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else None
         if values is None or not np.isfinite(values).all():
-            raise UserError(f"{path}: the tensor {name!r:.80} holds {array.dtype if values is None else 'values that are not finite'}, "
+            raise UserError(f"{path / WEIGHTS}: the tensor {name!r:.80} holds {array.dtype if values is None else 'values that are not finite'}, "
                             "expected finite floats: take another copy of the model.")
-        name = "bert." + name if name.startswith(ENCODER) else name
+        name = todays_name(name)
         if name in renamed:
-            raise UserError(f"{path}: it holds {name!r:.80} under two names, expected one: take another copy of the model.")
+            raise UserError(f"{path / WEIGHTS}: it holds {name!r:.80} under two names, expected one: take another copy of the model.")
         renamed[name] = values
     return renamed
 
