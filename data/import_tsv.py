@@ -10,193 +10,22 @@ taken as the text they are written in. All are UTF-8.
 
 import argparse
 import collections
-import csv
 import itertools
-import json
-import math
 import pathlib
 import re
 import shlex
-import sys
-from typing import NamedTuple, Optional
 
 import numpy as np
 
 from config import count, natural, number
-from data.tasks import BUILT_IN, SPLITS, Task, clean, count_table, split_path, write_task
+from data.splitting import deduplicate, split_rows
+from data.tables import DELIMITERS, Columns, read_rows
+from data.tasks import BUILT_IN, SPLITS, Task, clean, count_table, missing_names, split_path, write_task
 from tokenization import tokenizer_for
-from util import UserError, entry, random_stream
+from util import UserError, entry
 
-DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
 MOST_NAMES = 1000  # labels or domains; more are taken for a wrong column
 WIDEST_TABLE = 10  # labels
-
-
-class Columns(NamedTuple):
-    """The columns that are read of a table."""
-
-    text: tuple[str, ...]
-    label: str
-    domain: Optional[str]
-    group: Optional[str]
-
-    @property
-    def wanted(self):
-        """Their names, those that are not given left out."""
-        return [name for name in (*self.text, *self[1:]) if name is not None]
-
-
-class Row(NamedTuple):
-    """A row of a table, its values on one line each."""
-
-    texts: tuple[str, ...]
-    domain: str
-    label: str
-    group: str  # empty: none
-    where: str  # file:line
-
-
-# --------------------------------------------------------------------------------------- reading
-
-
-def read_rows(paths, columns, form=None, delimiter="comma"):
-    """The rows of some files, in their order, and the places ("file:line") of those that were left out, as a text of theirs is empty.
-
-    Args:
-        form: csv, tsv or jsonl; None: as the suffix of each file says.
-        delimiter: what parts the fields of a CSV, a key of DELIMITERS.
-    Raises:
-        UserError: a fault, with file and line.
-    """
-    rows, empty = [], []
-    for path in paths:
-        before = len(rows) + len(empty)
-        for line, values in _read_values(path, form or _form_of(path), DELIMITERS[delimiter], columns.wanted):
-            row = _row(f"{path}:{line}", columns, dict(zip(columns.wanted, values)))
-            if all(row.texts):
-                rows.append(row)
-            else:
-                empty.append(row.where)
-        if len(rows) + len(empty) == before:
-            raise UserError(f"{path}: found no rows, expected one or more: check --source, --dev and --test.")
-    return rows, empty
-
-
-def _form_of(path):
-    form = pathlib.Path(path).suffix[1:].lower()
-    if form not in ("csv", "tsv", "jsonl"):
-        raise UserError(f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl: say what it is with --format.")
-    return form
-
-
-def _row(where, columns, values):
-    domain = values[columns.domain] if columns.domain else "all"
-    for column, name in ((columns.label, values[columns.label]), (columns.domain, domain)):
-        if not 0 < len(name) <= 100:
-            found = f"a name of {len(name)} characters" if name else "nothing"
-            raise UserError(f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the row, "
-                            "or name another column.")
-    return Row(tuple(values[name] for name in columns.text), domain, values[columns.label], values.get(columns.group, ""), where)
-
-
-def _read_values(path, form, delimiter, wanted):
-    """Yields (line, the cleaned values of the columns `wanted`) for each row of a file; a row of many lines has the first one's number."""
-    if form == "jsonl":
-        for line, record in _json_records(path):
-            _check_columns(f"{path}:{line}", list(record), wanted)
-            yield line, [clean(_as_text(f"{path}:{line}", name, record[name])) for name in wanted]
-        return
-    table = _csv_records(path, delimiter) if form == "csv" else _tsv_records(path)
-    line, header = next(table, (0, []))
-    if line == 0:
-        return
-    header = [clean(name) for name in header]
-    _check_columns(f"{path}:{line}", header, wanted)
-    order = [header.index(name) for name in wanted]
-    for line, fields in table:
-        if len(fields) != len(header):
-            raise UserError(f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: mend the row, or check "
-                            "--format and --delimiter.")
-        yield line, [clean(fields[k]) for k in order]
-
-
-def _check_columns(where, found, wanted):
-    for name in wanted:
-        if found.count(name) != 1:
-            raise UserError(f"{where}: found {'no' if name not in found else 'more than one'} column '{name}' among "
-                            f"{', '.join(map(repr, found))[:300] or 'none at all'}, expected it once: check the names of columns, "
-                            "--format and --delimiter.")
-
-
-def _lines(path):
-    """Yields the lines of a file as text, with their ends, the byte-order mark left out."""
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a table: check --source, --dev and --test.") from None
-    with file:
-        for line, raw in enumerate(file, 1):
-            raw = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
-            try:
-                text = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
-                                "expected UTF-8: convert the file.") from None
-            if "\0" in text:
-                raise UserError(f"{path}:{line}: found a NUL character, expected text in UTF-8: convert the file.")
-            yield text
-
-
-def _csv_records(path, delimiter):
-    csv.field_size_limit(sys.maxsize)  # the length of a text is no fault
-    reader, line = csv.reader(_lines(path), delimiter=delimiter, strict=True, skipinitialspace=True), 1
-    while True:
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}:{line}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected quotes "
-                            "doubled inside quotes and closed: mend it, or say --format tsv where quotes mean nothing.") from None
-        if fields:
-            yield line, fields
-        line = reader.line_num + 1
-
-
-def _tsv_records(path):
-    for line, text in enumerate(_lines(path), 1):
-        if text.strip("\r\n"):
-            yield line, text.rstrip("\n").rstrip("\r").split("\t")
-
-
-def _json_records(path):
-    def refuse(constant):
-        raise ValueError(f"{constant} is no value of JSON")
-
-    for line, text in enumerate(_lines(path), 1):
-        if text.strip():
-            try:  # numbers as they are written
-                record = json.loads(text, parse_int=str, parse_float=str, parse_constant=refuse)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{line}: the line is not JSON ({error}), expected an object a line: check --format.") from None
-            if not isinstance(record, dict):
-                raise UserError(f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line.")
-            yield line, {clean(name): value for name, value in record.items()}
-
-
-def _as_text(where, column, value):
-    """A value of JSON as text: numbers are text already."""
-    if isinstance(value, bool):
-        return json.dumps(value)
-    if not isinstance(value, str):
-        found = "null" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{where}: found {found} in '{column}', expected text, a number, true or false: mend or remove the line.")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: found half of a surrogate pair in '{column}', expected text: mend or remove the line.") from None
-    return value
-
 
 # --------------------------------------------------------------------------------------- labels and domains
 
@@ -254,162 +83,16 @@ def make_task(name, columns, rows, labels=None):
     return Task(name, columns.text, domain, columns.label, tuple(labels or found), in_order(row.domain for row in rows))
 
 
-# --------------------------------------------------------------------------------------- splitting
-
-
-def deduplicate(tables):
-    """The tables with the first row of each text alone, test before dev before train, so that given test texts stay."""
-    seen, kept = set(), {}
-    for split in reversed(SPLITS):
-        kept[split] = []
-        for row in tables.get(split, ()):
-            if row.texts not in seen:
-                seen.add(row.texts)
-                kept[split].append(row)
-    return {split: kept[split] for split in tables}
-
-
-def split_rows(rows, portions, seed):
-    """Splits rows at random, as many of each domain and label (a cell) on each side as its share is, rounded up or down.
-
-    Rows of one text, and of one group, stay on one side, even where the shares suffer. Train has some of each cell; dev and test
-    have some of each domain and of each label where there are rows enough.
-
-    Args:
-        portions: {"dev": share, "test": share} of the rows; 0: none.
-    Returns:
-        {split: rows in random order}; the same for the same arguments.
-    """
-    stream = random_stream(seed, "split", 0)
-    units = tied_rows(rows)
-    units = [units[k] for k in stream.permutation(len(units))]
-    units.sort(key=lambda unit: len(unit) == 1)  # single rows last: they fill what is left
-    cells = [collections.Counter((rows[k].domain, rows[k].label) for k in unit) for unit in units]
-    sizes = collections.Counter((row.domain, row.label) for row in rows)
-    places = _Places(cells, quotas(sizes, portions))
-    for cell in sorted(sizes):
-        places.cover("train", cell)
-    for split in [split for split in SPLITS[1:] if portions[split]]:
-        for name in sorted({(kind, cell[kind]) for cell in sizes for kind in (0, 1)}):
-            places.cover(split, name)
-    places.fill(stream)
-    splits = {split: [] for split in SPLITS}
-    for unit, split in zip(units, places.split_of):
-        splits[split] += [rows[k] for k in unit]
-    return {split: [part[k] for k in random_stream(seed, "split", 1 + SPLITS.index(split)).permutation(len(part))]
-            for split, part in splits.items()}
-
-
-def tied_rows(rows):
-    """Lists of the indices of rows that must stay on one side, as they share a text or a group, or are tied through others that do."""
-    parent, first, units = list(range(len(rows))), {}, collections.defaultdict(list)
-
-    def root(k):
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for k, row in enumerate(rows):
-        for key in filter(None, (row.texts, row.group)):
-            parent[root(k)] = root(first.setdefault(key, k))
-    for k in range(len(rows)):
-        units[root(k)].append(k)
-    return list(units.values())
-
-
-def quotas(cells, portions):
-    """How many rows of each cell go to each split, {split: {cell: rows}}, at least one of each to train.
-
-    Dev and test get the share of a cell rounded up or down, so that the shares of all cells together come out right too, and then
-    one more row for each domain and each label that they would have none of, where a cell of it can spare one.
-
-    Args:
-        cells: {(domain, label): rows}.
-    """
-    room = {split: dict.fromkeys(sorted(cells), 0) for split in SPLITS}
-    for split, portion in portions.items():
-        total = 0
-        for cell in sorted(cells):
-            room[split][cell] = math.floor((total + cells[cell]) * portion + 0.5) - math.floor(total * portion + 0.5)
-            total += cells[cell]
-    for cell, n in cells.items():
-        while n - sum(room[split][cell] for split in portions) < 1:
-            most = max(portions, key=lambda split: room[split][cell] - n * portions[split])
-            room[most][cell] -= 1
-        room["train"][cell] = n - sum(room[split][cell] for split in portions)
-    for split in [split for split in portions if portions[split]]:
-        _leave_none_out(room, split)
-    return room
-
-
-def _leave_none_out(room, split):
-    """Moves a row of each domain and label that `split` has none of from train, where one more is left."""
-    for kind in (0, 1):
-        for name in sorted({cell[kind] for cell in room[split]}):
-            cells = [cell for cell in room[split] if cell[kind] == name]
-            largest = max(cells, key=room["train"].get)
-            if not any(room[split][cell] for cell in cells) and room["train"][largest] > 1:
-                room["train"][largest] -= 1
-                room[split][largest] += 1
-
-
-class _Places:
-    """Which split each unit (rows that stay together) goes to.
-
-    Args:
-        cells: for each unit {(domain, label): rows}.
-        room: {split: {cell: rows that it has room for}}, used up.
-    """
-
-    def __init__(self, cells, room):
-        self.cells, self.room, self.split_of, self.covered = cells, room, [None] * len(cells), set()
-        self.open = [split for split in SPLITS if any(room[split].values())]
-        self.holders = collections.defaultdict(list)  # {name: units that hold it}
-        for unit in range(len(cells)):
-            for name in self._names(unit):
-                self.holders[name].append(unit)
-
-    def _names(self, unit):
-        """The cells of a unit, and its domains and labels as (0, domain) and (1, label)."""
-        return {*self.cells[unit], *((kind, cell[kind]) for cell in self.cells[unit] for kind in (0, 1))}
-
-    def _excess(self, unit, split):
-        """How many rows of the unit the split has no room for."""
-        return sum(max(0, n - self.room[split][cell]) for cell, n in self.cells[unit].items())
-
-    def _place(self, unit, split):
-        self.split_of[unit] = split
-        self.covered |= {(split, name) for name in self._names(unit)}
-        for cell, n in self.cells[unit].items():
-            self.room[split][cell] -= n
-
-    def cover(self, split, name):
-        """Gives the split a unit that holds the name, the one that fits best, if it has none and there is one."""
-        free = [unit for unit in self.holders[name] if self.split_of[unit] is None]
-        if free and (split, name) not in self.covered:
-            self._place(min(free, key=lambda unit: (self._excess(unit, split), sum(self.cells[unit].values()))), split)
-
-    def fill(self, stream):
-        """Places the other units: at random where there is room, the more the likelier, else where the least is too much."""
-        for unit in range(len(self.cells)):
-            if self.split_of[unit] is None:
-                room = [0 if self._excess(unit, split) else sum(self.room[split][cell] for cell in self.cells[unit]) for split in SPLITS]
-                if any(room):
-                    self._place(unit, SPLITS[np.searchsorted(np.cumsum(room), stream.integers(sum(room)), side="right")])
-                else:
-                    self._place(unit, min(self.open, key=lambda split: self._excess(unit, split)))
-
-
 def check_splits(task, splits):
-    """Refuses splits of which one has no example of some domain or label: no stage takes such."""
+    """Refuses a train without some domain or label, and a split without rows: no stage takes such; notes what dev and test have none of."""
     for split, rows in splits.items():
-        for kind, names in (("label", task.labels), ("domain", task.domains)):
-            found = {getattr(row, kind) for row in rows}
-            missing = [name for name in names if name not in found]
-            if missing:
-                raise UserError(f"{split}: found no row for the {kind} {', '.join(map(repr, missing))[:300]}, expected some of each {kind} in each "
-                                "split: add rows, take larger portions, or leave rare ones out with --min_examples N --drop_rare.")
+        cells = collections.Counter((row.domain, row.label) for row in rows)
+        missing = missing_names(task.domains, task.labels, [[cells[domain, label] for label in task.labels] for domain in task.domains])
+        if not rows or missing and split == "train":
+            raise UserError(f"{split}: found no row for the {missing}, expected some of each domain and class in train and some rows in dev and "
+                            "test: add rows, take larger portions, or leave rare ones out with --min_examples N --drop_rare.")
+        if missing:
+            print(f"{split}: note: none of {missing}")
 
 
 # --------------------------------------------------------------------------------------- the report

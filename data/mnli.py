@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from config import count, natural
 from data.amazon import leaks
+from data.splitting import shuffled, tied
 from data.tasks import BUILT_IN, clean, count_table, line_text, write_task
-from util import UserError, entry, random_stream
+from util import UserError, entry
 
 TASK = BUILT_IN["mnli"]
 FILES = {part: (f"multinli_1.0_{part}.jsonl", f"multinli_1.0_{part}.txt", f"{part}.tsv") for part in ("train", "dev_matched")}
@@ -139,15 +140,14 @@ def hold_out(pairs, wanted, seed):
     """
     if wanted >= len(pairs):
         raise UserError(f"--dev_example_num {wanted}: found {len(pairs)} training pairs, expected more than that: lower it.")
-    units = tied_pairs(pairs)
-    units = [units[k] for k in random_stream(seed, "split", 0).permutation(len(units))]
+    units = shuffled(tied_pairs(pairs), seed, 0)
     chosen = _choose([collections.Counter((pair.genre, pair.label) for pair in unit) for unit in units], wanted)
     if not 0 < len(chosen) < len(units):
         raise UserError(f"--dev_example_num {wanted}: found no way to part {len(units)} groups of pairs with one prompt or premise, "
                         "expected some pairs on either side: name another number.")
     dev = [pair for k, unit in enumerate(units) if k in chosen for pair in unit]
     train = [pair for k, unit in enumerate(units) if k not in chosen for pair in unit]
-    return {"train": _shuffled(train, seed, 1), "dev": _shuffled(dev, seed, 2)}
+    return {"train": shuffled(train, seed, 1), "dev": shuffled(dev, seed, 2)}
 
 
 def _choose(units, wanted):
@@ -163,26 +163,10 @@ def _choose(units, wanted):
     return chosen
 
 
-def _shuffled(items, seed, key):
-    return [items[k] for k in random_stream(seed, "split", key).permutation(len(items))]
-
-
 def tied_pairs(pairs):
     """Lists of pairs that share a prompt or a premise, or are tied through others that do."""
-    parent = {}
-
-    def root(key):
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for pair in pairs:
-        parent[root(("premise", pair.premise))] = root(("prompt", pair.prompt))
-    units = collections.defaultdict(list)
-    for pair in pairs:
-        units[root(("prompt", pair.prompt))].append(pair)
-    return list(units.values())
+    units = tied(pairs, lambda pair: (("premise", pair.premise), ("prompt", pair.prompt)))
+    return [[pairs[k] for k in unit] for unit in units]
 
 
 def shares(cells, wanted):

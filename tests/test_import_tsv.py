@@ -12,7 +12,9 @@ import pytest
 from conftest import Outcome, call
 
 from data import import_tsv
-from data.import_tsv import Columns, Row, count_lines, deduplicate, drop_rare, in_order, length_lines, make_task, quotas, read_rows, split_rows
+from data.import_tsv import count_lines, drop_rare, in_order, length_lines, make_task
+from data.splitting import deduplicate, quotas, split_rows
+from data.tables import DELIMITERS, Columns, Row, read_rows
 from data.tasks import SPLITS, load_task, read_examples, split_path
 from util import UserError
 
@@ -77,7 +79,7 @@ def test_all_formats_give_the_same_rows(tmp_path):
     write_json(tmp_path / "numbers.jsonl", [(text, int(stars), category) for text, stars, category in NASTY])
     (tmp_path / "in.tsv").write_text("\n".join("\t".join(row) for row in [("text", "stars", "category"), *expected]), encoding="utf-8")
     found = [read_rows([tmp_path / name], COLUMNS) for name in ("in.jsonl", "numbers.jsonl", "in.tsv")]
-    for delimiter, char in import_tsv.DELIMITERS.items():
+    for delimiter, char in DELIMITERS.items():
         write_csv(tmp_path / "in.csv", NASTY, delimiter=char)
         found.append(read_rows([tmp_path / "in.csv"], COLUMNS, "csv", delimiter))
     for rows, empty in found:
@@ -387,6 +389,22 @@ def test_rare_labels_are_refused_or_dropped(command, tmp_path):
     assert load_task("mine", tmp_path / "out").labels == ("up", "down")
 
 
+def test_only_train_must_have_all_names(command, tmp_path):
+    """A label that dev and test have none of is a note, and the files are read; one that train has none of is refused, nothing written."""
+    odd = [("x", "odd", "a"), ("y", "odd", "b"), ("z", "odd", "c")]
+    write_csv(tmp_path / "in.csv", [*table(), *odd])
+    outcome = command(f"{FLAGS} --min_examples 1")
+    assert outcome.code == 0, outcome.err
+    assert all(f"\n{split}: note: none of domain a, b, c; class odd\n" in outcome.out for split in ("dev", "test"))
+    task, examples = read_all(tmp_path / "out")
+    assert "odd" in task.labels and [len(part) for part in examples.values()] == [51, 6, 6]
+    write_csv(tmp_path / "in.csv", table())
+    write_csv(tmp_path / "d.csv", odd)
+    outcome = command(f"{FLAGS} --min_examples 1 --dev d.csv --data_dir other")
+    assert outcome.code == 2 and "train: found no row for the domain a, b, c; class odd, expected" in outcome.err
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("rows, more, sentence", [
     ([(str(k), "up", "x") for k in range(9)], "", "--label stars: found the one label 'up'"),
     ([(str(k), str(k), "x") for k in range(9)], "", "--label stars: found 9 different values in 9 rows"),
@@ -394,7 +412,6 @@ def test_rare_labels_are_refused_or_dropped(command, tmp_path):
     ([(str(k), "ud"[k % 2], str(k)) for k in range(9)], "", "--domain category: found 9 different values"),
     (table(8), "--min_examples 5", "found fewer than 5 rows of domain 'books' (4), domain 'dvd' (4), label 'down' (4), label 'up' (4)"),
     (table(8), "--min_examples 5 --drop_rare", "found no rows left"),
-    ([*table(), ("x", "odd", "a"), ("y", "odd", "b"), ("z", "odd", "c")], "--min_examples 1", "dev: found no row for the label 'odd'"),
     (table(), "--task_name ../up", "--task_name ../up: expected letters"),
     (table(), "--task_name senti", "none of the built-in tasks"),
     (table(), "--text text text", "expected one or two columns of text, and another column for each flag"),
@@ -408,7 +425,7 @@ def test_rare_labels_are_refused_or_dropped(command, tmp_path):
     (table(), "--source out/train.tsv", "out/train.tsv: would be overwritten"),
     (table(), "--labels up", "found the labels down, up in the rows, expected the same"),
     (table(), "--vocab_file absent.txt", "absent.txt: no such file"),
-    (table(), "--group category", "found no row for the"),
+    (table(), "--group category", "dev: found no row for the domain books, dvd; class down, up, expected"),
 ])
 def test_what_cannot_be_is_one_sentence(command, tmp_path, rows, more, sentence):
     """Exit code 2, the sentence on standard error, and nothing written; of a flag given twice the last counts."""
