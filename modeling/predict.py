@@ -1,0 +1,141 @@
+"""Labels for raw texts from a snapshot alone: lines in, lines out, in their order, a window of them in memory at a time."""
+
+import contextlib
+import itertools
+import pathlib
+import sys
+
+import numpy as np
+
+from data.tasks import Task, line_text
+from modeling.heads import DomainClassifier, class_heads_of
+from modeling.inference import DomainTable, device_of, infer
+from modeling.losses import softmax
+from modeling.snapshot import check_fits_model, check_meta, load_weights, read_model, teacher_meta
+from tokenization import encode, tokenizer_for
+from util import UserError, progress, whole_file
+
+WINDOW = 4096  # texts among which those of like length meet in a batch
+META_TYPES = {"text": "a list of different names", "seq_length": "a count"}  # of a snapshot that predicts
+CLASS_HEADS = ("classifier.", "domain_classifiers.")
+STDIN = "standard input"
+
+
+def is_asked(args):
+    """Whether the flags ask for a prediction.
+
+    Raises:
+        UserError: they ask for training or an evaluation beside it, or have what only a prediction takes.
+    """
+    if not args.do_predict:
+        alone = ("predict_file", "output_file", *(["model_load_dir"] if hasattr(args, "student_model") else []))
+        for name in alone:
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} is for a prediction, and --do_predict is not given: give it, or leave --{name} out.")
+        return False
+    for name in ("do_train", "do_eval", "resume", "resume_from"):
+        if getattr(args, name):
+            raise UserError(f"--do_predict and --{name} are both given, and a prediction is a run of its own: leave one of them out.")
+    for name in ("model_load_dir", "predict_file"):
+        if getattr(args, name) is None:
+            raise UserError(f"--{name} is needed with --do_predict; --help says what it names.")
+    return True
+
+
+def predict(args):
+    """--do_predict: writes a TSV with the label of each text of --predict_file, and the probability of each label of the snapshot.
+
+    Raises:
+        UserError: a fault in the snapshot or, with file and line, in the texts.
+    """
+    folder = read_model(args.model_load_dir)
+    task, seq_length, domains = described(folder)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    check_fits_model(folder, task, seq_length, tokenizer)
+    model, device = DomainClassifier(folder.config, len(task.labels), domains.K, class_heads=class_heads_of(folder)), device_of(args.device)
+    load_weights(model, folder, may_be_new=())
+    model.to(device)
+    with lines_of(args.predict_file) as lines, output_of(args.output_file) as out, progress(unit="text") as bar:
+        texts = features_of(task, STDIN if args.predict_file == "-" else args.predict_file, lines, tokenizer, seq_length)
+        for number, window in enumerate(probabilities(model, texts, args.eval_batch_size_per_device, domains, device)):
+            if number == 0:  # not before: texts with a fault at their start leave no line
+                out.write("\t".join(("label", *task.labels)) + "\n")
+            out.writelines("\t".join((task.labels[row.argmax()], *(f"{value:.6f}" for value in row))) + "\n" for row in window)
+            out.flush()
+            bar.update(len(window))
+
+
+def described(folder):
+    """The task of a snapshot, a ModelFolder, the tokens that its texts have at most, and its DomainTable, by its meta.json.
+
+    Raises:
+        UserError: a model that was not trained here, or has no class head; a damaged meta.json.
+    """
+    meta, path = folder.meta, folder.path
+    if meta is None:
+        raise UserError(f"--model_load_dir {path}: this model was not trained here, and its classes are not known: name a snapshot.")
+    if not any(name.startswith(CLASS_HEADS) for name in folder.arrays):
+        raise UserError(f"--model_load_dir {path}: its weights have no class head: take another snapshot.")
+    check_meta(meta, META_TYPES, path)
+    if len(meta["text"]) > 2:
+        raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {len(meta['text'])} columns of text, expected 1 or 2: take another snapshot.")
+    task = Task(meta["task"], tuple(meta["text"]), "domain", "label", tuple(meta["labels"]), tuple(meta["domains"]))
+    K = len(task.domains)
+    seen = teacher_meta(meta, task, path)["seen_domains"] if meta["kind"] == "teacher" else range(K)
+    return task, meta["seq_length"], DomainTable(K, tuple(seen))
+
+
+@contextlib.contextmanager
+def lines_of(path):
+    """The file at `path`, or standard input for "-", as lines of bytes."""
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"--predict_file {path}: it cannot be read ({error.strerror}).") from None
+    with file:
+        yield file
+
+
+def output_of(path):
+    """Where the lines go: the file at `path`, which gets its name when it is whole, or standard output."""
+    return whole_file(path, "w") if path else contextlib.nullcontext(sys.stdout)
+
+
+def features_of(task, path, lines, tokenizer, seq_length):
+    """Yields the Features of each line, an iterable of bytes from the file `path`, as they are asked for.
+
+    Raises:
+        UserError: a fault, with file and line; there is no line.
+    """
+    line = 0
+    for line, raw in enumerate(lines, 1):
+        texts = line_text(path, line, raw).split("\t")
+        if len(texts) != len(task.text):
+            raise UserError(f"{path}:{line}: found {len(texts)} column(s), expected {len(task.text)} ({', '.join(task.text)}).")
+        for name, text in zip(task.text, texts):
+            if not text.strip():
+                raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
+        features = encode(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length)
+        if features.input_mask.sum() <= 1 + len(texts):  # [CLS], and a [SEP] after each
+            raise UserError(f"{path}:{line}: found no token in the text, expected at least one: mend or drop the line.")
+        yield features
+    if not line:
+        raise UserError(f"{path}: found no text, expected one on each line.")
+
+
+def probabilities(model, texts, batch_size, domains, device, window=WINDOW):
+    """Yields the probabilities of the classes, float64 [n, M], of each `window` of Features; no more of `texts` is read than is asked for.
+
+    Their domain is not known: a model with a class head for each domain takes the mean of those that it was trained on.
+    """
+    def answer(model, batch):
+        return softmax(model(batch, last_hidden=False).logits.numpy())
+
+    texts = iter(texts)
+    while rows := list(itertools.islice(texts, window)):
+        block = {name: np.stack([getattr(row, name) for row in rows]) for name in ("input_ids", "input_mask", "segment_ids")}
+        block.update({name: np.zeros(len(rows), np.int32) for name in ("label", "idxs", "weights")}, domain=np.full(len(rows), domains.K))
+        yield np.stack(infer(model, block, batch_size, domains, device, answer))
