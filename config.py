@@ -4,7 +4,8 @@ import argparse
 import pathlib
 import sys
 
-from util import UserError
+from modeling import board
+from util import UserError, read_json
 
 
 class Help(argparse.HelpFormatter):
@@ -17,8 +18,8 @@ class Help(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Flags are spelt out, defaults stand in the help, and a mistake is one sentence with exit code 2."""
 
-    def __init__(self, description):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=Help)
+    def __init__(self, description, **options):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=Help, **options)
 
     def error(self, message):
         raise UserError(f"{self.prog}: {message}; '{self.prog} --help' lists the flags.")
@@ -31,17 +32,27 @@ def parse(description, *groups, argv=None):
         description: what the script does, for --help.
         groups: functions of this module that add flags to a parser.
         argv: the words of the command line; None: those of this process.
+    Returns:
+        the flags, and beside them `defaults` and `changed`: {name: its default}, {name: its value where that is another}.
     Raises:
         UserError: an unknown or abbreviated flag, a value of the wrong type or out of range.
     """
-    parser = Parser(description)
-    for group in groups:
+    parser, words = Parser(description), sys.argv[1:] if argv is None else argv
+    for group in (*groups, flag_file):
         group(parser)
-    args = parser.parse_args(argv)
+    first = Parser(description, add_help=False)
+    flag_file(first)
+    path = first.parse_known_args(words)[0].config
+    args = parser.parse_args([*file_words(parser, path), *words] if path else words)
+    missing = [f"--{name}" for name in ("task_name", "data_dir") if getattr(args, name, "") is None]
+    if missing and not getattr(args, "do_predict", False):
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     if getattr(args, "resume", False) and not args.resume_from:
         last = pathlib.Path(needed(args, "model_save_dir"), "snapshot_last")
         args.resume_from = str(last) if last.exists() else None
-    args.changed = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    defaults = {name: parser.get_default(name) for name in vars(args)}
+    args.changed = {name: value for name, value in vars(args).items() if value != defaults[name]}
+    args.defaults = defaults
     return args
 
 
@@ -50,6 +61,51 @@ def needed(args, name):
     if getattr(args, name) is None:
         raise UserError(f"--{name} is needed here; --help says what it names.")
     return getattr(args, name)
+
+
+# --------------------------------------------------------------------------------------- a file of flags
+
+
+def flag_file(parser):
+    parser.add_argument("--config", metavar="FILE", help='JSON file of flags, such as {"num_epochs": 4, "do_train": true} or the flags.json of a '
+                        "run; the command line wins, but cannot take back a flag that is on there")
+
+
+def file_words(parser, path):
+    """The words of the command line that stand for the flags in the JSON file `path`; null stands for a flag that is not given.
+
+    Raises:
+        UserError: a flag that the parser does not know, or a value that is not of its type or range; the sentence has file and flag.
+    """
+    flags, words = read_json(path, "the file of flags"), []
+    for name, value in flags.items():
+        action = parser._option_string_actions.get(f"--{name}")  # argparse has no public list of its flags
+        if action is None or name in ("help", "config"):
+            raise UserError(f"--config {path}: there is no flag {name!r:.60} for it to set; '{parser.prog} --help' lists the flags.")
+        try:
+            words += [] if value is None else file_word(name, action, value)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise UserError(f"--config {path}: --{name}: {error}; '{parser.prog} --help' says what it takes.") from None
+    return words
+
+
+def file_word(name, action, value):
+    """The word for one flag of a file, in a list; none for a flag that is off. ValueError, ArgumentTypeError: it cannot have this value."""
+    if action.nargs in (0, "?"):  # it is there or not
+        if not isinstance(value, bool):
+            raise ValueError(f"found {value!r:.60}, expected true or false")
+        return [f"--{name}"] * value
+    expected = TYPES.get(getattr(action.type, "__name__", "str"), (int, str))
+    if isinstance(value, bool) or not isinstance(value, expected):
+        raise ValueError(f"found {value!r:.60}, expected {' or '.join(NAMES[kind] for kind in expected)}")
+    converted = (action.type or str)(str(value))
+    if action.choices and converted not in action.choices:
+        raise ValueError(f"found {value!r:.60}, expected one of {', '.join(action.choices)}")
+    return [f"--{name}={value}"]
+
+
+TYPES = {"int": (int,), "float": (int, float), "str": (str,)}  # of JSON, by the name of an argparse type
+NAMES = {int: "a whole number", float: "a number", str: "a string"}
 
 
 # --------------------------------------------------------------------------------------- types
@@ -85,8 +141,9 @@ share = number(float, 0.0, 1.0)
 
 def task(parser):
     group = parser.add_argument_group("task and records")
-    group.add_argument("--task_name", required=True, help="name of the task: senti, or the name in the data folder's task.json")
-    group.add_argument("--data_dir", required=True, help="folder with train.tsv, dev.tsv, test.tsv, and task.json for a task of your own")
+    group.add_argument("--task_name", help="name of the task, needed for all but prediction: senti, or the name in the data folder's task.json")
+    group.add_argument("--data_dir", help="folder with train.tsv, dev.tsv, test.tsv, and task.json for a task of your own; needed for "
+                       "all but prediction")
     group.add_argument("--ofrecord_dir", help="folder of the records (default: DATA_DIR/ofrecord)")
     group.add_argument("--resave_ofrecord", action="store_true",
                        help="write the records again from the TSV files; content that did not change keeps its bytes and its scores")
@@ -130,22 +187,63 @@ def inference(parser):
 
 
 def training(parser):
-    group = parser.add_argument_group("training")
+    group = parser.add_argument_group("training", "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
+                                      "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, --do_lower_case, "
+                                      "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.")
     group.add_argument("--do_train", action="store_true", help="train")
     group.add_argument("--do_eval", action="store_true", help="evaluate on dev while training, keep the best snapshot, and test it at the end")
     group.add_argument("--model_save_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --model_save_dir where it was stopped, if there is one")
     group.add_argument("--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder")
     group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
+    group.add_argument("--max_steps", type=count, help="steps of the run, in place of --num_epochs: the schedule ends with them")
     group.add_argument("--batch_size_per_device", type=count, default=24, help="examples of a training step on one device")
+    group.add_argument("--gradient_accumulation_steps", type=count, default=1,
+                       help="batches whose gradients a step adds up: it is one of a batch of so many times the size, in the memory of one")
     group.add_argument("--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate")
     group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps with a rising learning rate")
+    group.add_argument("--lr_schedule", choices=("linear", "cosine", "constant"), default="linear",
+                       help="the learning rate after these steps: a line or half a cosine down to 0, or its peak")
     group.add_argument("--weight_decay_rate", type=weight, default=0.01, help="AdamW's decay, not on biases and LayerNorm")
     group.add_argument("--max_grad_norm", type=number(float, 0.0, open_low=True), default=1.0, help="gradients are clipped to this norm")
     group.add_argument("--eval_example_num", type=count, help="the first N dev examples (default: all)")
     group.add_argument("--eval_every_step_num", type=count, default=100, help="steps from one evaluation on dev to the next")
+    group.add_argument("--early_stopping_patience", type=count, metavar="N",
+                       help="the run ends after N evaluations in a row without a better accuracy on dev (default: it does not)")
+    group.add_argument("--save_total_limit", type=count, default=1,
+                       help="best snapshots to keep, each of another accuracy on dev; best.json names the best of them")
     group.add_argument("--save_every_step_num", type=count, default=100, help="steps from one snapshot_last to the next: what a kill can cost")
     group.add_argument("--log_every_step_num", type=count, default=20, help="steps from one log line to the next")
+    group.add_argument("--log_dir", type=board_folder, help="folder for TensorBoard's event files, with every number of metrics.jsonl; needs "
+                       "tensorboardX, or torch and tensorboard")
+    old_names(group)
+
+
+class Ignored(argparse.Action):
+    """A flag that is accepted and changes nothing."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        pass
+
+
+class Unbuilt(argparse.Action):
+    """A flag that can only be switched off."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if str(values).lower() not in ("false", "0"):
+            raise UserError(f"{option_string}: half precision is not built: leave it out.")
+
+
+def old_names(group):
+    """Flags of the scripts that these follow; they do not stand in the help one by one."""
+    hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    group.add_argument("--loss_print_every_n_iter", dest="log_every_step_num", type=count, **hidden)
+    group.add_argument("--model_save_every_n_iter", dest="save_every_step_num", type=count, **hidden)
+    for name in ("--save_last_snapshot", "--do_lower_case"):  # it is saved; tokenizer_config.json of the model folder says it
+        group.add_argument(name, nargs="?", action=Ignored, **hidden)
+    for name in ("--train_data_prefix", "--train_data_part_num"):  # the manifest of the records says it
+        group.add_argument(name, action=Ignored, **hidden)
+    group.add_argument("--use_fp16", nargs="?", action=Unbuilt, **hidden)
 
 
 def prototypes(parser):
@@ -198,6 +296,24 @@ def distillation(parser):
                        help="centred: each row of scores minus its mean, which the softmax does not see")
     group.add_argument("--expertise_weight", choices=("lambda", "none"), default="lambda",
                        help="the domain-expertise weight of an example, or 1 for all")
+
+
+def prediction(parser):
+    group = parser.add_argument_group("prediction", "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
+                                      "it; --device and --eval_batch_size_per_device count, flags of ranks, records and training do not.")
+    group.add_argument("--do_predict", action="store_true", help="label the texts of --predict_file with the snapshot that --model_load_dir names; "
+                       "meta_distill.py has that flag for this alone")
+    group.add_argument("--predict_file", metavar="FILE|-", help="UTF-8 texts, one to a line, without a header; in a task of pairs two columns "
+                       "separated by a tab; -: standard input")
+    group.add_argument("--output_file", metavar="FILE", help="TSV with the label of each text and the probability of each label, whole or not at "
+                       "all; one that is there is replaced (default: standard output)")
+
+
+def board_folder(text):
+    """An argparse type: a folder for event files, and a package that writes them."""
+    if not board.is_installed():
+        raise argparse.ArgumentTypeError("no package that writes event files is installed: run 'pip install tensorboardX', or leave this flag out")
+    return text
 
 
 def layer_list(text):

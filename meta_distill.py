@@ -20,8 +20,9 @@ from modeling.collective import first_alone
 from modeling.distillation import INTERMEDIATE, NO_LESSON, check_served, make_lesson, needs_teacher, student_loss, wanted_terms
 from modeling.heads import STUDENT_ONLY, build_student, match_layers
 from modeling.inference import DomainTable, device_of, evaluate, to_device
+from modeling.predict import is_asked, predict
 from modeling.ranks import spread
-from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_facts, starting_model, test_best
+from modeling.runs import Snapshots, best_snapshot, card_of, describe, open_run, run_facts, starting_model, test_best
 from modeling.snapshot import HEADS, check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
 from modeling.training import one_phase, train, two_phases
 from tokenization import tokenizer_for
@@ -30,7 +31,10 @@ from util import Signals, UserError, entry, sha256
 
 @entry
 def main():
-    args = config.parse(__doc__, config.task, config.selection, config.device, config.training, config.knowledge, config.distillation)
+    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.knowledge,
+                        config.distillation, config.prediction)
+    if is_asked(args):
+        return predict(args)
     spread(args, args.batch_size_per_device)
 
     # ------------ data
@@ -69,7 +73,7 @@ def main():
     # ------------ training
     meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": lessons["teacher_sha256"],
             "unlabelled_sha256": lessons.get("unlabelled_sha256") if args.unlabelled_file else None}
-    snapshots = Snapshots(run, "student", model, tokenizer, meta, args, left_out=STUDENT_ONLY)
+    snapshots = Snapshots(run, "student", model, tokenizer, meta, args, STUDENT_ONLY, card_of(model, examples, args))
     if args.resume_from:
         snapshots.resume(folder)
 

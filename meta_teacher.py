@@ -15,8 +15,9 @@ from modeling.collective import first_alone
 from modeling.heads import build_teacher, class_heads_of
 from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
 from modeling.losses import batch_mean, cross_entropy, instance_weights
+from modeling.predict import is_asked, predict
 from modeling.ranks import spread
-from modeling.runs import Snapshots, best_snapshot, describe, open_run, run_facts, starting_model, test_best
+from modeling.runs import Snapshots, best_snapshot, card_of, describe, open_run, run_facts, starting_model, test_best
 from modeling.snapshot import HEADS, check_fits_model, load_weights
 from modeling.training import one_phase, train
 from tokenization import tokenizer_for
@@ -25,7 +26,10 @@ from util import Signals, entry
 
 @entry
 def main():
-    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.teacher)
+    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.teacher,
+                        config.prediction)
+    if is_asked(args):
+        return predict(args)
     spread(args, args.batch_size_per_device)
 
     # ------------ data
@@ -55,7 +59,7 @@ def main():
 
     # ------------ training
     meta = {"kind": "teacher", **run_facts(task, records["train"], domains), "domain_head": args.domain_loss_weight > 0}
-    snapshots = Snapshots(run, "mft", model, tokenizer, meta, args)
+    snapshots = Snapshots(run, "mft", model, tokenizer, meta, args, card=card_of(model, examples, args))
     if args.resume_from:
         snapshots.resume(folder)
     weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)

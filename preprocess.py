@@ -19,6 +19,8 @@ from modeling.heads import DomainClassifier, text_embedding
 from modeling.inference import DomainTable, device_of, infer
 from modeling.prototypes import directions, prototype_score, prototypes
 from modeling.ranks import spread
+from modeling.report import leave_report
+from modeling.scores_report import scores_page
 from modeling.snapshot import check_fits_model, load_weights, read_model
 from tokenization import tokenizer_for
 from util import Run, UserError, entry, opening_lines, rank, remove_halves
@@ -77,11 +79,12 @@ def main():
     H = folder.config.hidden_size
     axes = class_directions(stored_vectors(parts, count, H), domain, label, rows, task)
     vectors = stored_vectors(parts, count, H)
-    for split in SPLITS:
-        domain, label = columns(records[split])
-        scores = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in zip(domain, label, vectors)]
-        with_scores(records[split], scores, facts)
-        run.say(f"{split}: {len(scores)} scores, mean {np.mean(scores):.4f}, from {min(scores):.4f} to {max(scores):.4f}")
+    scores = {split: [prototype_score(v, k, y, axes, args.alpha) for k, y, v in zip(*columns(records[split]), vectors)] for split in SPLITS}
+    leave_report(run, records_folder(args) / "report.html", scores_page, task, domain, label, scores["train"], args.alpha,
+                 rows, stored_vectors(parts, count, H), axes)
+    for split, values in scores.items():
+        with_scores(records[split], values, facts)
+        run.say(f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
     parts.remove()
 
 

@@ -403,7 +403,7 @@ class Run:
 
     def __init__(self, folder=None):
         self.folder, self.started, self._locks = folder and pathlib.Path(folder), time.monotonic(), []
-        self._speaks = rank() == 0
+        self._speaks, self.board = rank() == 0, None
         self._writes = self._speaks and self.folder is not None
         if self._writes:
             self._locks.append(lock(self.folder))
@@ -423,8 +423,10 @@ class Run:
             self._log.write(message + "\n")
 
     def metric(self, **values):
-        """Appends one JSON line to metrics.jsonl."""
+        """Appends one JSON line to metrics.jsonl, and hands it to the `board` if there is one."""
         self._append("metrics.jsonl", values)
+        if self.board:
+            self.board.add(**values)
 
     def timing(self, **values):
         """Appends one JSON line to timing.jsonl, with the seconds since the run started."""

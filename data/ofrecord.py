@@ -252,6 +252,7 @@ TYPES = {
     "a list of different names": _is_names,
     "a list of parts": _is_parts,
     "a list of counts": lambda value: isinstance(value, list) and all(map(is_count, value)) and len(value) == len({*value}),
+    "a list": lambda value: isinstance(value, list),
     "an object": lambda value: isinstance(value, dict),
     "an object or null": lambda value: value is None or isinstance(value, dict),
 }

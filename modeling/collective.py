@@ -45,12 +45,12 @@ class SharedLoss(flow.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, loss_of, rows, epoch):
-        """Of a batch of `rows`: {"loss": scalar that gradients flow from, name of a part: scalar}; their mean over the ranks is the
-        mean over the batch. A rank without an example of an uneven batch takes one at weight 0."""
+    def forward(self, loss_of, rows, epoch, count):
+        """Of `rows`, a part of a batch of `count`: {"loss": scalar that gradients flow from, name of a part: scalar}; their mean over
+        the ranks, summed over the parts, is the mean over the batch. A rank without an example of an uneven part takes one at weight 0."""
         mine = share(rows)
         loss, parts = loss_of(mine if len(mine) else rows[:1], epoch)
-        weight = len(mine) * ranks() / len(rows)
+        weight = len(mine) * ranks() / count
         return {"loss": loss * weight, **{name: part.detach() * weight for name, part in parts.items()}}
 
 

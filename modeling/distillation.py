@@ -22,7 +22,7 @@ def wanted_terms(args):
     """{term: its weight} by the flags of the group `distillation`; terms of weight 0 are left out.
 
     Raises:
-        UserError: no term at all, or a phase without one.
+        UserError: no term at all, a phase without one, or two phases and --max_steps.
     """
     terms = {name: getattr(args, flag) for name, flag in FLAGS.items() if getattr(args, flag) > 0}
     if not terms:
@@ -30,6 +30,9 @@ def wanted_terms(args):
     if args.intermediate_epochs >= args.num_epochs:
         raise UserError(f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
                         "for the second phase: lower it.")
+    if args.intermediate_epochs and args.max_steps:
+        raise UserError(f"--max_steps {args.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
+                        "--intermediate_epochs 0.")
     if args.intermediate_epochs and not (set(terms) & set(INTERMEDIATE) and set(terms) & set(PREDICTION)):
         raise UserError("--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0.")
     return terms

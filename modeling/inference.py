@@ -111,7 +111,8 @@ def logits_metrics(logits, arrays, task):
 
 
 def classification_metrics(predicted, label, domain, task):
-    """Accuracy over examples, per domain and averaged over the domains that have examples, and macro-F1 over the classes that have some.
+    """Accuracy over examples, per domain and averaged over the domains that have examples, and macro-F1 over the classes that
+    occur, as label or as answer.
 
     Args:
         predicted, label, domain: int [N].
@@ -122,4 +123,4 @@ def classification_metrics(predicted, label, domain, task):
     per_domain = {name: float(right[domain == k].mean()) for k, name in enumerate(task.domains) if (domain == k).any()}
     return {"examples": len(label), "accuracy": float(right.mean()), "domains": per_domain,
             "domain_average": float(np.mean(list(per_domain.values()))),
-            "macro_f1": float(f1_score(label, predicted, average="macro", labels=np.unique(label), zero_division=0))}
+            "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0))}

@@ -1,4 +1,6 @@
-"""AdamW as BERT is fine-tuned with it: decay on matrices alone, linear warm-up, linear decay, clipped gradients."""
+"""AdamW as BERT is fine-tuned with it: decay on matrices alone, linear warm-up, then a schedule, clipped gradients."""
+
+import math
 
 import numpy as np
 
@@ -24,15 +26,19 @@ def is_undecayed(name):
     return name.endswith("bias") or "LayerNorm" in name
 
 
-def learning_rate_at(step, total_steps, warmup_proportion, peak):
-    """peak * (step + 1) / w in the w = warmup_proportion * total_steps first steps, then linear down to 0 after the last.
+def learning_rate_at(step, total_steps, warmup_proportion, peak, schedule="linear"):
+    """peak * (step + 1) / w in the w = warmup_proportion * total_steps first steps; then, by `schedule`, "linear" or "cosine" down to 0
+    after the last, or "constant".
 
     step counts from 0; every step moves the weights, the first and the last too.
     """
     warmup = round(warmup_proportion * total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (total_steps - step) / max(1, total_steps - warmup)
+    left, fall = total_steps - step, max(1, total_steps - warmup)
+    if schedule == "constant":
+        return peak
+    return peak * (1 - math.cos(math.pi * left / fall)) / 2 if schedule == "cosine" else peak * left / fall
 
 
 def set_learning_rate(optimizer, value):

@@ -9,27 +9,33 @@ import time
 import numpy as np
 
 from data.ofrecord import is_count
+from modeling.board import Board
+from modeling.card import model_card
 from modeling.collective import barrier, of_first
 from modeling.heads import STUDENT_ONLY
 from modeling.inference import class_logits, logits_metrics
 from modeling.losses import softmax
 from modeling.optimization import optimizer_arrays
 from modeling.ranks import devices
+from modeling.report import leave_report, run_page
 from modeling.snapshot import check_meta, check_task, load_weights, read_model, save_snapshot
 from modeling.training import metrics_line
 from util import Run, UserError, new_run_folder, opening_lines, rank, ranks, read_json, remove_folder, whole_file, write_json
 
 PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir",
          "unlabelled_file"}  # their content counts
-HARMLESS = {"eval_batch_size_per_device", "save_every_step_num", "log_every_step_num", "device"}  # may differ when a run is resumed
+HARMLESS = {"eval_batch_size_per_device", "save_every_step_num", "save_total_limit", "log_every_step_num",
+            "device"}  # may differ when a run is resumed
 PASSING = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_processes", "gpu_num_per_node", "num_nodes", "node_rank",
-           "master_addr", "master_port", "changed"}  # of one call, not of the run
-PROGRESS_TYPES = {"flags": "an object", "best": "an object or null"}  # of a snapshot_last
-EPOCHS = ", since the learning rate has to fall to 0 at the end of the last epoch"
+           "master_addr", "master_port", "config", "log_dir", "do_predict", "predict_file",
+           "output_file", "changed", "defaults"}  # of one call, not of the run
+PROGRESS_TYPES = {"flags": "an object", "best": "an object or null", "runners_up": "a list"}  # of a snapshot_last
+END = ", since the learning rate has to fall to 0 at its end"
 
 
 class Snapshots:
-    """The snapshots of a run: `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one, named in best.json, and `snapshot_last`.
+    """The snapshots of a run: `snapshot_last`, and `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one or --save_total_limit of them,
+    the best named in best.json.
 
     Args:
         run, kind: a Run with a folder; "mft" or "student".
@@ -37,34 +43,43 @@ class Snapshots:
         meta: facts for meta.json: task, labels, domains, and the like.
         args: the flags, kept in meta.json; a resumed run must have the same.
         left_out: prefixes of the weights that the best snapshot does without.
+        card: takes the content of a best snapshot's meta.json to the text of its README.md; None: it has none.
     """
 
-    def __init__(self, run, kind, model, tokenizer, meta, args, left_out=()):
-        self.run, self.kind, self.model, self.tokenizer, self.left_out = run, kind, model, tokenizer, left_out
+    def __init__(self, run, kind, model, tokenizer, meta, args, left_out=(), card=None):
+        self.run, self.kind, self.model, self.tokenizer, self.left_out, self.card = run, kind, model, tokenizer, left_out, card
         flags = {name: value for name, value in sorted(vars(args).items()) if name not in PATHS | PASSING}
-        self.meta, self.step, self.best = {**meta, "ranks": ranks(), "devices": devices(args), "flags": flags}, 0, None
+        self.meta, self.step = {**meta, "ranks": ranks(), "devices": devices(args), "flags": flags}, 0
+        self.limit, self.defaults, self.kept = args.save_total_limit, args.defaults, []  # kept: the best first
+
+    @property
+    def best(self):
+        """Name, step and accuracy of the best snapshot so far, or None."""
+        return self.kept[0] if self.kept else None
 
     def resume(self, folder):
-        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which harmless flags differ.
+        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which harmless flags differ. A flag that is younger
+        than the run had its default there.
 
         Raises:
             UserError: a flag, the data or the number of ranks would make it another run; the sentence has the old and the new value.
         """
         meta, path = folder.meta, folder.path
         ours = json.loads(json.dumps(self.meta))  # as meta.json gives it back: lists for tuples
-        old, new = meta["flags"], ours["flags"]
+        new = ours["flags"]
+        old = {**{name: self.defaults[name] for name in new if name in self.defaults}, **meta["flags"]}
         differ = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         for name in differ:
             if name not in HARMLESS:
                 raise UserError(f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has {new.get(name)}, and would end "
-                                f"elsewhere{EPOCHS if name == 'num_epochs' else ''}: give the same flags, or start a new run.")
+                                f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, or start a new run.")
         for key, value in ours.items():
             if meta.get(key) != value and key != "flags":
                 raise UserError(f"--resume_from {path}: that run had the {key} {meta.get(key)!r:.60}, and now it is "
                                 f"{value!r:.60}: bring back what it had, or start a new run.")
         if differ:
             self.run.say("resumed with other flags: " + ", ".join(f"--{name} {new.get(name)} instead of {old.get(name)}" for name in differ))
-        self.step, self.best = meta["step"], meta["best"]
+        self.step, self.kept = meta["step"], kept_of(meta)
         self.run.forget_after(self.step)
 
     def resume_command(self):
@@ -78,24 +93,29 @@ class Snapshots:
         return shlex.join(["python3", *kept, "--resume_from", str(self.run.folder / "snapshot_last")])
 
     def keep_best(self, step, metrics):
-        """Saves the model where its accuracy on dev is above the best so far."""
-        if self.best and metrics["accuracy"] <= self.best["accuracy"]:
+        """Saves the model where its accuracy on dev is among the best so far, and none that is kept has the same."""
+        accuracy = metrics["accuracy"]
+        name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{accuracy!r}"
+        found = {"snapshot": name, "step": step, "accuracy": accuracy}
+        ranked = sorted([*self.kept, found], key=lambda each: -each["accuracy"])[:self.limit]
+        if found not in ranked or accuracy in [each["accuracy"] for each in self.kept]:
             return
-        name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{metrics['accuracy']!r}"
-        self.best = {"snapshot": name, "step": step, "accuracy": metrics["accuracy"]}
+        self.kept = ranked
         if rank() == 0:
-            save_snapshot(self.run.folder / name, self.model, self.tokenizer, {**self.meta, "step": step, "dev": metrics}, self.left_out)
+            meta = {**self.meta, "step": step, "dev": metrics}
+            save_snapshot(self.run.folder / name, self.model, self.tokenizer, meta, self.left_out, card=self.card and self.card(meta))
             write_json(self.run.folder / "best.json", self.best)
             for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
-                if other.name != name:
+                if other.name not in [each["snapshot"] for each in self.kept]:
                     remove_folder(other)
         barrier()
 
     def keep_last(self, step, optimizer):
         """Saves model, optimizer and progress, all that a resumed run needs."""
         if rank() == 0:
-            save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer,
-                          {**self.meta, "step": step, "best": self.best}, optimizer=optimizer_arrays(optimizer, self.model))
+            progress = {"step": step, "best": self.best, "runners_up": self.kept[1:]}
+            save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer, {**self.meta, **progress},
+                          optimizer=optimizer_arrays(optimizer, self.model))
         barrier()
 
     def name_last(self, step):
@@ -103,6 +123,11 @@ class Snapshots:
         if rank() == 0:
             write_json(self.run.folder / "best.json", {"snapshot": "snapshot_last", "step": step})
         barrier()
+
+
+def kept_of(meta):
+    """The best snapshots that the meta.json of a snapshot_last tells of, the best first."""
+    return [meta["best"], *meta.get("runners_up", [])] if meta["best"] is not None else []
 
 
 def run_facts(task, records, domains):
@@ -119,21 +144,22 @@ def starting_model(args, task, path, flag):
     """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from does.
 
     Raises:
-        UserError: neither --do_train nor --do_eval; --resume_from names no snapshot_last; without --do_train, a model that was not
-            trained for this task.
+        UserError: neither --do_train nor --do_eval; patience with evaluations that nobody makes; --resume_from names no snapshot_last;
+            without --do_train, a model that was not trained for this task.
     """
     if not (args.do_train or args.do_eval):
         raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
+    if not args.do_eval and args.early_stopping_patience:
+        raise UserError("--early_stopping_patience counts evaluations on dev, and without --do_eval there are none: give --do_eval too.")
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
     if args.resume_from:
         if "best" not in (folder.meta or {}):
             raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
-        check_meta(folder.meta, PROGRESS_TYPES, path)
-        best = folder.meta["best"]
-        if best is not None and not (best.keys() == {"snapshot", "step", "accuracy"} and _is_name(best["snapshot"]) and is_count(best["step"])
-                                     and type(best["accuracy"]) in (int, float) and 0 <= best["accuracy"] <= 1):
-            raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step and "
-                            "accuracy: resume from another snapshot_last, or start a new run.")
+        check_meta({"runners_up": [], **folder.meta}, PROGRESS_TYPES, path)  # older ones have none
+        for best in kept_of(folder.meta):
+            if not _is_kept(best):
+                raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step "
+                                "and accuracy: resume from another snapshot_last, or start a new run.")
     if not args.do_train:
         if folder.meta is None:
             raise UserError(f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
@@ -160,13 +186,33 @@ def open_run(args):
             raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
                             f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
     run = Run(folder)
+    if args.log_dir and rank() == 0:
+        run.board = Board(args.log_dir)
     if args.do_train:
         run.clean()
         if not args.resume_from:
             run.forget_after(0)  # of a run that was stopped before its first snapshot
+            keep_flags(folder, args)
     for line in (f"run folder: {folder}", *opening_lines(args)):
         run.say(line)
     return run
+
+
+def changed_flags(args):
+    """{name: value} of the flags that differ from their defaults and are part of the run; paths are not."""
+    return {name: value for name, value in sorted(args.changed.items()) if name not in PATHS | PASSING}
+
+
+def card_of(model, examples, args):
+    """What takes meta.json to the model card of a run over `examples`, {name: [N, ...]}."""
+    return lambda meta: model_card(meta, changed_flags(args), len(examples["label"]), hasattr(model, "classifier"))
+
+
+def keep_flags(folder, args):
+    """Writes the flags of a run to flags.json, as --config reads them: all but those of one call, and the ranks that there are now."""
+    flags = {name: value for name, value in sorted(vars(args).items()) if name not in PASSING and value is not None}
+    if rank() == 0:
+        write_json(folder / "flags.json", {**flags, "cpu_processes": ranks() // args.num_nodes, "gpu_num_per_node": args.gpu_num_per_node})
 
 
 def describe(run, model, device, splits, task, tokenizer):
@@ -183,7 +229,7 @@ def describe(run, model, device, splits, task, tokenizer):
 
 
 def test_best(run, folder, model, task, splits, args, domains, device):
-    """Evaluates a snapshot on dev and test; writes results.json and predictions.tsv into the run folder.
+    """Evaluates a snapshot on dev and test; writes results.json, predictions.tsv and report.html into the run folder.
 
     Args:
         folder: the ModelFolder of the snapshot, whose weights `model` takes.
@@ -206,6 +252,7 @@ def test_best(run, folder, model, task, splits, args, domains, device):
         with whole_file(run.folder / "predictions.tsv", "w") as file:
             file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
         write_json(run.folder / "results.json", results)
+        leave_report(run, run.folder / "report.html", run_page, run.folder, folder.meta, changed_flags(args), getattr(args, "teacher_model", None))
     return results
 
 
@@ -225,6 +272,12 @@ def best_snapshot(run):
     if not _is_name(name):
         raise UserError(f"{run.folder / 'best.json'}: found {name!r:.60} as 'snapshot', expected the name of a snapshot in this folder.")
     return read_model(run.folder / name)
+
+
+def _is_kept(value):
+    """Whether a value of meta.json tells of a best snapshot."""
+    return (isinstance(value, dict) and value.keys() == {"snapshot", "step", "accuracy"} and _is_name(value["snapshot"])
+            and is_count(value["step"]) and type(value["accuracy"]) in (int, float) and 0 <= value["accuracy"] <= 1)
 
 
 def _is_name(value):

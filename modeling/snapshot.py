@@ -1,8 +1,8 @@
 """Model folders: reading a Hugging Face BERT folder or a snapshot of ours, and writing snapshots that transformers opens.
 
 A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, vocab.txt, tokenizer_config.json,
-meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also optimizer.safetensors, and manifest.json with
-the SHA-256 of each file, written last. No pickle is read.
+meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also optimizer.safetensors, for the best ones
+README.md, a model card, and manifest.json with the SHA-256 of each file, written last. No pickle is read.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from data.ofrecord import TYPES
 from modeling.bert import BertConfig
 from modeling.convert import encoder_shapes, kind_of, read_shards, todays_name
 from modeling.heads import evenly_spaced_layers
-from util import UserError, load_oneflow, read_json, sha256, whole_folder, write_json
+from util import UserError, load_oneflow, read_json, sha256, whole_file, whole_folder, write_json
 
 flow = load_oneflow()
 
@@ -243,7 +243,7 @@ def check_task(meta, task, path):
 # --------------------------------------------------------------------------------------- writing
 
 
-def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None):
+def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, card=None):
     """Writes a snapshot folder, whole or not at all.
 
     Args:
@@ -253,6 +253,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None):
         meta: the content of meta.json; "task", "labels" and "domains" are needed.
         left_out: prefixes of weights that are not written, as a student's distillation heads.
         optimizer: {name: array}, its state, for snapshot_last.
+        card: the text of README.md, for a best snapshot.
     """
     arrays = {name: parameter.numpy() for name, parameter in model.named_parameters() if not name.startswith(tuple(left_out))}
     labels = dict(enumerate(meta["labels"]))
@@ -266,6 +267,9 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None):
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.do_lower_case,
                                                       "model_max_length": model.bert.config.max_position_embeddings})
         write_json(folder / "meta.json", meta)
+        if card is not None:
+            with whole_file(folder / "README.md", "w") as file:
+                file.write(card)
         if optimizer is not None:
             _save_arrays(optimizer, folder / "optimizer.safetensors")
         write_json(folder / "manifest.json", {"format": FORMAT, "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}})

@@ -38,22 +38,22 @@ def two_phases(args, N, first_loss, second_loss):
 
 
 def one_phase(args, N, loss):
-    """A run over N examples with one loss from beginning to end."""
-    return [Phase("joint", 0, args.num_epochs * math.ceil(N / batch_size(args)), loss)]
+    """A run over N examples with one loss from beginning to end, by --num_epochs or --max_steps."""
+    return [Phase("joint", 0, args.max_steps or args.num_epochs * math.ceil(N / batch_size(args)), loss)]
 
 
 def batch_size(args):
-    """Examples of a training step, over all devices and ranks."""
-    return args.batch_size_per_device * devices(args)
+    """Examples of a training step, over all devices and ranks, and all batches whose gradients it adds up."""
+    return args.batch_size_per_device * devices(args) * args.gradient_accumulation_steps
 
 
 def train(model, examples, phases, args, run, snapshots, on_dev=None):
-    """Trains `model` in place, from the step where `snapshots` stands to the end of the last phase.
+    """Trains `model` in place, from the step where `snapshots` stands to the end of the last phase, or until dev is no better for long.
 
     Args:
         model: a DomainClassifier.
         examples: the training examples stacked, {name: [N, ...]}.
-        phases: one Phase after the other.
+        phases: one Phase after the other; none but the last selects.
         on_dev: gives the metrics on dev; None: no evaluation, and the last snapshot counts as the best.
     Raises:
         UserError: a loss or gradient that is not finite; the snapshots stay as they were. KeyboardInterrupt: the run was told to
@@ -65,7 +65,7 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
     model.train()
     share_of_loss, device = shared_loss(model), next(model.parameters()).device
     for phase in phases:
-        if snapshots.step >= phase.last:
+        if snapshots.step >= phase.last or no_better(snapshots.best, snapshots.step, args):
             continue
         optimizer = make_optimizer(model, args.learning_rate, args.weight_decay_rate)
         if snapshots.step > phase.first:
@@ -74,12 +74,12 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
             epoch, position = divmod(step, steps_per_epoch)
             if position == 0 or batches is None:
                 batches = epoch_batches(lengths(examples), size, args.seed, epoch)
-            rate = learning_rate_at(step - phase.first, phase.last - phase.first, args.warmup_proportion, args.learning_rate)
+            rate = learning_rate_at(step - phase.first, phase.last - phase.first, args.warmup_proportion, args.learning_rate,
+                                    args.lr_schedule)
             set_learning_rate(optimizer, rate)
             model.dropouts.key(args.seed, step, rank(), ranks())
 
-            values = share_of_loss(phase.loss, batches[position], epoch)
-            walk_back(values["loss"], model, optimizer)
+            values = walk_back(share_of_loss, phase.loss, batches[position], epoch, args, model, optimizer)
             norm = clip_gradients(model, args.max_grad_norm)
             optimizer.step()
 
@@ -92,26 +92,49 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
                 metrics = on_dev()
                 log.evaluation(done, metrics)
                 snapshots.keep_best(done, metrics)
-            if done % args.save_every_step_num == 0 or done == phase.last or stop:
+            enough = no_better(snapshots.best, done, args)
+            if done % args.save_every_step_num == 0 or done == phase.last or stop or enough:
                 snapshots.keep_last(done, optimizer)
             if stop:
                 raise KeyboardInterrupt(f"{Signals.words()} after step {done}, which is saved. To go on:\n{snapshots.resume_command()}")
+            if enough:
+                run.say(f"no better accuracy on dev in {args.early_stopping_patience} evaluations: the run ends with step {done}")
+                break
     log.close()
     if not on_dev:
         snapshots.name_last(end)
 
 
-def walk_back(loss, model, optimizer):
-    """Puts the gradients of `loss` in place of those before: zeros, not None, where a phase uses no part of the model, in a resumed run
-    as in a whole one.
+def no_better(best, step, args):
+    """Whether --early_stopping_patience evaluations or more, up to that of `step`, came after the `best` one: {"step", ...}, or None.
 
-    DistributedDataParallel gives gradients a place of their own, and would go on adding to them if they were set to None.
+    It is a function of what snapshot_last holds, so that a resumed run ends where a whole one does.
+    """
+    if not (args.early_stopping_patience and best):
+        return False
+    return step // args.eval_every_step_num - best["step"] // args.eval_every_step_num >= args.early_stopping_patience
+
+
+def walk_back(share_of_loss, loss_of, rows, epoch, args, model, optimizer):
+    """Puts the gradients of a step's mean loss in place of those before: zeros, not None, where a phase uses no part of the model, in a
+    resumed run as in a whole one.
+
+    The `rows` are worked on in the batches of --gradient_accumulation_steps, one after the other, each weighted by its examples; the
+    sites of dropout are numbered on from one to the next. DistributedDataParallel gives gradients a place of their own, and would go on
+    adding to them if they were set to None; what it has averaged before, the same in all ranks, it leaves as it is.
+    Returns:
+        this rank's share in the loss and its parts, {name: scalar without gradient}.
     """
     optimizer.zero_grad(set_to_none=ranks() == 1)
-    loss.backward()
+    size, values = batch_size(args) // args.gradient_accumulation_steps, {}
+    for start in range(0, len(rows), size):
+        part = share_of_loss(loss_of, rows[start:start + size], epoch, len(rows))
+        part["loss"].backward()
+        values = {name: values[name] + value.detach() if values else value.detach() for name, value in part.items()}
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = flow.zeros_like(parameter)
+    return values
 
 
 class StepLog:

@@ -93,7 +93,7 @@ def scores(outcome, task):
     domain, label, predicted = (np.array(column) for column in zip(*outcome.test.values()))
     right = label == predicted
     domains = {name: float(right[domain == name].mean()) for name in task.domains if (domain == name).any()}
-    f1 = [2 * (right & (label == m)).sum() / max(1, (label == m).sum() + (predicted == m).sum()) for m in task.labels if (label == m).any()]
+    f1 = [2 * (right & (label == m)).sum() / max(1, (label == m).sum() + (predicted == m).sum()) for m in task.labels if m in label or m in predicted]
     return {"all": float(right.mean()), "domains": domains, "average": float(np.mean(list(domains.values()))), "macro_f1": float(np.mean(f1))}
 
 

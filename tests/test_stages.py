@@ -30,9 +30,10 @@ def test_runs_leave_the_files_of_the_design(golden):
     """Run folders hold snapshots, metrics and results; a snapshot what transformers reads; only snapshot_last has optimizer state."""
     for run in ("teacher", "student"):
         names = {path.name for path in (golden / run).iterdir()}
-        assert names == {best(golden / run).name, "snapshot_last", "best.json", "results.json", "predictions.tsv", "metrics.jsonl", *CLOCKED}
+        written = {"best.json", "results.json", "predictions.tsv", "metrics.jsonl", "flags.json", "report.html", *CLOCKED}
+        assert names == {best(golden / run).name, "snapshot_last", *written}
         files = {"config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json", "meta.json", "manifest.json"}
-        assert {path.name for path in best(golden / run).iterdir()} == files
+        assert {path.name for path in best(golden / run).iterdir()} == files | {"README.md"}
         assert {path.name for path in (golden / run / "snapshot_last").iterdir()} == files | {"optimizer.safetensors"}
 
 

@@ -222,7 +222,8 @@ class Loop:
         self.args = argparse.Namespace(**{
             "num_epochs": 2, "batch_size_per_device": 4, "learning_rate": 1e-3, "weight_decay_rate": 0.01, "max_grad_norm": 1.0, "seed": 1,
             "warmup_proportion": 0.1, "eval_every_step_num": 2, "save_every_step_num": 2, "log_every_step_num": 100, "intermediate_epochs": 1,
-            "resume_from": None, "device": "cpu", "num_nodes": 1, "gpu_num_per_node": 1, **flags})
+            "resume_from": None, "device": "cpu", "num_nodes": 1, "gpu_num_per_node": 1, "max_steps": None, "gradient_accumulation_steps": 1,
+            "lr_schedule": "linear", "early_stopping_patience": None, "save_total_limit": 1, "defaults": {}, **flags})
         self.run, self.arrays, self.model = Run(folder), records(10), initialised(build_teacher(CONFIG, TASK, domain_head=True))
         self.meta = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains}
         self.snapshots = Snapshots(self.run, "mft", self.model, tokenizer_for(tiny_model), self.meta, self.args)
@@ -391,7 +392,8 @@ def test_metrics_are_those_of_their_formulas():
     f1 = [2 * (right & (label == m)).sum() / ((label == m).sum() + (predicted == m).sum()) for m in (0, 1)]
     assert found["examples"] == 60 and found["accuracy"] == right.mean() and found["domains"] == per_domain
     assert found["domain_average"] == pytest.approx(np.mean(list(per_domain.values()))) and found["macro_f1"] == pytest.approx(np.mean(f1))
-    assert classification_metrics(0 * label, 0 * label, domain, TASK)["macro_f1"] == 0.5  # a class that is not there counts as 0
+    assert classification_metrics(0 * label, 0 * label, domain, TASK)["macro_f1"] == 1  # a class that occurs nowhere does not count
+    assert classification_metrics(label % 1, 1 - 0 * label, domain, TASK)["macro_f1"] == 0  # one that is answered does
 
 
 def test_tensors_are_contiguous_copies():

@@ -48,7 +48,7 @@ def main():
 class Unsaved:
     """Stands for the snapshots of a training run, and keeps none."""
 
-    step = 0
+    step, best = 0, None
 
     def keep_last(self, *_):
         pass
