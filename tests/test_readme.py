@@ -28,6 +28,9 @@ USERS_OWN = {  # what only the user has, and words by which README's text introd
     "uncased_L-12_H-768_A-12": "BERT-base",
     "uncased_L-12_H-768_A-12_oneflow": "BERT-base",
     "torch-env": "PyTorch and transformers",
+    "reviews.csv": "a CSV, TSV or JSONL file",
+    "texts.txt": "One text a line",
+    "-": "`-` is standard input",
 }
 MADE_BY_SCRIPT = {"scripts/setup.sh": [".venv"], "scripts/test.sh": [".venv"],
                   "scripts/demo.sh": [".venv", "data/DEMO", "models/MiniLM", "output/demo-teacher", "output/demo-student"]}
