@@ -63,9 +63,7 @@ def main():
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
     matches = match_layers(lessons["layers"], folder.config.num_hidden_layers)
-    run.say(f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
-            f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
-            f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}")
+    run.say(lessons_line(knowledge, terms, matches))
     if not args.do_train:
         test_best(run, folder, model, task, heldout, args, domains, device)
         return
@@ -89,15 +87,31 @@ def main():
     def on_dev():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
-    N = len(examples["label"])
-    early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
-    phases = two_phases(args, N, loss_of(early), loss_of(late)) if args.intermediate_epochs else one_phase(args, N, loss_of(terms))
     with Signals.patience():
-        train(model, examples, phases, args, run, snapshots, on_dev if args.do_eval else None)
+        train(model, examples, phases_of(args, len(examples["label"]), terms, loss_of), args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:
         test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
+
+
+def lessons_line(knowledge, terms, matches):
+    """A line for the log: from what the student learns, and by which terms."""
+    return (f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
+            f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
+            f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}")
+
+
+def phases_of(args, N, terms, loss_of):
+    """The phases of a run over N examples: one with all terms, or with --intermediate_epochs those of the layers and then the others.
+
+    Args:
+        loss_of: takes {term: weight} to the loss of a Phase.
+    """
+    if not args.intermediate_epochs:
+        return one_phase(args, N, loss_of(terms))
+    early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
+    return two_phases(args, N, loss_of(early), loss_of(late))
 
 
 def with_unlabelled(args, task, tokenizer, records, examples, knowledge):

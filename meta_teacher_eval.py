@@ -59,9 +59,7 @@ def main():
             writer.discard()
         run.say(f"{target} holds the knowledge of this teacher already: nothing to do")
         return
-    heads = None if args.attention_heads == "mean" else folder.config.num_attention_heads
-    size = sum(expected_bytes(lengths(block), len(layers), len(task.labels), folder.config.hidden_size, heads, args.hidden_states)
-               for block in blocks())
+    size = sum(block_bytes(block, len(layers), task, folder.config, args) for block in blocks())
     check_replaceable(target, PREFIX, "--knowledge_dir")
     run.say(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example")
     check_space(target, size)
@@ -88,6 +86,12 @@ def main():
     if rank() == 0:
         writer.finish(parts)
         run.say(f"{target}: the knowledge of {count} examples is written")
+
+
+def block_bytes(block, L, task, bert, args):
+    """The size of the knowledge of a block of records, with L layers of a teacher with the BertConfig `bert`."""
+    heads = None if args.attention_heads == "mean" else bert.num_attention_heads
+    return expected_bytes(lengths(block), L, len(task.labels), bert.hidden_size, heads, args.hidden_states)
 
 
 def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
