@@ -354,6 +354,9 @@ def test_the_environment_changes_no_byte(story, copy, stage):
     process = start("/", stage, flags, env=environment)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
+    given = folder / "flags.json"  # tells paths as they were given
+    if given.exists():
+        given.write_text(given.read_text().replace(f"{copy}/", ""))
     assert tree(folder) == story[1][stage].tree
 
 
