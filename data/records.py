@@ -82,11 +82,17 @@ def features_of(task, data_dir, split, tokenizer, seq_length):
     """
     path = split_path(data_dir, split)
     for idxs, example in enumerate(read_examples(task, path)):
-        features = encode(tokenizer, example.text_a, example.text_b, seq_length)
-        if features.input_mask.sum() <= (2 if example.text_b is None else 3):  # [CLS] [SEP], and [SEP] again in a pair
-            raise UserError(f"{path}:{example.line}: found no token in the text, expected at least one: mend or drop the line.")
+        features = encode_line(tokenizer, example.text_a, example.text_b, seq_length, f"{path}:{example.line}")
         yield {"input_ids": features.input_ids, "input_mask": features.input_mask, "segment_ids": features.segment_ids,
                "domain": example.domain, "label": example.label, "idxs": idxs, "was_cut": features.was_cut}
+
+
+def encode_line(tokenizer, text_a, text_b, seq_length, where):
+    """`encode` of the text or pair that stands at `where`, a file and a line. UserError: the tokenizer finds no token in it."""
+    features = encode(tokenizer, text_a, text_b, seq_length)
+    if features.input_mask.sum() <= (2 if text_b is None else 3):  # [CLS] [SEP], and [SEP] again in a pair
+        raise UserError(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
+    return features
 
 
 def source_facts(task, tsv, split, tokenizer, seq_length):

@@ -4,10 +4,9 @@ import hashlib
 
 import numpy as np
 
-from data.records import CONTENT
+from data.records import CONTENT, encode_line
 from data.selection import of_domains
 from data.tasks import line_text
-from tokenization import encode
 from util import UserError
 
 
@@ -46,9 +45,7 @@ def unlabelled_arrays(args, task, tokenizer, start):
     """
     rows = {name: [] for name in (*CONTENT, "weights")}
     for number, (texts, domain, line) in enumerate(read_texts(task, args.unlabelled_file)):
-        features = encode(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, args.seq_length)
-        if features.input_mask.sum() <= 1 + len(texts):  # [CLS], and a [SEP] after each
-            raise UserError(f"{args.unlabelled_file}:{line}: found no token in the text, expected at least one: drop the line.")
+        features = encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, args.seq_length, f"{args.unlabelled_file}:{line}")
         k = len(task.domains) if domain is None else task.domains.index(domain)
         row = {**{name: getattr(features, name) for name in ("input_ids", "input_mask", "segment_ids")},
                "domain": k, "label": 0, "idxs": start + number, "weights": 0.0}

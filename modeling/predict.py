@@ -7,12 +7,13 @@ import sys
 
 import numpy as np
 
+from data.records import encode_line
 from data.tasks import Task, line_text
 from modeling.heads import DomainClassifier, class_heads_of
 from modeling.inference import DomainTable, device_of, infer
 from modeling.losses import softmax
 from modeling.snapshot import check_fits_model, check_meta, load_weights, read_model, teacher_meta
-from tokenization import encode, tokenizer_for
+from tokenization import tokenizer_for
 from util import UserError, progress, whole_file
 
 WINDOW = 4096  # texts among which those of like length meet in a batch
@@ -118,10 +119,7 @@ def features_of(task, path, lines, tokenizer, seq_length):
         for name, text in zip(task.text, texts):
             if not text.strip():
                 raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
-        features = encode(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length)
-        if features.input_mask.sum() <= 1 + len(texts):  # [CLS], and a [SEP] after each
-            raise UserError(f"{path}:{line}: found no token in the text, expected at least one: mend or drop the line.")
-        yield features
+        yield encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length, f"{path}:{line}")
     if not line:
         raise UserError(f"{path}: found no text, expected one on each line.")
 
