@@ -1,5 +1,6 @@
 """The rows that scripts/reproduce.py knows, and the calls of the four scripts that each of them takes."""
 
+import itertools
 import pathlib
 import urllib.parse
 from typing import NamedTuple, Optional
@@ -101,24 +102,26 @@ class Step(NamedTuple):
 
 
 def plan(rows, task, args, choices):
-    """The steps that are known, {name: Step}, each after those that it needs.
+    """The steps that are known, {name: Step}: seed by seed, so that a set that is stopped has compared its rows over the seeds before; each
+    after those that it needs.
 
     Args:
         rows: with their teachers; choices: {row: learning rate}, of those for which it has been chosen.
     """
     steps = {}
-    for row in rows:
-        if row.teacher is None or row.teacher in choices:
-            for rate, seed in attempts(row, args, choices):
-                for domain in domains_of(row, task):
-                    steps.update((step.name, step) for step in run_steps(row, domain, rate, seed, task, args, choices))
+    known = [row for row in rows if row.teacher is None or row.teacher in choices]
+    for number in range(max(len(args.seeds), len(args.teacher_seeds or ()))):
+        for row in known:
+            for (rate, seed), domain in itertools.product(attempts(row, number, args, choices), domains_of(row, task)):
+                steps.update((step.name, step) for step in run_steps(row, domain, rate, seed, task, args, choices))
     return steps
 
 
-def attempts(row, args, choices):
-    """(learning rate, seed) of the runs of a row: each candidate with the first seed, the chosen one with the others."""
+def attempts(row, number, args, choices):
+    """(learning rate, seed) of the runs of a row with its seed of that number: each candidate with the first, the chosen one with others."""
     seeds = seeds_of(row, args)
-    return [(rate, seeds[0]) for rate in candidates(row, args)] + [(choices[row.name], seed) for seed in seeds[1:] if row.name in choices]
+    rates = candidates(row, args) if number == 0 else [choices[row.name]] if row.name in choices else []
+    return [(rate, seed) for rate in rates for seed in seeds[number:number + 1]]
 
 
 def seeds_of(row, args):

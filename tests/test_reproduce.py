@@ -130,6 +130,14 @@ def test_students_take_turns_with_fewer_teachers_and_wait_for_the_choice(tiny_da
     assert steps["student-meta-full-0.002-s2"].needs[1] == "teacher-meta-5e-05-s8"
 
 
+def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparisons(tiny_data):
+    """All rows with the first seed come before any row with the second; the teachers' seeds may be more or fewer."""
+    for teacher_seeds in (None, "7", "7,8,9"):
+        args = flags(seeds="1,2", **{"teacher_seeds": teacher_seeds} if teacher_seeds else {})
+        seeds = [args.seed for script, args, _ in full_plan("table,few-shot", args, tiny_data).values() if script == "meta_distill.py"]
+        assert seeds == sorted(seeds) and set(seeds) == {1, 2}
+
+
 # --------------------------------------------------------------------------------------- choosing and pooling
 
 
