@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from config import count, natural
 from data.amazon import leaks
+from data.lines import line_text, opened
 from data.splitting import shuffled, tied
-from data.tasks import BUILT_IN, clean, count_table, line_text, write_task
+from data.tasks import BUILT_IN, clean, count_table, write_task
 from util import UserError, entry
 
 TASK = BUILT_IN["mnli"]
@@ -77,7 +78,7 @@ def read_pairs(path):
 
 def _lines(path):
     """Yields (number, text) of the lines of a file that are not blank."""
-    with open(path, "rb") as file:
+    with opened(path, "a file of MultiNLI: check --source") as file:
         for line, raw in enumerate(file, 1):
             if text := line_text(path, line, raw).strip("\r "):
                 yield line, text

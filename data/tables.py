@@ -6,7 +6,8 @@ import pathlib
 import sys
 from typing import NamedTuple, Optional
 
-from data.tasks import clean, line_text
+from data.lines import line_text, opened
+from data.tasks import clean
 from util import UserError
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
@@ -110,11 +111,7 @@ def _check_columns(where, found, wanted):
 
 def _lines(path):
     """Yields the lines of a file as text, without their ends."""
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a table: check --source, --dev and --test.") from None
-    with file:
+    with opened(path, "a table: check --source, --dev and --test") as file:
         for line, raw in enumerate(file, 1):
             yield line_text(path, line, raw)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from data.lines import check_texts, fields_of, index_of, opened
 from util import UserError, read_json, whole_file, write_json
 
 SPLITS = ("train", "dev", "test")
@@ -119,32 +120,18 @@ def read_examples(task, path):
     Raises:
         UserError: a fault, with file and line.
     """
-    with _opened(path) as file:
+    with opened(path, "a TSV file: check --data_dir") as file:
         order = _read_header(task, path, file.readline())
         domains, labels = ({name: k for k, name in enumerate(names)} for names in (task.domains, task.labels))
         line = 1
         for line, raw in enumerate(file, 2):
-            fields = _fields(path, line, raw)
-            if len(fields) != len(order):
-                raise UserError(f"{path}:{line}: found {len(fields)} column(s), expected {len(order)} ({', '.join(task.columns)}).")
+            fields = fields_of(path, line, raw, task.columns)
             *texts, domain, label = [fields[k] for k in order]
-            for name, text in zip(task.text, texts):
-                if not text.strip():
-                    raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
+            check_texts(path, line, task.text, texts)
             yield Example(texts[0], texts[1] if len(texts) == 2 else None,
-                          _index(path, line, task.domain, domain, domains), _index(path, line, task.label, label, labels), line)
+                          index_of(path, line, task.domain, domain, domains), index_of(path, line, task.label, label, labels), line)
         if line == 1:
             raise UserError(f"{path}: found a header and no examples, expected one or more.")
-
-
-@contextlib.contextmanager
-def _opened(path):
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a TSV file: check --data_dir.") from None
-    with file:
-        yield file
 
 
 def _read_header(task, path, raw):
@@ -152,38 +139,10 @@ def _read_header(task, path, raw):
     expected = f"expected a header with the columns {', '.join(task.columns)}, separated by tabs"
     if not raw:
         raise UserError(f"{path}: the file is empty, {expected}.")
-    header = _fields(path, 1, raw)
+    header = fields_of(path, 1, raw)
     if sorted(header) != sorted(task.columns):
         raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, {expected}.")
     return [header.index(column) for column in task.columns]
-
-
-def _fields(path, line, raw):
-    """The fields of a line of bytes, separated by tabs."""
-    return line_text(path, line, raw).split("\t")
-
-
-def line_text(path, line, raw):
-    """A line of bytes as text, without the line end and, in line 1, the byte-order mark.
-
-    Raises:
-        UserError: it is not UTF-8, or holds a NUL character.
-    """
-    raw = raw[3:] if line == 1 and raw.startswith(b"\xef\xbb\xbf") else raw
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
-                        "expected UTF-8: convert the file.") from None
-    if "\0" in text:
-        raise UserError(f"{path}:{line}: found a NUL character, expected text: is this a text file?")
-    return text.rstrip("\n").rstrip("\r")
-
-
-def _index(path, line, column, name, known):
-    if name not in known:
-        raise UserError(f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)[:500]}.")
-    return known[name]
 
 
 def check_counts(task, counts, path):
@@ -261,8 +220,8 @@ def _check_held(task, folder):
     if described.exists():
         held = read_task(described)
     else:
-        with _opened(path) as file:
-            header = _fields(path, 1, file.readline())
+        with opened(path, "a TSV file: check --data_dir") as file:
+            header = fields_of(path, 1, file.readline())
         held = next((each for each in BUILT_IN.values() if sorted(each.columns) == sorted(header)), None)
     if held is None or held.name != task.name:
         name = f"task '{held.name}'" if held else "a task that is not described"

@@ -4,35 +4,30 @@ import hashlib
 
 import numpy as np
 
+from data.lines import fields_of, index_of, opened
 from data.records import CONTENT, encode_line
 from data.selection import of_domains
-from data.tasks import line_text
 from util import UserError
 
 
 def read_texts(task, path):
-    """Yields (texts, domain or None, line) of each row of the TSV at `path`; its header names the text columns and, perhaps, the domain's.
+    """Yields (texts, domain, line) of each row of the TSV at `path`; its header names the text columns and, perhaps, the domain's.
+
+    The domain is its index in the task, or K, the number of domains, where it is not known.
 
     Raises:
         UserError: a fault, with file and line.
     """
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"--unlabelled_file {path}: it cannot be read ({error.strerror}).") from None
-    with file:
-        header = line_text(path, 1, file.readline()).split("\t")
+    domains = {name: k for k, name in enumerate(task.domains)}
+    with opened(path, "texts: check --unlabelled_file") as file:
+        header = fields_of(path, 1, file.readline())
         if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
             raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} and, if it is "
                             f"known, {task.domain}, separated by tabs.")
         for line, raw in enumerate(file, 2):
-            fields = line_text(path, line, raw).split("\t")
-            if len(fields) != len(header):
-                raise UserError(f"{path}:{line}: found {len(fields)} column(s), expected {len(header)} ({', '.join(header)}).")
-            row = dict(zip(header, fields))
-            if row.get(task.domain, task.domains[0]) not in task.domains:
-                raise UserError(f"{path}:{line}: found {task.domain} {row[task.domain][:80]!r}, expected one of {', '.join(task.domains)[:500]}.")
-            yield [row[name] for name in task.text], row.get(task.domain), line
+            row = dict(zip(header, fields_of(path, line, raw, header)))
+            domain = index_of(path, line, task.domain, row[task.domain], domains) if task.domain in row else len(domains)
+            yield [row[name] for name in task.text], domain, line
 
 
 def unlabelled_arrays(args, task, tokenizer, start):
@@ -46,9 +41,8 @@ def unlabelled_arrays(args, task, tokenizer, start):
     rows = {name: [] for name in (*CONTENT, "weights")}
     for number, (texts, domain, line) in enumerate(read_texts(task, args.unlabelled_file)):
         features = encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, args.seq_length, f"{args.unlabelled_file}:{line}")
-        k = len(task.domains) if domain is None else task.domains.index(domain)
         row = {**{name: getattr(features, name) for name in ("input_ids", "input_mask", "segment_ids")},
-               "domain": k, "label": 0, "idxs": start + number, "weights": 0.0}
+               "domain": domain, "label": 0, "idxs": start + number, "weights": 0.0}
         for name, values in rows.items():
             values.append(row[name])
     if not rows["idxs"]:

@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 
+from data.lines import check_texts, fields_of, opened
 from data.records import encode_line
-from data.tasks import Task, line_text
+from data.tasks import Task
 from modeling.heads import DomainClassifier, class_heads_of
 from modeling.inference import DomainTable, device_of, infer
 from modeling.losses import softmax
@@ -92,11 +93,7 @@ def lines_of(path):
     if path == "-":
         yield sys.stdin.buffer
         return
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"--predict_file {path}: it cannot be read ({error.strerror}).") from None
-    with file:
+    with opened(path, "a text on each line: check --predict_file") as file:
         yield file
 
 
@@ -113,12 +110,8 @@ def features_of(task, path, lines, tokenizer, seq_length):
     """
     line = 0
     for line, raw in enumerate(lines, 1):
-        texts = line_text(path, line, raw).split("\t")
-        if len(texts) != len(task.text):
-            raise UserError(f"{path}:{line}: found {len(texts)} column(s), expected {len(task.text)} ({', '.join(task.text)}).")
-        for name, text in zip(task.text, texts):
-            if not text.strip():
-                raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
+        texts = fields_of(path, line, raw, task.text)
+        check_texts(path, line, task.text, texts)
         yield encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length, f"{path}:{line}")
     if not line:
         raise UserError(f"{path}: found no text, expected one on each line.")

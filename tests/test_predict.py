@@ -216,7 +216,7 @@ def test_a_model_that_cannot_predict_is_refused(place, tiny_model, tiny_data):
     lay_out(place, tiny_model, tiny_data)
     says(place, "--model_load_dir bert", "not trained here", model_load_dir="bert")
     says(place, "--model_load_dir nowhere", "no such folder", model_load_dir="nowhere")
-    says(place, "--predict_file nowhere", "cannot be read", predict_file="nowhere")
+    says(place, "nowhere: cannot be read", "check --predict_file", predict_file="nowhere")
     folder = read_model(place / "student")
     model = DomainClassifier(folder.config, 2, 4)
     save_snapshot(place / "headless", model, tokenizer_for(folder.path), folder.meta, left_out=("classifier.",))
