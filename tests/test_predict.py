@@ -30,6 +30,19 @@ answers = pipeline("text-classification", model=folder, tokenizer=folder)([text[
 print(json.dumps({"labels": model.config.id2label, "logits": logits, "answers": answers}))
 """
 
+ONNX = """
+import importlib.util, json, sys
+if not all(map(importlib.util.find_spec, ("optimum", "onnxruntime"))):
+    sys.exit(77)
+from optimum.exporters.onnx import main_export
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer
+folder, texts = sys.argv[1], open(sys.argv[2], encoding="utf-8").read().splitlines()
+main_export(folder, "onnx", task="text-classification")
+model, tokenizer = ORTModelForSequenceClassification.from_pretrained("onnx"), AutoTokenizer.from_pretrained(folder)
+print(json.dumps([model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in texts]))
+"""
+
 
 def table(text):
     """A TSV as its header, the labels and the probabilities, float64 [N, M]."""
@@ -149,22 +162,40 @@ def test_pairs_are_two_columns(place):
         says(place, "texts:2: ", "column(s), expected 2 (premise, hypothesis)", model_load_dir="pairs")
 
 
-@pytest.mark.skipif(not os.environ.get("METAKD_TORCH_PYTHON"), reason="METAKD_TORCH_PYTHON does not name a Python with transformers")
+NEEDS_TORCH = pytest.mark.skipif(not os.environ.get("METAKD_TORCH_PYTHON"), reason="METAKD_TORCH_PYTHON names no Python with transformers")
+
+
+def elsewhere(folder, program, *words):
+    """Runs a program under $METAKD_TORCH_PYTHON in `folder`; what its last line of output says in JSON, or None where it exits with 77."""
+    done = subprocess.run([os.environ["METAKD_TORCH_PYTHON"], "-c", program, *words], cwd=folder, capture_output=True, text=True,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode in (0, 77), done.stderr
+    return None if done.returncode else json.loads(done.stdout.splitlines()[-1])
+
+
+@NEEDS_TORCH
 def test_transformers_gives_the_same_answers(place):
     """AutoModelForSequenceClassification: the logits, within 1e-4 of the log of ours; pipeline: the labels by name; pairs too."""
     for snapshot in ("student", "pairs"):
         if snapshot == "pairs":
             of_pairs(place)
         header, labels, found = table(ask(place, model_load_dir=snapshot).out)
-        command = [os.environ["METAKD_TORCH_PYTHON"], "-c", PIPELINE, snapshot, "texts"]
-        done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        theirs = json.loads(done.stdout.splitlines()[-1])
+        theirs = elsewhere(place, PIPELINE, snapshot, "texts")
         assert list(theirs["labels"].values()) == header[1:]
         exact = np.exp(np.array(theirs["logits"]))
         np.testing.assert_allclose(found, exact / exact.sum(axis=1, keepdims=True), atol=1e-4)
         if snapshot == "student":
             assert [answer["label"] for answer in theirs["answers"]] == labels
             np.testing.assert_allclose([answer["score"] for answer in theirs["answers"]], found.max(axis=1), atol=1e-4)
+
+
+@NEEDS_TORCH
+def test_onnx_runtime_gives_the_same_answers(place):
+    """The snapshot as optimum exports it: the probabilities, within 1e-4."""
+    theirs = elsewhere(place, ONNX, "student", "texts")
+    if theirs is None:
+        pytest.skip("$METAKD_TORCH_PYTHON has no optimum with onnxruntime")
+    np.testing.assert_allclose(table(ask(place).out)[2], theirs, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------- in and out
