@@ -69,7 +69,8 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "student", **run_facts(task, records["train"], domains), "teacher_sha256": lessons["teacher_sha256"],
+    meta = {"kind": "student", **run_facts(task, records, domains), "teacher_sha256": lessons["teacher_sha256"],
+            "knowledge": {name: lessons.get(name) for name in ("layers", "attention_heads")},
             "unlabelled_sha256": lessons.get("unlabelled_sha256") if args.unlabelled_file else None}
     snapshots = Snapshots(run, "student", model, tokenizer, meta, args, STUDENT_ONLY, card_of(model, examples, args))
     if args.resume_from:

@@ -18,7 +18,7 @@ from modeling.losses import batch_mean, cross_entropy, instance_weights
 from modeling.predict import is_asked, predict
 from modeling.ranks import spread
 from modeling.runs import Snapshots, best_snapshot, card_of, describe, open_run, run_facts, starting_model, test_best
-from modeling.snapshot import HEADS, check_fits_model, load_weights
+from modeling.snapshot import HEADS, check_fits_model, load_weights, teacher_meta
 from modeling.training import one_phase, train
 from tokenization import tokenizer_for
 from util import Signals, entry
@@ -39,7 +39,8 @@ def main():
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with first_alone():
         records, examples, heldout = open_splits(args, task, tokenizer)
-    domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
+    seen = np.unique(examples["domain"]).tolist() if args.do_train else teacher_meta(folder.meta, task, folder.path)["seen_domains"]
+    domains = DomainTable(len(task.domains), tuple(seen))
     run = open_run(args)
     run.say("\n".join(map(records_line, records.values())))
     if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
@@ -58,7 +59,7 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "teacher", **run_facts(task, records["train"], domains), "domain_head": args.domain_loss_weight > 0}
+    meta = {"kind": "teacher", **run_facts(task, records, domains), "domain_head": args.domain_loss_weight > 0}
     snapshots = Snapshots(run, "mft", model, tokenizer, meta, args, card=card_of(model, examples, args))
     if args.resume_from:
         snapshots.resume(folder)

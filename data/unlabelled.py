@@ -13,12 +13,13 @@ from util import UserError
 def read_texts(task, path):
     """Yields (texts, domain, line) of each row of the TSV at `path`; its header names the text columns and, perhaps, the domain's.
 
-    The domain is its index in the task, or K, the number of domains, where it is not known.
+    The domain is its index in the task, or K, the number of domains, where it is not known; with one domain it is always known.
 
     Raises:
         UserError: a fault, with file and line.
     """
     domains = {name: k for k, name in enumerate(task.domains)}
+    unknown = len(domains) if len(domains) > 1 else 0
     with opened(path, "texts: check --unlabelled_file") as file:
         header = fields_of(path, 1, file.readline())
         if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
@@ -26,7 +27,7 @@ def read_texts(task, path):
                             f"known, {task.domain}, separated by tabs.")
         for line, raw in enumerate(file, 2):
             row = dict(zip(header, fields_of(path, line, raw, header)))
-            domain = index_of(path, line, task.domain, row[task.domain], domains) if task.domain in row else len(domains)
+            domain = index_of(path, line, task.domain, row[task.domain], domains) if task.domain in row else unknown
             yield [row[name] for name in task.text], domain, line
 
 

@@ -30,6 +30,7 @@ PASSING = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_pr
            "master_addr", "master_port", "config", "log_dir", "do_predict", "predict_file",
            "output_file", "changed", "defaults"}  # of one call, not of the run
 PROGRESS_TYPES = {"flags": "an object", "best": "an object or null", "runners_up": "a list"}  # of a snapshot_last
+YOUNGER = {"dev_sha256", "knowledge"}  # facts that the snapshots of earlier versions do not have
 END = ", since the learning rate has to fall to 0 at its end"
 
 
@@ -74,7 +75,7 @@ class Snapshots:
                 raise UserError(f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has {new.get(name)}, and would end "
                                 f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, or start a new run.")
         for key, value in ours.items():
-            if meta.get(key) != value and key != "flags":
+            if meta.get(key) != value and key != "flags" and (key in meta or key not in YOUNGER):
                 raise UserError(f"--resume_from {path}: that run had the {key} {meta.get(key)!r:.60}, and now it is "
                                 f"{value!r:.60}: bring back what it had, or start a new run.")
         if differ:
@@ -130,14 +131,16 @@ def kept_of(meta):
     return [meta["best"], *meta.get("runners_up", [])] if meta["best"] is not None else []
 
 
-def run_facts(task, records, domains):
-    """What meta.json says of the task, enough to use the model without its data, and of what it was trained on.
+def run_facts(task, splits, domains):
+    """What meta.json says of the task, enough to use the model without its data, and of what it was trained on and chosen by.
 
     Args:
-        records: the Records of the training split; domains: the DomainTable of the run.
+        splits: {split: Records}; domains: the DomainTable of the run.
     """
+    records = splits["train"]
     return {"task": task.name, "text": task.text, "labels": task.labels, "domains": task.domains, "seen_domains": domains.seen,
-            "seq_length": records.seq_length, "content_sha256": records.content_sha256, "scores": records.scores}
+            "seq_length": records.seq_length, "content_sha256": records.content_sha256, "dev_sha256": splits["dev"].content_sha256,
+            "scores": records.scores}
 
 
 def starting_model(args, task, path, flag):
@@ -222,9 +225,10 @@ def describe(run, model, device, splits, task, tokenizer):
     run.say(f"device {device}, {ranks()} rank{'s' * (ranks() > 1)}, {parameters:,} parameters; examples: {counts}; labels {', '.join(task.labels)}; "
             f"domains {', '.join(task.domains)}")
     first = splits["train"]
+    names = (*task.domains, "(unknown domain)")  # of an unlabelled text
     for row in range(min(3, len(first["label"]))):
         tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][row][first["input_mask"][row] > 0])
-        run.say(f"example {first['idxs'][row].item()}: {task.domains[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
+        run.say(f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
                 f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}")
 
 

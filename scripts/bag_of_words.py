@@ -6,6 +6,7 @@ The strength of the regularisation is chosen on dev. Seconds on one core.
 """
 
 import argparse
+import itertools
 import pathlib
 import sys
 
@@ -15,23 +16,28 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from config import count
 from data.tasks import SPLITS, load_task, read_examples, split_path
 from util import entry
 
 STRENGTHS = (0.25, 1, 4, 16, 64, 256)  # scikit-learn's C
 
 
-def read_split(task, data_dir, split):
-    """Texts [N], domains [N], labels [N]; the two texts of a pair are joined."""
-    examples = list(read_examples(task, split_path(data_dir, split)))
+def read_split(task, data_dir, split, limit=None):
+    """Texts [N], domains [N], labels [N], of the first `limit` rows or of all; the two texts of a pair are joined."""
+    examples = list(itertools.islice(read_examples(task, split_path(data_dir, split)), limit))
     texts = [f"{example.text_a} {example.text_b or ''}" for example in examples]
     return texts, np.array([example.domain for example in examples]), np.array([example.label for example in examples])
 
 
 def accuracies(task, right, domains):
-    """Percent right per domain, their mean, and over all examples. Args: right bool [N], domains [N]."""
-    per_domain = [100 * right[domains == k].mean() for k in range(len(task.domains))]
-    return [*per_domain, np.mean(per_domain), 100 * right.mean()]
+    """Percent right per domain (nan where a split has none of it), the mean of those that there are, and over all examples.
+
+    Args:
+        right: bool [N]; domains: [N].
+    """
+    per_domain = [100 * right[domains == k].mean() if (domains == k).any() else np.nan for k in range(len(task.domains))]
+    return [*per_domain, np.nanmean(per_domain), 100 * right.mean()]
 
 
 @entry
@@ -39,10 +45,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--task_name", default="senti")
     parser.add_argument("--data_dir", default="data/SENTI")
+    parser.add_argument("--train_example_num", type=count, help="the first N training examples (default: all)")
     args = parser.parse_args()
 
     task = load_task(args.task_name, args.data_dir)
-    texts, domains, labels = zip(*(read_split(task, args.data_dir, split) for split in SPLITS))
+    limits = (args.train_example_num, None, None)
+    texts, domains, labels = zip(*(read_split(task, args.data_dir, split, limit) for split, limit in zip(SPLITS, limits)))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     features = [vectorizer.fit_transform(texts[0]), *map(vectorizer.transform, texts[1:])]
 

@@ -25,7 +25,7 @@ STUDENTS = {  # flags of meta_distill.py
     "full-no-lambda": f"--expertise_weight none {ATTENTION}", "full-no-transfer": f"--transfer_loss_weight 0 {ATTENTION}",
     "full-centred": f"--attention_match centred {ATTENTION}", "full-hard": f"--hard_label_weight 1 {ATTENTION}",
 }
-PORTIONS = (0.02, 0.05, 0.1, 0.25)
+PORTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)  # those of the paper
 
 
 class Row(NamedTuple):
@@ -191,8 +191,8 @@ def training(row, domain, rate, seed, task, args):
     epochs, share = (args.student_epochs if row.student else args.teacher_epochs), row.portion
     if row.portion < 1:
         epochs, share = epochs * min(round(1 / row.portion), 8), share * min(round(1 / row.portion), 8)
-    if row.runs == "domain":
-        share /= len(task.domains)
+    if row.runs != "all":
+        share *= (1 if row.runs == "domain" else len(task.domains) - 1) / len(task.domains)
     kind = STUDENTS[row.student].format(attention_weight=args.attention_weight, third=max(1, epochs // 3)) if row.student else TEACHERS[row.name]
     which = {"all": (), "domain": ("--domain", domain), "without": ("--exclude_domain", domain)}[row.runs]
     portion = ("--data_portion", str(row.portion)) if row.portion < 1 else ()

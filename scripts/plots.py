@@ -8,9 +8,9 @@ import matplotlib.pyplot as plt
 TEACHER, STUDENT = "#b35806", "#2166ac"  # colours
 
 
-def draw_all(lines, task, folder, examples, baselines):
-    """Draws what there is to draw; returns the files. Args: examples: the number of training examples; baselines: names of rows."""
-    figures = {"rows": accuracy_by_row(lines, baselines), "curves": learning_curves(lines), "few-shot": few_shot(lines, examples)}
+def draw_all(lines, task, folder, sizes, baselines):
+    """Draws what there is to draw; returns the files. Args: sizes: {portion: training examples in it}; baselines: names of rows."""
+    figures = {"rows": accuracy_by_row(lines, baselines), "curves": learning_curves(lines), "few-shot": few_shot(lines, sizes)}
     paths = []
     for name, figure in figures.items():
         if figure:
@@ -60,8 +60,12 @@ def learning_curves(lines):
     return figure
 
 
-def few_shot(lines, examples):
-    """Accuracy on test over the number of training examples, of the rows that were trained on portions of them; None: there are none."""
+def few_shot(lines, sizes):
+    """Accuracy on test over the number of training examples, of the rows that were trained on portions of them; None: there are none.
+
+    Args:
+        sizes: {portion: training examples in it}.
+    """
     curves = {}
     for line in lines:
         if "few-shot" in line["row"].groups.split():
@@ -71,12 +75,12 @@ def few_shot(lines, examples):
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for place, (name, curve) in enumerate(curves.items()):
         curve.sort(key=lambda line: line["row"].portion)
-        x = [examples * line["row"].portion * (1 + 0.04 * place) for line in curve]  # side by side, so that intervals stay apart
-        errors = [[100 * (line["all"] - line["interval"][0]) for line in curve], [100 * (line["interval"][1] - line["all"]) for line in curve]]
+        x = [sizes[line["row"].portion] * (1 + 0.04 * place) for line in curve]  # side by side, so that intervals stay apart
+        errors = [[100 * abs(line["all"] - line["interval"][end]) for line in curve] for end in (0, 1)]
         axes.errorbar(x, [100 * line["all"] for line in curve], yerr=errors, marker="os^"[place % 3], capsize=3, label=name)
-    ticks = sorted({line["row"].portion for curve in curves.values() for line in curve})
+    ticks = sorted({sizes[line["row"].portion] for curve in curves.values() for line in curve})
     axes.set_xscale("log")
-    axes.set_xticks([examples * portion for portion in ticks], [f"{examples * portion:.0f}" for portion in ticks])
+    axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
     axes.set_xlabel("training examples")
     axes.set_ylabel("accuracy on test, percent, with 95% interval")

@@ -6,6 +6,7 @@ A row is a kind of teacher or of student. Every row has the same candidates of l
 dev chooses. The same command goes on where it was stopped.
 """
 
+import functools
 import itertools
 import os
 import pathlib
@@ -23,8 +24,8 @@ import config  # isort: skip  (first: it says what is not installed)
 import results
 from plan import GROUPS, ROWS, base, candidates, chosen_rows, domains_of, plan, run_name, seeds_of, with_teachers
 
-from data.tasks import load_task
-from util import UserError, entry, lock, read_json, remove_folder, stop_with_parent, write_json
+from data.tasks import SPLITS, load_task, split_path
+from util import UserError, entry, lock, read_json, remove_folder, sha256, stop_with_parent, write_json
 
 # --------------------------------------------------------------------------------------- what is finished
 
@@ -52,7 +53,17 @@ def record_of(step, args):
         there, here = (" ".join(differing(*pair)) for pair in ((record["command"], command), (command, record["command"])))
         raise UserError(f"{base(args) / step.name}: made by another command, which had '{there}' where this one has '{here}': "
                         f"remove that folder and {path}, or name another --output.")
+    if "data" in record and record["data"] != data_hashes(args.data_dir):
+        raise UserError(f"{base(args) / step.name}: made of other TSV files than {args.data_dir} holds now: bring them back, or name another "
+                        "--output.")
     return record
+
+
+@functools.lru_cache
+def data_hashes(data_dir):
+    """{split: SHA-256 of its TSV, None where there is none}, taken once."""
+    paths = {split: split_path(data_dir, split) for split in SPLITS}
+    return {split: sha256(path) if path.exists() else None for split, path in paths.items()}
 
 
 def differing(words, others):
@@ -113,7 +124,7 @@ class Job:
         self.step, self.path, self.started = step, base(args) / f"{step.name}.json", time.monotonic()
         command = command_of(step)
         commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
-        self.record = {"seconds": 0.0, **record_of(step, args), "command": command, "commit": commit}
+        self.record = {"seconds": 0.0, **record_of(step, args), "command": command, "commit": commit, "data": data_hashes(args.data_dir)}
         write_json(self.path, self.record)
         self.out = base(args) / f"{step.name}.out"
         with open(self.out, "ab") as out:
@@ -224,11 +235,13 @@ def collect(rows, task, args):
 
 
 def baseline_of(row, args):
-    """The row that a row is compared with: that of the same portion where there is one."""
+    """The row that a row is compared with: for a portion that of the same portion, None where there is none."""
     if not row.student:
         return "mixed"
+    if row.portion == 1:
+        return args.baseline
     few = f"{args.baseline}-{row.portion}"
-    return few if few in ROWS else args.baseline
+    return few if few in ROWS else None
 
 
 # --------------------------------------------------------------------------------------- flags
@@ -279,6 +292,8 @@ def main():
     if args.baseline not in ROWS:
         raise UserError(f"--baseline {args.baseline}: there is no such row, expected one of {', '.join(ROWS)}.")
     rows = with_teachers(reported)
+    if args.student_epochs < 2 and any(row.student == "two-phase" for row in rows):
+        raise UserError("--student_epochs 1 has no room for the two phases of the row meta-two-phase: give 2 or more, or other rows.")
     if args.dry_run:
         known, everything = survey(rows, task, args)[0], all_steps(rows, task, args, {})
         for step in known.values():

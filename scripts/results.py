@@ -3,7 +3,9 @@
 S seeds, N test examples.
 """
 
+import collections
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -43,8 +45,9 @@ def read_predictions(folder):
     """The predictions of a run, {split: {idxs: (domain, label, predicted)}}."""
     path, splits = Path(folder, "predictions.tsv"), {"dev": {}, "test": {}}
     with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-            splits[line["split"]][int(line["idxs"])] = (line["domain"], line["label"], line["predicted"])
+        next(file)  # the header, in which labels have names of their own
+        for split, idxs, domain, label, predicted, *_ in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            splits[split][int(idxs)] = (domain, label, predicted)
     if not splits["dev"]:
         raise UserError(f"{path}: holds no predictions on dev, by which a learning rate is chosen: remove that run, and run this again.")
     return splits
@@ -81,8 +84,14 @@ def mean_curve(curves):
 
 
 def training_examples(task, data_dir, limit):
-    """How many training examples there are, or `limit`."""
-    return limit or sum(1 for _ in read_examples(task, split_path(data_dir, "train")))
+    """How many training examples each domain and label has, among the first `limit` or all, as a Counter."""
+    examples = itertools.islice(read_examples(task, split_path(data_dir, "train")), limit)
+    return collections.Counter((example.domain, example.label) for example in examples)
+
+
+def portion_size(cells, portion):
+    """How many training examples --data_portion keeps of the Counter `cells` (data.selection.select)."""
+    return sum(max(1, round(count * portion)) for count in cells.values())
 
 
 # --------------------------------------------------------------------------------------- statistics
@@ -103,7 +112,7 @@ def interval(accuracies, examples):
         return wilson(accuracies[0], examples)
     mean, error = np.mean(accuracies), np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))
     half = stats.t.ppf(0.975, len(accuracies) - 1) * error
-    return float(mean - half), float(mean + half)
+    return float(max(mean - half, 0)), float(min(mean + half, 1))
 
 
 def wilson(share, n):
@@ -118,18 +127,20 @@ def correctness(outcomes, idxs):
     return np.array([[outcome.test[i][1] == outcome.test[i][2] for i in idxs] for outcome in outcomes], float)
 
 
-def paired_difference(ours, theirs, draws=DRAWS):
-    """Mean difference of correctness, and its 95% interval: the percentile bootstrap over examples and, in each row, over seeds.
+def paired_difference(ours, theirs, same_seeds=False, draws=DRAWS):
+    """Mean difference of correctness, and its 95% interval: the percentile bootstrap over examples and seeds.
 
     Args:
         ours, theirs: [S, N] and [S', N], over the same examples.
+        same_seeds: whether the rows of both are those of the same seeds, which share order, portion and teacher: they are drawn together.
     Returns:
         the difference, and the two ends of the interval.
     """
     stream, means = np.random.default_rng(0), []
     N = ours.shape[1]
     for _ in range(draws):
-        seeds, others = stream.integers(len(ours), size=len(ours)), stream.integers(len(theirs), size=len(theirs))
+        seeds = stream.integers(len(ours), size=len(ours))
+        others = seeds if same_seeds else stream.integers(len(theirs), size=len(theirs))
         examples = np.bincount(stream.integers(N, size=N), minlength=N)  # how often each was drawn
         means.append((ours[seeds].mean(axis=0) - theirs[others].mean(axis=0)) @ examples / N)
     low, high = np.percentile(means, (2.5, 97.5))
@@ -141,7 +152,8 @@ def difference(outcomes, baseline):
     if not baseline or outcomes[0].row == baseline[0].row:
         return None
     idxs = sorted(set.intersection(*(set(outcome.test) for outcome in (*outcomes, *baseline))))
-    return paired_difference(correctness(outcomes, idxs), correctness(baseline, idxs)) if idxs else None
+    same_seeds = [outcome.seed for outcome in outcomes] == [outcome.seed for outcome in baseline]
+    return paired_difference(correctness(outcomes, idxs), correctness(baseline, idxs), same_seeds) if idxs else None
 
 
 # --------------------------------------------------------------------------------------- lines of the table
@@ -191,7 +203,8 @@ def tables(lines, task):
 CAPTION = """Accuracy on test in percent, means over the seeds; `average` is the mean of the domains, `all` is over all examples, and `sd` and
 the 95% interval are of that (Student's t over the seeds; where a row has one seed, Wilson's over the test examples). `difference`: points above
 {baseline} (of the same portion; teachers: above mixed), over the same examples, with the 95% interval of a bootstrap of {draws:,} draws over
-examples and seeds. Learning rate and snapshot were chosen on dev, so the column `dev` is higher than it would be on new examples; test chose
+examples and seeds (of one seed: over examples alone, which is too narrow). Few-shot rows are students of a portion, whose teacher and prototypes
+know all training examples. Learning rate and snapshot were chosen on dev, so the column `dev` is higher than it would be on new examples; test chose
 nothing."""
 
 
@@ -201,7 +214,7 @@ def footer(outcomes, facts):
     counts = sorted({len(outcome.test) for outcome in outcomes})
     rates = {kind: ", ".join(f"{rate:g}" for rate in facts[f"{kind} candidates"]) for kind in ("teacher", "student")}
     lines = [CAPTION.format(baseline=facts["baseline"], draws=DRAWS).replace("\n", " "), "",
-             f"- {' or '.join(map(str, counts))} test examples, {facts['train']} training examples; seeds "
+             f"- {' or '.join(map(str, counts))} test examples, {sum(facts['train'].values())} training examples; seeds "
              f"{', '.join(map(str, sorted({outcome.seed for outcome in outcomes})))}",
              f"- learning rates to choose from: {rates['teacher']} for teachers, {rates['student']} for students",
              f"- {sum(record['seconds'] for record in records) / 60:.0f} machine minutes in all, of commit "
@@ -211,11 +224,11 @@ def footer(outcomes, facts):
     return "\n".join(lines)
 
 
-def bag_of_words(task, data_dir):
-    """What scripts/bag_of_words.py prints, as a Markdown block; a sentence where it cannot run."""
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name("bag_of_words.py")), "--task_name", task.name, "--data_dir", data_dir],
-                          capture_output=True, text=True)
-    return f"TF-IDF and logistic regression over all training examples:\n\n```\n{done.stdout}```" if done.returncode == 0 else \
+def bag_of_words(task, data_dir, examples):
+    """What scripts/bag_of_words.py prints over the first `examples` training examples, as a Markdown block; a sentence where it cannot run."""
+    done = subprocess.run([sys.executable, str(Path(__file__).with_name("bag_of_words.py")), "--task_name", task.name, "--data_dir", data_dir,
+                           "--train_example_num", str(examples)], capture_output=True, text=True)
+    return f"TF-IDF and logistic regression over the same training examples:\n\n```\n{done.stdout}```" if done.returncode == 0 else \
         "TF-IDF and logistic regression: scripts/bag_of_words.py did not run here."
 
 
@@ -252,7 +265,7 @@ def write_all(outcomes, task, folder, facts):
     """Writes <task>.csv, <task>.md and, with matplotlib, the plots into `folder`; returns what it wrote.
 
     Args:
-        facts: base, the folder of the runs; baselines, {row: row}; train, the number of training examples; data_dir; and for the text under
+        facts: base, the folder of the runs; baselines, {row: row}; train, the Counter of training examples; data_dir; and for the text under
             the tables baseline, command, missing, and the candidates.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,10 +273,12 @@ def write_all(outcomes, task, folder, facts):
     table, sheet = folder / f"{task.name}.md", folder / f"{task.name}.csv"
     write_csv(sheet, csv_lines(outcomes, task))
     with whole_file(table, "w") as file:
-        file.write(f"# {task.name}\n\n{tables(lines, task)}\n{footer(outcomes, facts)}\n\n{bag_of_words(task, facts['data_dir'])}\n")
+        words = bag_of_words(task, facts["data_dir"], sum(facts["train"].values()))
+        file.write(f"# {task.name}\n\n{tables(lines, task)}\n{footer(outcomes, facts)}\n\n{words}\n")
     try:
         import plots
     except ImportError:
         print("no plots: matplotlib is not installed (pip install matplotlib)")
         return [sheet, table]
-    return [sheet, table, *plots.draw_all(lines, task, folder, facts["train"], set(facts["baselines"].values()))]
+    sizes = {outcome.row.portion: portion_size(facts["train"], outcome.row.portion) for outcome in outcomes}
+    return [sheet, table, *plots.draw_all(lines, task, folder, sizes, set(facts["baselines"].values()))]

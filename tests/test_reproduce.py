@@ -1,8 +1,10 @@
 """scripts/reproduce.py: what it plans, how it chooses, goes on and refuses, and its statistics against formulas written out by hand."""
 
+import argparse
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ import reproduce
 import results
 
 import config
-from data.tasks import load_task
+from data.selection import select
+from data.tasks import load_task, read_examples
 from util import UserError
 
 GROUPS = {"preprocess.py": (config.task, config.selection, config.model, config.device, config.inference, config.prototypes),
@@ -88,7 +91,7 @@ def test_the_group_table_has_every_row_of_the_paper():
     ("teacher-multi-task-5e-05-s1", {"class_heads": "per_domain", "domain_loss_weight": 0, "weight_scaling": "none"}),
     ("teacher-meta-5e-05-s1", {"class_heads": "shared", "domain_loss_weight": 0.5, "weight_scaling": "mean", "learning_rate": 5e-5}),
     ("teacher-meta-spread-0.1-5e-05-s1", {"weight_scaling": "spread", "weight_spread": 0.1, "domain_loss_weight": 0.5}),
-    ("teacher-leave-one-out-dvd-5e-05-s1", {"exclude_domain": "dvd", "domain": None}),
+    ("teacher-leave-one-out-dvd-5e-05-s1", {"exclude_domain": "dvd", "domain": None, "eval_every_step_num": 75}),
     ("student-hard-0.0001-s1", {"teacher_model": None, "hard_label_weight": 1, "soft_label_weight": 0, "attention_loss_weight": 0,
                                 "representation_loss_weight": 0, "hidden_loss_weight": 0, "transfer_loss_weight": 0}),
     ("student-meta-logits-0.0001-s1", {"hard_label_weight": 0, "soft_label_weight": 1, "attention_loss_weight": 0,
@@ -104,7 +107,7 @@ def test_the_group_table_has_every_row_of_the_paper():
     ("student-meta-full-centred-0.0001-s1", {"attention_match": "centred"}),
     ("student-meta-full-hard-0.0001-s1", {"hard_label_weight": 1, "transfer_loss_weight": 0.3}),
     ("student-meta-full-0.02-0.0001-s1", {"data_portion": 0.02, "num_epochs": 48, "eval_every_step_num": 16}),
-    ("student-hard-0.25-0.0001-s1", {"data_portion": 0.25, "num_epochs": 24, "teacher_model": None}),
+    ("student-hard-0.2-0.0001-s1", {"data_portion": 0.2, "num_epochs": 30, "teacher_model": None}),
     ("student-leave-one-out-full-dvd-0.0001-s1", {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"}),
     ("ofrecord-without-dvd", {"exclude_domain": "dvd", "resave_ofrecord": True}),
     ("knowledge-teacher-leave-one-out-dvd-5e-05-s1", {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"}),
@@ -202,6 +205,40 @@ def test_the_paired_bootstrap_draws_seeds_as_well():
     assert results.paired_difference(np.array([[1.0] * 50, [0.0] * 50]), np.zeros((1, 50)), draws=500) == (0.5, 0.0, 1.0)
 
 
+def test_rows_of_the_same_seeds_are_drawn_by_seed():
+    """Better by 0.1 with each of two seeds that differ by 0.4 themselves: the difference is 0.1 in every draw of seeds."""
+    ours, theirs = (np.repeat([[a], [b]], 50, axis=1) for a, b in ((0.9, 0.5), (0.8, 0.4)))
+    assert results.paired_difference(ours, theirs, same_seeds=True, draws=200) == pytest.approx((0.1, 0.1, 0.1))
+    assert results.paired_difference(ours, theirs, draws=200)[2] > 0.2
+
+
+def test_a_label_may_have_the_name_of_a_column(tmp_path):
+    """predictions.tsv is read by the places of its first five columns."""
+    folder = write_run(tmp_path / "run", [("d", "split", "label")], [("d", "label", "label")])
+    path = folder / "predictions.tsv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header + "\tlabel\tsplit", *(line + "\t0.9\t0.1" for line in lines)]) + "\n")
+    assert results.read_predictions(folder) == {"test": {0: ("d", "split", "label")}, "dev": {0: ("d", "label", "label")}}
+
+
+def test_a_portion_is_as_large_as_what_stage_4_chooses(tiny_data):
+    """Of each domain and label its share, and at least one example; a limit counts first."""
+    task = load_task("senti", tiny_data)
+    domain, label = (np.array(column) for column in zip(*((e.domain, e.label) for e in read_examples(task, tiny_data / "train.tsv"))))
+    for portion in plan.PORTIONS:
+        for limit in (None, 20):
+            args = argparse.Namespace(train_example_num=limit, domain=None, exclude_domain=None, data_portion=portion, seed=1)
+            assert results.portion_size(results.training_examples(task, tiny_data, limit), portion) == len(select(domain, label, task, args))
+
+
+def test_few_shot_rows_are_compared_at_the_same_portion(tmp_path):
+    """With a baseline that no portion has, they are compared with nothing."""
+    args = flags(output=tmp_path)
+    assert reproduce.baseline_of(plan.ROWS["meta-full-0.1"], args) == "hard-0.1" and reproduce.baseline_of(plan.ROWS["meta-full"], args) == "hard"
+    args.baseline = "meta-layers"
+    assert reproduce.baseline_of(plan.ROWS["meta-full-0.1"], args) is None
+
+
 def test_rows_over_some_domains_are_compared_over_the_examples_that_both_have():
     """A row with two of four test examples against a baseline with all: the other two do not count."""
     def outcome(row, right, idxs):
@@ -218,13 +255,13 @@ def made_up(row, seed, share, idxs=range(40)):
 
 
 def test_the_table_has_means_intervals_and_differences_of_each_row(tiny_data):
-    """Two seeds at 70% and 80% right against 60%: mean, sd and interval by hand; no second table with rows of the first alone."""
+    """Two seeds at 70% and 80% right against 60%: mean, sd and interval, cut at 1, by hand; no second table with rows of the first alone."""
     task = load_task("senti", tiny_data)
     outcomes = [made_up("hard", 1, 0.6), made_up("hard", 2, 0.6), made_up("meta-full", 1, 0.7), made_up("meta-full", 2, 0.8)]
     lines = results.summaries(outcomes, task, {"hard": "hard", "meta-full": "hard"})
     half = 12.7062 * np.sqrt(0.005) / np.sqrt(2)
     assert (lines[1]["all"], lines[1]["sd"], lines[1]["seeds"]) == (pytest.approx(0.75), pytest.approx(np.sqrt(0.005)), 2)
-    assert lines[1]["interval"] == pytest.approx((0.75 - half, 0.75 + half), abs=1e-5) and lines[1]["difference"][0] == pytest.approx(0.15)
+    assert lines[1]["interval"] == pytest.approx((0.75 - half, 1), abs=1e-5) and lines[1]["difference"][0] == pytest.approx(0.15)
     text = results.tables(lines, task)
     assert text.count("## ") == 1 and [line.split(" | ")[0] for line in text.splitlines()[2:6]] == ["| row", "| ---", "| hard", "| meta-full"]
     assert "| 75.0 | 7.1 | " in text and "| +15.0 [" in text and text.splitlines()[4].split(" | ")[9] == "–"
@@ -236,8 +273,11 @@ def test_plots_are_drawn_where_matplotlib_is_there(tmp_path, tiny_data):
     task, names = load_task("senti", tiny_data), ("mixed", "hard", "meta-full", "hard-0.1", "meta-full-0.1")
     lines = results.summaries([made_up(name, seed, 0.6 + seed / 20) for name in names for seed in (1, 2)], task, dict.fromkeys(names, "hard"))
     paths = [tmp_path / f"senti-{name}.png" for name in ("rows", "curves", "few-shot")]
-    assert plots.draw_all(lines, task, tmp_path, 100, {"hard"}) == paths and all(path.stat().st_size > 5000 for path in paths)
-    assert plots.draw_all(lines[:3], task, tmp_path, 100, {"hard"}) == paths[:2]
+    sizes = {1: 100, 0.1: 10}
+    assert plots.draw_all(lines, task, tmp_path, sizes, {"hard"}) == paths and all(path.stat().st_size > 5000 for path in paths)
+    assert plots.draw_all(lines[:3], task, tmp_path, sizes, {"hard"}) == paths[:2]
+    all_right = results.summaries([made_up("hard-0.1", 1, 1.0, range(10))], task, {"hard-0.1": None})  # an end of Wilson's interval is 1 + 2e-16
+    assert plots.draw_all(all_right, task, tmp_path, sizes, set()) == [paths[0], paths[2]]
 
 
 # --------------------------------------------------------------------------------------- going on
@@ -255,6 +295,19 @@ def test_another_command_in_a_folder_is_refused(tmp_path):
     assert "\n" not in str(error.value) and "seq_length" not in str(error.value)
     (folder / "predictions.tsv").unlink()
     assert not reproduce.is_finished(step, args)
+
+
+def test_runs_of_other_data_are_refused(tmp_path, tiny_data):
+    """The records of runs hold the hashes of the TSV files; a changed test split would be compared by number with the old one."""
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    step, words = plan.Step("run", ("meta_teacher.py", "--do_train"), ()), {"output": tmp_path, "data_dir": data}
+    path = write_run(tmp_path / "senti" / "run", [("d", "a", "a")], command=reproduce.command_of(step)).parent / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": reproduce.data_hashes(data)}))
+    assert reproduce.is_finished(step, flags(**words))
+    (data / "test.tsv").write_text((data / "dev.tsv").read_text())
+    reproduce.data_hashes.cache_clear()
+    with pytest.raises(UserError, match="made of other TSV files"):
+        reproduce.is_finished(step, flags(**words))
 
 
 def test_the_eta_takes_the_mean_of_the_stage_or_of_all(tmp_path):
@@ -328,6 +381,8 @@ def test_what_needs_a_failed_step_is_left_out_and_the_rest_goes_on(tmp_path, tin
 def test_a_dry_run_starts_nothing(tmp_path, tiny_data):
     """It prints commands and counts, and makes no folder."""
     (tmp_path / "data").symlink_to(tiny_data)
+    driver = start(tmp_path, "--dry_run", rows="variants")  # with one epoch
+    assert driver.communicate()[1].startswith("error: --student_epochs 1 has no room") and driver.returncode == 2
     driver = start(tmp_path, "--dry_run")
     out, _ = driver.communicate()
     assert driver.returncode == 0 and not (tmp_path / "out").exists() and "11 steps in all, 8 of them training runs; 8 are known" in out

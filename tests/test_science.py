@@ -45,6 +45,13 @@ def test_a_multi_task_teacher_trains_teaches_and_is_evaluated(sandbox):
     done(call("meta_teacher", sandbox, {**flags["meta_teacher"], "do_train": False, "model_load_dir": snapshot, "model_save_dir": "again"}))
     assert (sandbox / "again" / "results.json").read_bytes() == (sandbox / "multi" / "results.json").read_bytes()
 
+    without = {**flags["meta_teacher"], "class_heads": "per_domain", "domain_loss_weight": 0, "model_save_dir": "without"}
+    done(call("meta_teacher", sandbox, {**without, "exclude_domain": "dvd"}))
+    later = {**without, "do_train": False, "model_load_dir": best(sandbox / "without"), "model_save_dir": "later"}
+    done(call("meta_teacher", sandbox, later))  # without --exclude_domain: dvd has the mean of the trained heads, as in the run
+    test = [json.loads((sandbox / run / "results.json").read_text())["test"] for run in ("without", "later")]
+    assert test[0] == test[1]
+
     done(call("meta_teacher_eval", sandbox, {**flags["meta_teacher_eval"], "model_load_dir": snapshot, "knowledge_dir": "known"}))
     model = build_teacher(folder.config, TASK, False, "per_domain")
     load_weights(model, folder, may_be_new=())

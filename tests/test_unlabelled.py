@@ -8,7 +8,8 @@ from conftest import best, call, stage_flags
 
 from data.batches import domain_mix
 from data.knowledge import Knowledge
-from data.unlabelled import taught
+from data.tasks import Task
+from data.unlabelled import read_texts, taught
 
 TEXTS = ("the plot is great", "awful sound , dull film", "a very good knife", "it broke", "was the book fine ?")
 
@@ -38,6 +39,16 @@ def test_the_student_learns_from_them_too(sandbox, domains, kept):
     assert knowledge.idxs.tolist() == list(range(32 + kept))
     assert sum(line["examples"] for line in steps) == 2 * (32 + kept)
     assert json.loads((best(sandbox / "more") / "meta.json").read_text())["unlabelled_sha256"] == knowledge.manifest["unlabelled_sha256"]
+
+
+def test_texts_of_no_known_domain_are_described_and_with_one_domain_belong_to_it(sandbox):
+    """The log shows the first three examples, here one of each: of a domain or not; a task's only domain needs no column."""
+    write(sandbox)
+    learn(sandbox, train_example_num=2)
+    assert "(unknown domain)" in (sandbox / "more" / "log.txt").read_text()
+    for domains, expected in ((("books", "dvd"), 2), (("books",), 0)):
+        task = Task("any", ("review",), "domain", "sentiment", ("positive", "negative"), domains)
+        assert {domain for _, domain, _ in read_texts(task, sandbox / "more.tsv")} == {expected}
 
 
 def test_a_student_of_one_domain_takes_those_of_its_domain(sandbox):
