@@ -18,11 +18,23 @@ class Help(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Flags are spelt out, defaults stand in the help, and a mistake is one sentence with exit code 2."""
 
-    def __init__(self, description, **options):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=Help, **options)
+    def __init__(self, description, formatter_class=Help, **options):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=formatter_class, **options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
+        unknown = [word for word in self.words if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions]
+        if unknown and "required" in message:  # which argparse says first, though the one is often the other misspelt
+            message = f"unrecognized arguments: {' '.join(unknown)}"
         raise UserError(f"{self.prog}: {message}; '{self.prog} --help' lists the flags.")
+
+
+def module_parser(description, module=None):
+    """The Parser of a command `python3 -m module`, or of a script, whose description is shown as it stands."""
+    return Parser(description, argparse.RawDescriptionHelpFormatter, prog=module and f"python3 -m {module}")
 
 
 def parse(description, *groups, argv=None):

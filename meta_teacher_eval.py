@@ -42,6 +42,8 @@ def main():
     with first_alone():
         records = open_records(args, task, tokenizer, "train")
     run.say(records_line(records))
+    if meta.get("content_sha256") != records.content_sha256:
+        run.say("note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now")
     rows = select(*columns(records), task, args)
     more, more_sha256 = unlabelled_arrays(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
 

@@ -69,13 +69,11 @@ def entry(main):
         except BrokenPipeError:  # whoever read our output has gone, as in `... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             stop("", 128 + signal.SIGPIPE)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                raise
-            stop(f"error: {error.filename or 'output'}: {os.strerror(error.errno)}.", 2)
         except KeyboardInterrupt as error:
             stop(str(error) or f"{Signals.words()}.", STOPPED)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                stop(f"error: {error.filename or 'output'}: {os.strerror(error.errno)}.", 2)
             if LAST_WORDS not in os.environ:
                 raise
             stop(traceback.format_exc().rstrip(), 1)
@@ -260,6 +258,14 @@ def _quiet_stderr():
 # --------------------------------------------------------------------------------------- whole files
 
 
+def make_folder(path):
+    """Makes a folder and those that it is in, where they are missing; UserError where a file has one of their names."""
+    try:
+        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: a file has the name of this folder or of one that it is in: remove it, or name another folder.") from None
+
+
 @contextlib.contextmanager
 def whole_file(path, mode="wb"):
     """Opens `path` for writing under a temporary name; it gets its own name, synced to disk, only when the block ends well."""
@@ -281,7 +287,7 @@ def whole_file(path, mode="wb"):
 def whole_folder(path):
     """Yields a temporary folder that takes the name `path`, synced, when the block ends well; what stood there is replaced at once."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -465,7 +471,7 @@ def lock(folder, name=".lock"):
     Raises:
         UserError: it is locked; the sentence names the process that holds it.
     """
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = open(pathlib.Path(folder) / name, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

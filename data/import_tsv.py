@@ -8,7 +8,6 @@ any other; for a quoted one say --format csv --delimiter tab. JSON lines have an
 taken as the text they are written in. All are UTF-8.
 """
 
-import argparse
 import collections
 import itertools
 import pathlib
@@ -17,7 +16,7 @@ import shlex
 
 import numpy as np
 
-from config import count, natural, number
+from config import count, module_parser, natural, number
 from data.splitting import deduplicate, split_rows
 from data.tables import DELIMITERS, Columns, read_rows
 from data.tasks import BUILT_IN, SPLITS, Task, clean, count_table, missing_names, split_path, write_task
@@ -165,7 +164,7 @@ def next_command(args):
 
 def flags():
     """The parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = module_parser(__doc__, "data.import_tsv")
     add = parser.add_argument
     add("--source", required=True, nargs="+", metavar="FILE", help="the table, or several with the same columns")
     add("--dev", metavar="FILE", help="the table of dev, where the data is split already")

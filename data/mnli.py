@@ -7,13 +7,12 @@ The labels of its test set are not public: so test is dev_matched, and dev is he
 No prompt and no premise stands in both train and dev.
 """
 
-import argparse
 import collections
 import json
 import pathlib
 from typing import NamedTuple
 
-from config import count, natural
+from config import count, module_parser, natural
 from data.amazon import leaks
 from data.lines import line_text, opened
 from data.splitting import shuffled, tied
@@ -193,7 +192,7 @@ def dropped_lines(path, pairs, dropped):
 
 @entry
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = module_parser(__doc__, "data.mnli")
     parser.add_argument("--source", required=True, help="the folder multinli_1.0, or GLUE's folder MNLI")
     parser.add_argument("--data_dir", required=True, help="where train.tsv, dev.tsv and test.tsv are written")
     parser.add_argument("--dev_example_num", type=count, default=5000, help="training pairs that become dev (default: %(default)s)")

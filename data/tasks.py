@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from data.lines import check_texts, fields_of, index_of, opened
-from util import UserError, read_json, whole_file, write_json
+from util import UserError, make_folder, read_json, whole_file, write_json
 
 SPLITS = ("train", "dev", "test")
 
@@ -206,7 +206,7 @@ def write_task(task, data_dir, splits):
     folder = pathlib.Path(data_dir)
     if split_path(folder, "train").exists():
         _check_held(task, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if task.name not in BUILT_IN:
         write_json(folder / "task.json", dataclasses.asdict(task))
     with contextlib.ExitStack() as stack:  # the files take their names when the stack is left, after the last was written

@@ -10,7 +10,6 @@ The source is one of
 The encoder and the pooler are kept, all else is left out and named. What the names mean for both readers of models stands here too.
 """
 
-import argparse
 import functools
 import importlib
 import importlib.util
@@ -31,6 +30,7 @@ from util import UserError, entry, read_json, whole_folder, write_json  # isort:
 
 import numpy as np
 
+from config import module_parser
 from tokenization import load_vocab, tokenizer_for
 
 # --------------------------------------------------------------------------------------- names, shapes and shards
@@ -332,8 +332,7 @@ def told(left_out):
 
 
 def parse_flags():
-    parser = argparse.ArgumentParser(prog="python3 -m modeling.convert", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = module_parser(__doc__, "modeling.convert")
     parser.add_argument("--source", required=True, help="the folder to convert")
     parser.add_argument("--target", required=True, help="the model folder to write, new or empty")
     parser.add_argument("--vocab_file", help="the vocabulary, where the source has no vocab.txt")

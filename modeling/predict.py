@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import pathlib
 import sys
 
@@ -41,7 +42,19 @@ def is_asked(args):
     for name in ("model_load_dir", "predict_file"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is needed with --do_predict; --help says what it names.")
+    if args.output_file is not None:
+        check_output(pathlib.Path(args.output_file), args.predict_file)
     return True
+
+
+def check_output(path, texts):
+    """Refuses an output file that is a folder, is in none, or is the file of the texts."""
+    if path.is_dir():
+        raise UserError(f"--output_file {path}: this is a folder, expected the name of a file.")
+    if not path.parent.is_dir():
+        raise UserError(f"--output_file {path}: there is no folder {path.parent}: make it, or name another.")
+    if path.exists() and texts != "-" and os.path.realpath(path) == os.path.realpath(texts):
+        raise UserError(f"--output_file {path}: this is the file of the texts, which would be overwritten: name another.")
 
 
 def predict(args):

@@ -30,6 +30,9 @@ PASSING = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_pr
            "master_addr", "master_port", "config", "log_dir", "do_predict", "predict_file",
            "output_file", "changed", "defaults"}  # of one call, not of the run
 PROGRESS_TYPES = {"flags": "an object", "best": "an object or null", "runners_up": "a list"}  # of a snapshot_last
+FACTS = {"content_sha256": "other training texts", "dev_sha256": "other dev texts", "teacher_sha256": "another teacher",
+         "knowledge": "knowledge of other layers or heads", "scores": "other prototype scores", "unlabelled_sha256": "other unlabelled texts",
+         "ranks": "another number of ranks"}  # in words
 YOUNGER = {"dev_sha256", "knowledge"}  # facts that the snapshots of earlier versions do not have
 END = ", since the learning rate has to fall to 0 at its end"
 
@@ -76,8 +79,9 @@ class Snapshots:
                                 f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, or start a new run.")
         for key, value in ours.items():
             if meta.get(key) != value and key != "flags" and (key in meta or key not in YOUNGER):
-                raise UserError(f"--resume_from {path}: that run had the {key} {meta.get(key)!r:.60}, and now it is "
-                                f"{value!r:.60}: bring back what it had, or start a new run.")
+                was, now = (json.dumps(each, ensure_ascii=False)[:60] for each in (meta.get(key), value))
+                raise UserError(f"{path}: that run had {FACTS.get(key, 'another')} ({key} {was}, now {now}): bring back what it had, or start a "
+                                "new run.")
         if differ:
             self.run.say("resumed with other flags: " + ", ".join(f"--{name} {new.get(name)} instead of {old.get(name)}" for name in differ))
         self.step, self.kept = meta["step"], kept_of(meta)

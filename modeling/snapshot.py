@@ -58,6 +58,7 @@ def read_model(path, what="--model_load_dir"):
     path = pathlib.Path(path)
     if not path.is_dir():
         raise UserError(f"{what} {path}: there is no such folder.")
+    check_not_run(path, what)
     if kind_of(path):
         raise UserError(f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
                         f"--source {path} --target DIR' and name DIR.")
@@ -80,6 +81,13 @@ def read_model(path, what="--model_load_dir"):
     return folder
 
 
+def check_not_run(path, what):
+    """Refuses the folder of a run where one of its snapshots is meant. Args: what: the flag that named it."""
+    if (path / "best.json").is_file():
+        best = read_json(path / "best.json", "the name of the best snapshot").get("snapshot")
+        raise UserError(f"{what} {path}: this is the folder of a run: name a snapshot in it, such as {path / str(best)}.")
+
+
 def _shards_sha256(path):
     """SHA-256 of the hashes of the shards that the index names, in the order of their names."""
     shards = read_json(path / f"{WEIGHTS}.index.json", "the index of the weights")["weight_map"].values()
@@ -97,6 +105,7 @@ def _manifest_bytes(path):
 def read_snapshot_meta(path, what="--model_load_dir"):
     """The meta.json of a snapshot, after every file was checked against manifest.json."""
     path = pathlib.Path(path)
+    check_not_run(path, what)
     if not (path / "meta.json").is_file():
         raise UserError(f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or meta_distill.py.")
     if not (path / "manifest.json").is_file():

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON=${PYTHON:-.venv/bin/python}
+command -v "$PYTHON" >/dev/null || { echo "error: $PYTHON is missing: run 'bash scripts/setup.sh', or name a Python: PYTHON=python3 $0" >&2; exit 2; }
 TASK_NAME=${TASK_NAME:-senti}
 DATA_DIR=${DATA_DIR:-data/SENTI}
 MODEL=${MODEL:-models/MiniLM}

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON=${PYTHON:-.venv/bin/python}
+command -v "$PYTHON" >/dev/null || { echo "error: $PYTHON is missing: run 'bash scripts/setup.sh', or name a Python: PYTHON=python3 $0" >&2; exit 2; }
 TASK_NAME=${TASK_NAME:-senti}
 DATA_DIR=${DATA_DIR:-data/SENTI}
 TEACHER_RUN=${TEACHER_RUN:-output/$TASK_NAME-teacher}
@@ -20,7 +21,8 @@ ATTENTION_WEIGHT=${ATTENTION_WEIGHT:-0.1}  # raw scores are large: at 1 this ter
 EVAL_EVERY=${EVAL_EVERY:-135}          # steps
 
 [ ! -e "$STUDENT_RUN/results.json" ] || { echo "$STUDENT_RUN holds a finished run, which is used: remove it, or name another STUDENT_RUN, to train anew"; exit; }
+TEACHER=$TEACHER_RUN/$("$PYTHON" scripts/best.py "$TEACHER_RUN")
 exec "$PYTHON" meta_distill.py --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --student_model "$STUDENT_MODEL" \
-    --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER_RUN/$("$PYTHON" scripts/best.py "$TEACHER_RUN")" --model_save_dir "$STUDENT_RUN" --resume \
+    --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER" --model_save_dir "$STUDENT_RUN" --resume \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" --num_epochs "$STUDENT_EPOCHS" --batch_size_per_device "$BATCH_SIZE" \
     --learning_rate "$STUDENT_LEARNING_RATE" --attention_loss_weight "$ATTENTION_WEIGHT" --eval_every_step_num "$EVAL_EVERY" --do_train --do_eval

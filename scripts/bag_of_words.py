@@ -5,7 +5,6 @@
 The strength of the regularisation is chosen on dev. Seconds on one core.
 """
 
-import argparse
 import itertools
 import pathlib
 import sys
@@ -16,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from config import count
+from config import count, module_parser
 from data.tasks import SPLITS, load_task, read_examples, split_path
 from util import entry
 
@@ -42,7 +41,7 @@ def accuracies(task, right, domains):
 
 @entry
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = module_parser(__doc__)
     parser.add_argument("--task_name", default="senti")
     parser.add_argument("--data_dir", default="data/SENTI")
     parser.add_argument("--train_example_num", type=count, help="the first N training examples (default: all)")

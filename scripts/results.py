@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from data.tasks import read_examples, split_path
-from util import UserError, read_json, whole_file
+from util import UserError, make_folder, read_json, whole_file
 
 DRAWS = 10_000  # of the bootstrap
 
@@ -268,7 +268,7 @@ def write_all(outcomes, task, folder, facts):
         facts: base, the folder of the runs; baselines, {row: row}; train, the Counter of training examples; data_dir; and for the text under
             the tables baseline, command, missing, and the candidates.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lines = summaries(outcomes, task, facts["baselines"])
     table, sheet = folder / f"{task.name}.md", folder / f"{task.name}.csv"
     write_csv(sheet, csv_lines(outcomes, task))

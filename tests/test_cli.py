@@ -362,13 +362,24 @@ def test_a_run_resumes_only_as_itself(sandbox):
     refused(sandbox, "meta_teacher", "content_sha256", **flags)
 
 
+def test_a_teacher_of_other_texts_is_told(sandbox):
+    """Stage 3 with texts that the teacher was not trained on goes on with a note; with its own there is none."""
+    flags = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "other"}
+    assert "trained on other texts" not in call("meta_teacher_eval", sandbox, flags).out
+    path = sandbox / "data" / "train.tsv"
+    path.write_text(path.read_text().replace("good", "great"))
+    assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0
+    outcome = call("meta_teacher_eval", sandbox, {**flags, "knowledge_dir": "another"})
+    assert outcome.code == 0 and "note: the teacher was trained on other texts" in outcome.out
+
+
 def test_a_run_resumes_only_with_the_dev_set_and_the_knowledge_that_it_had(sandbox):
     """The best snapshot so far was chosen by that dev set, and the student learned from those layers and heads of the teacher."""
     flags = {"model_save_dir": None, "resume_from": "student/snapshot_last"}
     for more in ({"knowledge_layers": "1,2"}, {"attention_heads": "all"}):
         again = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "other", **more}
         assert call("meta_teacher_eval", sandbox, again).code == 0
-        refused(sandbox, "meta_distill", "had the knowledge", "start a new run", **flags, knowledge_dir="other")
+        refused(sandbox, "meta_distill", "had knowledge of other layers or heads", "start a new run", **flags, knowledge_dir="other")
     path = sandbox / "data" / "dev.tsv"
     path.write_text(path.read_text().replace("good", "great"))
     assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0

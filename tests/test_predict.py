@@ -229,6 +229,17 @@ def test_an_output_file_is_written_whole_or_not_at_all(place, monkeypatch):
     assert (place / "out.tsv").read_text() == expected
 
 
+def test_an_output_file_that_cannot_be_is_refused_before_the_model_is_read(place):
+    """The texts themselves, under whatever name, a folder, a file in no folder."""
+    texts = (place / "texts").read_bytes()
+    (place / "alias").symlink_to("texts")
+    for name in ("texts", "./texts", "alias"):
+        says(place, f"--output_file {name.removeprefix('./')}", "would be overwritten", output_file=name, model_load_dir="nowhere")
+    says(place, "--output_file student", "this is a folder", output_file="student")
+    says(place, "--output_file no/out.tsv", "there is no folder no", output_file="no/out.tsv")
+    assert (place / "texts").read_bytes() == texts
+
+
 # --------------------------------------------------------------------------------------- faults
 
 
@@ -248,6 +259,9 @@ def test_a_model_that_cannot_predict_is_refused(place, tiny_model, tiny_data):
     says(place, "--model_load_dir bert", "not trained here", model_load_dir="bert")
     says(place, "--model_load_dir nowhere", "no such folder", model_load_dir="nowhere")
     says(place, "nowhere: cannot be read", "check --predict_file", predict_file="nowhere")
+    (place / "run").mkdir()
+    (place / "run" / "best.json").write_text('{"snapshot": "snapshot_best"}')
+    says(place, "--model_load_dir run", "the folder of a run", "run/snapshot_best", model_load_dir="run")
     folder = read_model(place / "student")
     model = DomainClassifier(folder.config, 2, 4)
     save_snapshot(place / "headless", model, tokenizer_for(folder.path), folder.meta, left_out=("classifier.",))

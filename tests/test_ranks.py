@@ -273,6 +273,14 @@ def test_a_mistake_is_one_sentence_of_one_rank(golden):
         assert outcome.err == f"error: --{flag} nowhere: there is no such folder.\n"
 
 
+def test_a_file_in_the_place_of_a_folder_ends_all_ranks(sandbox):
+    """Rank 0 alone writes, and finds it; the other, which waits for it, ends too."""
+    (sandbox / "file").write_text("")
+    flags = {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": "file"}
+    outcome = call_process("meta_teacher", sandbox, flags)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "file: a file has the name of this folder" in outcome.err
+
+
 def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
     """One folder output/model_save-<time>, with all that a run leaves: every rank reads the best snapshot there."""
     outcome = call_process("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": None})

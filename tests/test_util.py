@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 import util
-from util import Run, UserError, entry, lock, random_stream, read_json, whole_file, whole_folder, write_json
+from util import Run, UserError, entry, lock, make_folder, random_stream, read_json, whole_file, whole_folder, write_json
 
 
 class Broken(Exception):
@@ -204,6 +204,27 @@ def test_faults_of_ours_keep_their_traceback():
     with pytest.raises(OSError):
         entry(raising(OSError(errno.EBADF, "bad file")))()
     signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_fault_of_a_launched_rank_ends_it_at_once(tmp_path):
+    """Whatever was raised, a system call's error too: the traceback is left to the launcher, and OneFlow's farewell, which waits, left out."""
+    for fault in ("ZeroDivisionError()", "OSError(errno.EBADF, 'bad file')"):
+        code = (f"import atexit, errno, time; from util import entry\natexit.register(time.sleep, 60)\n"
+                f"@entry\ndef main():\n    raise {fault}\nmain()")
+        launched = {**os.environ, "META_KD_LAST_WORDS": str(tmp_path), "RANK": "0"}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, env=launched)
+        words = json.loads((tmp_path / "0.json").read_text())
+        assert done.returncode == words["code"] == 1 and fault.split("(")[0] in words["sentence"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_sentence(tmp_path):
+    """Of the folder itself, or of one above it."""
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "inner"):
+        with pytest.raises(UserError, match="a file has the name of this folder"):
+            make_folder(path)
+        with pytest.raises(UserError, match="a file has the name of this folder"):
+            lock(path)
 
 
 def test_an_interrupt_is_no_error_of_the_user(ended):
