@@ -23,6 +23,7 @@ STUDENTS = {  # flags of meta_distill.py
     "layers": f"--expertise_weight none --transfer_loss_weight 0 {ATTENTION}", "full": ATTENTION,
     "two-phase": f"--intermediate_epochs {{third}} {ATTENTION}", "hidden": f"--hidden_loss_weight 1 {ATTENTION}",
     "full-no-lambda": f"--expertise_weight none {ATTENTION}", "full-no-transfer": f"--transfer_loss_weight 0 {ATTENTION}",
+    "full-transfer-30": f"--transfer_loss_weight 30 {ATTENTION}",  # at 0.3, its default, the term is a hundredth of the loss or less
     "full-centred": f"--attention_match centred {ATTENTION}", "full-hard": f"--hard_label_weight 1 {ATTENTION}",
 }
 PORTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)  # those of the paper
@@ -54,7 +55,7 @@ def _rows():
                for teacher in ("single", "mixed", "multi-task", "meta") for kind in ("logits", "layers")),
              Row("meta-full", "table variants few-shot", "meta", "full")]
     variants = [Row(f"meta-{kind}", "variants", "meta", kind)
-                for kind in ("two-phase", "hidden", "full-no-lambda", "full-no-transfer", "full-centred", "full-hard")]
+                for kind in ("two-phase", "hidden", "full-no-lambda", "full-no-transfer", "full-transfer-30", "full-centred", "full-hard")]
     variants.append(Row("meta-full-by-domain", "variants", "meta", "full", "domain"))
     few = [row._replace(name=f"{row.name}-{portion}", groups="few-shot", portion=portion)
            for portion in PORTIONS for row in table if "few-shot" in row.groups.split()]

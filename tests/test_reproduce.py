@@ -104,6 +104,7 @@ def test_the_group_table_has_every_row_of_the_paper():
                                      "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s2"}),
     ("student-meta-two-phase-0.0001-s1", {"intermediate_epochs": 2, "num_epochs": 6}),
     ("student-meta-full-by-domain-dvd-0.0001-s1", {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s1"}),
+    ("student-meta-full-transfer-30-0.0001-s1", {"transfer_loss_weight": 30, "expertise_weight": "lambda", "attention_loss_weight": 0.1}),
     ("student-meta-full-centred-0.0001-s1", {"attention_match": "centred"}),
     ("student-meta-full-hard-0.0001-s1", {"hard_label_weight": 1, "transfer_loss_weight": 0.3}),
     ("student-meta-full-0.02-0.0001-s1", {"data_portion": 0.02, "num_epochs": 48, "eval_every_step_num": 16}),
