@@ -50,7 +50,7 @@ def _rows():
                 *(Row(name, "weights") for name in ("meta-unweighted", "meta-raw", "meta-spread-0.1", "meta-spread-1", "meta-no-domain-loss")),
                 Row("leave-one-out", "leave-one-out", runs="without")]
     table = [Row("hard", "table variants few-shot", None, "hard"),
-             *(Row(f"{teacher}-{kind}", "table few-shot" if (teacher, kind) == ("meta", "logits") else "table", teacher, kind,
+             *(Row(f"{teacher}-{kind}", "table few-shot" if teacher == "meta" else "table", teacher, kind,
                    "domain" if teacher == "single" else "all")
                for teacher in ("single", "mixed", "multi-task", "meta") for kind in ("logits", "layers")),
              Row("meta-full", "table variants few-shot", "meta", "full")]
