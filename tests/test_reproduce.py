@@ -236,7 +236,7 @@ def test_few_shot_rows_are_compared_at_the_same_portion(tmp_path):
     """With a baseline that no portion has, they are compared with nothing."""
     args = flags(output=tmp_path)
     assert reproduce.baseline_of(plan.ROWS["meta-full-0.1"], args) == "hard-0.1" and reproduce.baseline_of(plan.ROWS["meta-full"], args) == "hard"
-    args.baseline = "meta-layers"
+    args.baseline = "mixed-logits"
     assert reproduce.baseline_of(plan.ROWS["meta-full-0.1"], args) is None
 
 
