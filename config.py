@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from modeling import board
+from modeling.reports import tensorboard
 from util import UserError, read_json
 
 
@@ -60,7 +60,7 @@ def parse(description, *groups, argv=None):
     if missing and not getattr(args, "do_predict", False):
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     if getattr(args, "resume", False) and not args.resume_from:
-        last = pathlib.Path(needed(args, "model_save_dir"), "snapshot_last")
+        last = pathlib.Path(require_flag(args, "model_save_dir"), "snapshot_last")
         args.resume_from = str(last) if last.exists() else None
     defaults = {name: parser.get_default(name) for name in vars(args)}
     args.changed = {name: value for name, value in vars(args).items() if value != defaults[name]}
@@ -68,7 +68,7 @@ def parse(description, *groups, argv=None):
     return args
 
 
-def needed(args, name):
+def require_flag(args, name):
     """The value of a flag that this use of a script cannot do without."""
     if getattr(args, name) is None:
         raise UserError(f"--{name} is needed here; --help says what it names.")
@@ -323,7 +323,7 @@ def prediction(parser):
 
 def board_folder(text):
     """An argparse type: a folder for event files, and a package that writes them."""
-    if not board.is_installed():
+    if not tensorboard.is_installed():
         raise argparse.ArgumentTypeError("no package that writes event files is installed: run 'pip install tensorboardX', or leave this flag out")
     return text
 

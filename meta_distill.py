@@ -11,20 +11,29 @@ import pathlib
 import numpy as np
 
 from data.batches import make_batch
-from data.knowledge import Knowledge, knowledge_folder
 from data.selection import open_splits, records_folder, records_line
+from data.store.knowledge import Knowledge, knowledge_folder
 from data.tasks import load_task
-from data.unlabelled import taught, unlabelled_arrays
+from data.unlabelled import unlabelled_arrays, with_pseudo_labels
 from modeling.bert import init_weights
-from modeling.collective import first_alone
-from modeling.distillation import INTERMEDIATE, NO_LESSON, check_served, make_lesson, needs_teacher, student_loss, wanted_terms
-from modeling.heads import STUDENT_ONLY, build_student, match_layers
-from modeling.inference import DomainTable, device_of, evaluate, to_device
-from modeling.predict import is_asked, predict
-from modeling.ranks import spread
-from modeling.runs import Snapshots, best_snapshot, card_of, describe, open_run, run_facts, starting_model, test_best
-from modeling.snapshot import HEADS, check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
-from modeling.training import one_phase, train, two_phases
+from modeling.distributed.collective import main_rank_first
+from modeling.distributed.launch import launch_ranks
+from modeling.inference import DomainTable, evaluate, select_device, to_device
+from modeling.meta_kd.classifier import STUDENT_ONLY, build_student, match_layers
+from modeling.meta_kd.distillation import INTERMEDIATE, NO_TARGETS, active_terms, check_knowledge_covers, make_targets, needs_teacher, student_loss
+from modeling.predict import predict, wants_prediction
+from modeling.snapshots.folder import HEADS, check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
+from modeling.snapshots.manager import (
+    Snapshots,
+    best_snapshot,
+    describe,
+    evaluate_snapshot,
+    load_initial_model,
+    model_card_writer,
+    open_run,
+    run_facts,
+)
+from modeling.training.loop import one_phase, train, two_phases
 from tokenization import tokenizer_for
 from util import Signals, UserError, entry, sha256
 
@@ -33,86 +42,86 @@ from util import Signals, UserError, entry, sha256
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.knowledge,
                         config.distillation, config.prediction)
-    if is_asked(args):
+    if wants_prediction(args):
         return predict(args)
-    spread(args, args.batch_size_per_device)
+    launch_ranks(args, args.batch_size_per_device)
 
     # ------------ data
-    terms = wanted_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
+    terms = active_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
     task = load_task(args.task_name, args.data_dir)
-    folder = starting_model(args, task, args.resume_from or config.needed(args, "student_model"), "--student_model")
+    folder = load_initial_model(args, task, args.resume_from or config.require_flag(args, "student_model"), "--student_model")
     if args.student_layers and not args.resume_from:
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    with first_alone():
+    with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
     if args.do_train and args.unlabelled_file:
         examples = with_unlabelled(args, task, tokenizer, records["train"], examples, knowledge)
-    lessons = knowledge.manifest if knowledge else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
+    teacher_facts = knowledge.manifest if knowledge else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
     run = open_run(args)
-    run.say("\n".join(map(records_line, records.values())))
+    run.log("\n".join(map(records_line, records.values())))
 
     # ------------ model
-    device = device_of(args.device)
-    model = build_student(folder.config, task, lessons["width"], terms)
+    device = select_device(args.device)
+    model = build_student(folder.config, task, teacher_facts["width"], terms)
     init_weights(model, args.seed, folder.config.initializer_range)
-    load_weights(model, folder, run.say, () if args.resume_from else HEADS)
+    load_weights(model, folder, run.log, () if args.resume_from else HEADS)
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
-    matches = match_layers(lessons["layers"], folder.config.num_hidden_layers)
-    run.say(lessons_line(knowledge, terms, matches))
+    matches = match_layers(teacher_facts["layers"], folder.config.num_hidden_layers)
+    run.log(summarise_knowledge(knowledge, terms, matches))
     if not args.do_train:
-        test_best(run, folder, model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, folder, model, task, heldout, args, domains, device)
         return
 
     # ------------ training
-    meta = {"kind": "student", **run_facts(task, records, domains), "teacher_sha256": lessons["teacher_sha256"],
-            "knowledge": {name: lessons.get(name) for name in ("layers", "attention_heads")},
-            "unlabelled_sha256": lessons.get("unlabelled_sha256") if args.unlabelled_file else None}
-    snapshots = Snapshots(run, "student", model, tokenizer, meta, args, STUDENT_ONLY, card_of(model, examples, args))
+    meta = {"kind": "student", **run_facts(task, records, domains), "teacher_sha256": teacher_facts["teacher_sha256"],
+            "knowledge": {name: teacher_facts.get(name) for name in ("layers", "attention_heads")},
+            "unlabelled_sha256": teacher_facts.get("unlabelled_sha256") if args.unlabelled_file else None}
+    snapshots = Snapshots(run, "student", model, tokenizer, meta, args, STUDENT_ONLY, model_card_writer(model, examples, args))
     if args.resume_from:
         snapshots.resume(folder)
 
-    def loss_of(terms):
+    def make_loss(terms):
         def loss(rows, epoch):
             batch = make_batch(examples, rows)
-            lesson = NO_LESSON
+            targets = NO_TARGETS
             if needs_teacher(terms):
-                lesson = make_lesson(knowledge.read(batch.idxs), batch, terms, matches, lessons, args, device)
-            return student_loss(model, to_device(batch, domains, device), lesson, terms)
+                targets = make_targets(knowledge.read(batch.idxs), batch, terms, matches, teacher_facts, args, device)
+            return student_loss(model, to_device(batch, domains, device), targets, terms)
         return loss
 
     def on_dev():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
     with Signals.patience():
-        train(model, examples, phases_of(args, len(examples["label"]), terms, loss_of), args, run, snapshots, on_dev if args.do_eval else None)
+        train(model, examples, make_phases(args, len(examples["label"]), terms, make_loss), args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:
-        test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, best_snapshot(run), model, task, heldout, args, domains, device)
 
 
-def lessons_line(knowledge, terms, matches):
+def summarise_knowledge(knowledge, terms, matches):
     """A line for the log: from what the student learns, and by which terms."""
     return (f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
             f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
             f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}")
 
 
-def phases_of(args, N, terms, loss_of):
+def make_phases(args, N, terms, make_loss):
     """The phases of a run over N examples: one with all terms, or with --intermediate_epochs those of the layers and then the others.
 
     Args:
         loss_of: takes {term: weight} to the loss of a Phase.
     """
     if not args.intermediate_epochs:
-        return one_phase(args, N, loss_of(terms))
+        return one_phase(args, N, make_loss(terms))
     early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
-    return two_phases(args, N, loss_of(early), loss_of(late))
+    return two_phases(args, N, make_loss(early), make_loss(late))
 
 
 def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
@@ -122,7 +131,7 @@ def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
                         "leave it out, or raise --soft_label_weight.")
     more, content = unlabelled_arrays(args, task, tokenizer, len(records))
     knowledge.require(unlabelled_sha256=content)
-    return taught(examples, more, knowledge)
+    return with_pseudo_labels(examples, more, knowledge)
 
 
 def open_knowledge(args, task, records, idxs, terms, bert):
@@ -132,13 +141,13 @@ def open_knowledge(args, task, records, idxs, terms, bert):
     """
     if not needs_teacher(terms):
         return None
-    path = config.needed(args, "teacher_model")
+    path = config.require_flag(args, "teacher_model")
     teacher_meta(read_snapshot_meta(path, "--teacher_model"), task, path)
     teacher = sha256(pathlib.Path(path, "model.safetensors"))
     knowledge = Knowledge(knowledge_folder(records_folder(args), teacher, args.knowledge_dir))
     knowledge.require(teacher_sha256=teacher, content_sha256=records.content_sha256)
     knowledge.rows(idxs)
-    check_served(terms, knowledge.manifest, bert)
+    check_knowledge_covers(terms, knowledge.manifest, bert)
     return knowledge
 
 

@@ -11,15 +11,24 @@ from data.batches import corrupted_domains, make_batch
 from data.selection import examples_facts, open_splits, records_line
 from data.tasks import load_task
 from modeling.bert import init_weights
-from modeling.collective import first_alone
-from modeling.heads import build_teacher, class_heads_of
-from modeling.inference import DomainTable, device_of, evaluate, tensor, to_device
-from modeling.losses import batch_mean, cross_entropy, instance_weights
-from modeling.predict import is_asked, predict
-from modeling.ranks import spread
-from modeling.runs import Snapshots, best_snapshot, card_of, describe, open_run, run_facts, starting_model, test_best
-from modeling.snapshot import HEADS, check_fits_model, load_weights, teacher_meta
-from modeling.training import one_phase, train
+from modeling.distributed.collective import main_rank_first
+from modeling.distributed.launch import launch_ranks
+from modeling.inference import DomainTable, evaluate, select_device, tensor, to_device
+from modeling.meta_kd.classifier import build_teacher, class_head_kind
+from modeling.meta_kd.losses import batch_mean, cross_entropy, instance_weights
+from modeling.predict import predict, wants_prediction
+from modeling.snapshots.folder import HEADS, check_fits_model, load_weights, teacher_meta
+from modeling.snapshots.manager import (
+    Snapshots,
+    best_snapshot,
+    describe,
+    evaluate_snapshot,
+    load_initial_model,
+    model_card_writer,
+    open_run,
+    run_facts,
+)
+from modeling.training.loop import one_phase, train
 from tokenization import tokenizer_for
 from util import Signals, entry
 
@@ -28,39 +37,39 @@ from util import Signals, entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.teacher,
                         config.prediction)
-    if is_asked(args):
+    if wants_prediction(args):
         return predict(args)
-    spread(args, args.batch_size_per_device)
+    launch_ranks(args, args.batch_size_per_device)
 
     # ------------ data
     task = load_task(args.task_name, args.data_dir)
-    folder = starting_model(args, task, args.resume_from or config.needed(args, "model_load_dir"), "--model_load_dir")
+    folder = load_initial_model(args, task, args.resume_from or config.require_flag(args, "model_load_dir"), "--model_load_dir")
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    with first_alone():
+    with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
     seen = np.unique(examples["domain"]).tolist() if args.do_train else teacher_meta(folder.meta, task, folder.path)["seen_domains"]
     domains = DomainTable(len(task.domains), tuple(seen))
     run = open_run(args)
-    run.say("\n".join(map(records_line, records.values())))
+    run.log("\n".join(map(records_line, records.values())))
     if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
-        run.say("note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first")
+        run.log("note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first")
 
     # ------------ model
-    device = device_of(args.device)
-    class_heads = args.class_heads if args.do_train else class_heads_of(folder)
+    device = select_device(args.device)
+    class_heads = args.class_heads if args.do_train else class_head_kind(folder)
     model = build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads)
     init_weights(model, args.seed, folder.config.initializer_range)
-    load_weights(model, folder, run.say, () if args.resume_from else HEADS)
+    load_weights(model, folder, run.log, () if args.resume_from else HEADS)
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
     if not args.do_train:
-        test_best(run, folder, model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, folder, model, task, heldout, args, domains, device)
         return
 
     # ------------ training
     meta = {"kind": "teacher", **run_facts(task, records, domains), "domain_head": args.domain_loss_weight > 0}
-    snapshots = Snapshots(run, "mft", model, tokenizer, meta, args, card=card_of(model, examples, args))
+    snapshots = Snapshots(run, "mft", model, tokenizer, meta, args, card=model_card_writer(model, examples, args))
     if args.resume_from:
         snapshots.resume(folder)
     weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)
@@ -74,15 +83,15 @@ def main():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
     if args.domain_loss_weight and len(domains.seen) == 1:
-        run.say("note: with a single domain to train on, the domain head has nothing to learn: --domain_loss_weight 0 leaves it out")
+        run.log("note: with a single domain to train on, the domain head has nothing to learn: --domain_loss_weight 0 leaves it out")
     elif args.domain_loss_weight:
-        run.say(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
+        run.log(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
     with Signals.patience():
         train(model, examples, one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
 
     # ------------ test of the best snapshot
     if args.do_eval:
-        test_best(run, best_snapshot(run), model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, best_snapshot(run), model, task, heldout, args, domains, device)
 
 
 def teacher_loss(model, batch, weights, corrupted, domain_loss_weight):

@@ -10,41 +10,41 @@ import itertools
 import numpy as np
 
 from data.batches import lengths
-from data.knowledge import PREFIX, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
-from data.ofrecord import check_replaceable
-from data.parts import windows
-from data.selection import chosen_blocks, columns, examples_facts, open_records, records_folder, records_line, select
+from data.selection import chosen_blocks, domains_and_labels, examples_facts, open_records, records_folder, records_line, select
+from data.store.knowledge import PREFIX, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.store.ofrecord import check_replaceable
+from data.store.parts import windows
 from data.tasks import load_task
 from data.unlabelled import unlabelled_arrays
-from modeling.collective import barrier, by_turns, first_alone
-from modeling.heads import build_teacher, class_heads_of, evenly_spaced_layers
-from modeling.inference import DomainTable, device_of, infer
-from modeling.ranks import spread
-from modeling.snapshot import check_fits_model, load_weights, read_model, teacher_meta
+from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
+from modeling.distributed.launch import launch_ranks
+from modeling.inference import DomainTable, infer, select_device
+from modeling.meta_kd.classifier import build_teacher, class_head_kind, evenly_spaced_layers
+from modeling.snapshots.folder import check_fits_model, load_weights, read_model, teacher_meta
 from tokenization import tokenizer_for
-from util import Run, UserError, entry, opening_lines, rank
+from util import Run, UserError, entry, get_rank, version_and_flag_lines
 
 
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.knowledge,
                         config.extraction)
-    spread(args)
+    launch_ranks(args)
 
     # ------------ data
     run = Run()
-    run.say("\n".join(opening_lines(args)))
+    run.log("\n".join(version_and_flag_lines(args)))
     task = load_task(args.task_name, args.data_dir)
-    folder = read_model(config.needed(args, "model_load_dir"))
+    folder = read_model(config.require_flag(args, "model_load_dir"))
     meta = teacher_meta(folder.meta, task, folder.path)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    with first_alone():
+    with main_rank_first():
         records = open_records(args, task, tokenizer, "train")
-    run.say(records_line(records))
+    run.log(records_line(records))
     if meta.get("content_sha256") != records.content_sha256:
-        run.say("note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now")
-    rows = select(*columns(records), task, args)
+        run.log("note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now")
+    rows = select(*domains_and_labels(records), task, args)
     more, more_sha256 = unlabelled_arrays(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
 
     def blocks():
@@ -57,23 +57,23 @@ def main():
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     run.hold(target.parent, f".{target.name}.lock")
     if is_there(target, facts):
-        if rank() == 0:
+        if get_rank() == 0:
             writer.discard()
-        run.say(f"{target} holds the knowledge of this teacher already: nothing to do")
+        run.log(f"{target} holds the knowledge of this teacher already: nothing to do")
         return
     size = sum(block_bytes(block, len(layers), task, folder.config, args) for block in blocks())
     check_replaceable(target, PREFIX, "--knowledge_dir")
-    run.say(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example")
+    run.log(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example")
     check_space(target, size)
 
     # ------------ the teacher
-    model, device = build_teacher(folder.config, task, meta["domain_head"], class_heads_of(folder)), device_of(args.device)
-    load_weights(model, folder, run.say, may_be_new=())
+    model, device = build_teacher(folder.config, task, meta["domain_head"], class_head_kind(folder)), select_device(args.device)
+    load_weights(model, folder, run.log, allow_missing=())
     model.to(device)
 
     # ------------ knowledge, part by part; the ranks take turns
     domains = DomainTable(len(task.domains), tuple(meta["seen_domains"]))
-    if rank() == 0:
+    if get_rank() == 0:
         writer.begin()
     barrier()
 
@@ -84,10 +84,10 @@ def main():
         if not writer.has(number):
             writer.write(number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer))
 
-    parts = by_turns(windows(blocks()), count, write, "knowledge")
-    if rank() == 0:
+    parts = share_over_ranks(windows(blocks()), count, write, "knowledge")
+    if get_rank() == 0:
         writer.finish(parts)
-        run.say(f"{target}: the knowledge of {count} examples is written")
+        run.log(f"{target}: the knowledge of {count} examples is written")
 
 
 def block_bytes(block, L, task, bert, args):

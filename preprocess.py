@@ -10,58 +10,58 @@ import itertools
 
 import numpy as np
 
-from data.parts import PartsFolder, windows
-from data.records import with_scores
-from data.selection import columns, examples_facts, open_records, records_folder, records_line, select
+from data.selection import domains_and_labels, examples_facts, open_records, records_folder, records_line, select
+from data.store.parts import PartsFolder, windows
+from data.store.records import with_scores
 from data.tasks import SPLITS, load_task
-from modeling.collective import barrier, by_turns, first_alone
-from modeling.heads import DomainClassifier, text_embedding
-from modeling.inference import DomainTable, device_of, infer
-from modeling.prototypes import directions, prototype_score, prototypes
-from modeling.ranks import spread
-from modeling.report import leave_report
-from modeling.scores_report import scores_page
-from modeling.snapshot import check_fits_model, load_weights, read_model
+from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
+from modeling.distributed.launch import launch_ranks
+from modeling.inference import DomainTable, infer, select_device
+from modeling.meta_kd.classifier import DomainClassifier, text_embedding
+from modeling.meta_kd.prototypes import directions, prototype_score, prototypes
+from modeling.reports.prototype_report import scores_page
+from modeling.reports.run_report import write_report
+from modeling.snapshots.folder import check_fits_model, load_weights, read_model
 from tokenization import tokenizer_for
-from util import Run, UserError, entry, opening_lines, rank, remove_halves
+from util import Run, UserError, entry, get_rank, remove_partial_writes, version_and_flag_lines
 
 
 @entry
 def main():
     args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
-    spread(args)
+    launch_ranks(args)
 
     # ------------ data: TSV -> records
     run = Run()
-    run.say("\n".join(opening_lines(args)))
+    run.log("\n".join(version_and_flag_lines(args)))
     task = load_task(args.task_name, args.data_dir)
-    folder = read_model(config.needed(args, "model_load_dir"))
+    folder = read_model(config.require_flag(args, "model_load_dir"))
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
-    with first_alone():
-        if rank() == 0:
-            remove_halves(records_folder(args))
+    with main_rank_first():
+        if get_rank() == 0:
+            remove_partial_writes(records_folder(args))
         records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
-    run.say("\n".join(map(records_line, records.values())))
-    domain, label = columns(records["train"])
+    run.log("\n".join(map(records_line, records.values())))
+    domain, label = domains_and_labels(records["train"])
     rows = select(domain, label, task, args)
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}
     plan = {**facts, "content_sha256": [records[split].content_sha256 for split in SPLITS], "eval_batch_size": args.eval_batch_size_per_device}
     parts = PartsFolder(records_folder(args) / ".embeddings", "embeddings", plan)
     if all(records[split].scores == facts for split in SPLITS):
-        if rank() == 0:
+        if get_rank() == 0:
             parts.discard()
-        run.say("these records and their scores are there already: nothing to do")
+        run.log("these records and their scores are there already: nothing to do")
         return
 
     # ------------ model: the encoder as it was pre-trained
-    model, device = DomainClassifier(folder.config, len(task.labels), len(task.domains)), device_of(args.device)
-    load_weights(model, folder, run.say)
+    model, device = DomainClassifier(folder.config, len(task.labels), len(task.domains)), select_device(args.device)
+    load_weights(model, folder, run.log)
     model.to(device)
 
     # ------------ embeddings of every text, part by part; the ranks take turns
-    if rank() == 0:
+    if get_rank() == 0:
         parts.begin()
     barrier()
     table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
@@ -71,20 +71,23 @@ def main():
             parts.put(number, np.stack(infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)).tobytes())
 
     blocks = itertools.chain.from_iterable(records[split].blocks() for split in SPLITS)
-    count = by_turns(windows(blocks), sum(map(len, records.values())), embed, "embeddings")
-    if rank() > 0:
+    count = share_over_ranks(windows(blocks), sum(map(len, records.values())), embed, "embeddings")
+    if get_rank() > 0:
         return
 
     # ------------ prototypes of the training examples chosen; scores
     H = folder.config.hidden_size
     axes = class_directions(stored_vectors(parts, count, H), domain, label, rows, task)
     vectors = stored_vectors(parts, count, H)
-    scores = {split: [prototype_score(v, k, y, axes, args.alpha) for k, y, v in zip(*columns(records[split]), vectors)] for split in SPLITS}
-    leave_report(run, records_folder(args) / "report.html", scores_page, task, domain, label, scores["train"], args.alpha,
+    scores = {}
+    for split in SPLITS:
+        facts_of_each = zip(*domains_and_labels(records[split]), vectors)
+        scores[split] = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in facts_of_each]
+    write_report(run, records_folder(args) / "report.html", scores_page, task, domain, label, scores["train"], args.alpha,
                  rows, stored_vectors(parts, count, H), axes)
     for split, values in scores.items():
         with_scores(records[split], values, facts)
-        run.say(f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
+        run.log(f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
     parts.remove()
 
 

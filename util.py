@@ -74,7 +74,7 @@ def entry(main):
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 stop(f"error: {error.filename or 'output'}: {os.strerror(error.errno)}.", 2)
-            if LAST_WORDS not in os.environ:
+            if EXIT_REPORT_DIR not in os.environ:
                 raise
             stop(traceback.format_exc().rstrip(), 1)
 
@@ -110,7 +110,7 @@ class Signals:
     @classmethod
     def _handle(cls, number, frame):
         again, cls.asked = cls.asked is not None, cls.asked or signal.Signals(number)
-        if LAST_WORDS in os.environ and again or cls._patient and not again:
+        if EXIT_REPORT_DIR in os.environ and again or cls._patient and not again:
             return
         raise KeyboardInterrupt(f"{cls.words()}.")
 
@@ -138,8 +138,8 @@ def stop(sentence, code):
     A launched rank leaves the sentence to its launcher, and ends without OneFlow's farewell, which would wait for the other ranks.
     """
     Signals.leave()
-    if LAST_WORDS in os.environ:
-        write_json(pathlib.Path(os.environ[LAST_WORDS], f"{rank()}.json"), {"sentence": sentence, "code": code})
+    if EXIT_REPORT_DIR in os.environ:
+        write_json(pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.json"), {"sentence": sentence, "code": code})
         sys.stdout.flush()
         os._exit(code)
     if sentence:
@@ -149,34 +149,34 @@ def stop(sentence, code):
 
 # --------------------------------------------------------------------------------------- ranks
 
-LAST_WORDS = "META_KD_LAST_WORDS"  # the folder where a rank that modeling/ranks.py has launched tells why it ends
+EXIT_REPORT_DIR = "METAKD_EXIT_REPORT_DIR"  # the folder where a rank that modeling/distributed/launch.py has launched tells why it ends
 
 
-def rank():
+def get_rank():
     """The number of this process among those that run the same script together, from 0; rank 0 alone writes and speaks."""
     return max(0, int(os.environ.get("RANK", 0)))  # OneFlow sets -1 in a process that is alone
 
 
-def ranks():
+def get_world_size():
     """How many processes run the script together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _take_place():
     """In a launched rank: rank 0 alone has the terminal, what C++ has to say is kept in a file, and the rank stops with its launcher."""
-    if LAST_WORDS in os.environ:
+    if EXIT_REPORT_DIR in os.environ:
         stop_with_parent(signal.SIGTERM)
-        pathlib.Path(os.environ[LAST_WORDS], f"{rank()}.pid").write_text(str(os.getpid()), encoding="utf-8")
-        if rank() == 0:
+        pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.pid").write_text(str(os.getpid()), encoding="utf-8")
+        if get_rank() == 0:
             sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
         else:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(os.path.join(os.environ[LAST_WORDS], f"{rank()}.err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+        os.dup2(os.open(os.path.join(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
 
 
 def _await_the_others():
     """A rank that leaves early would take down those that are still at work."""
-    if ranks() > 1:
+    if get_world_size() > 1:
         load_oneflow().comm.barrier()
 
 
@@ -198,7 +198,7 @@ def load_oneflow():
     if "oneflow" not in sys.modules:
         _check_python()
         os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
-        if ranks() > 1 and os.environ["MASTER_ADDR"].startswith(("127.", "localhost")):
+        if get_world_size() > 1 and os.environ["MASTER_ADDR"].startswith(("127.", "localhost")):
             os.environ["LOCAL_RANK"] = os.environ["RANK"]  # "machines" of one address are one to OneFlow, which numbers their ranks through
         _await_the_first()
         try:
@@ -225,7 +225,7 @@ def _keep_memory():
 def _await_the_first(patience=600):
     """Waits, seconds at most, until rank 0 listens: OneFlow itself would try once and then sleep for ten seconds."""
     address, until = (os.environ.get("MASTER_ADDR"), int(os.environ.get("MASTER_PORT", 0))), time.monotonic() + patience
-    while rank() > 0 and time.monotonic() < until:
+    while get_rank() > 0 and time.monotonic() < until:
         with contextlib.suppress(OSError):
             socket.create_connection(address, timeout=1).close()
             return
@@ -267,7 +267,7 @@ def make_folder(path):
 
 
 @contextlib.contextmanager
-def whole_file(path, mode="wb"):
+def atomic_file(path, mode="wb"):
     """Opens `path` for writing under a temporary name; it gets its own name, synced to disk, only when the block ends well."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -284,7 +284,7 @@ def whole_file(path, mode="wb"):
 
 
 @contextlib.contextmanager
-def whole_folder(path):
+def atomic_folder(path):
     """Yields a temporary folder that takes the name `path`, synced, when the block ends well; what stood there is replaced at once."""
     path = pathlib.Path(path)
     make_folder(path.parent)
@@ -321,7 +321,7 @@ def remove_folder(path):
     shutil.rmtree(temporary)
 
 
-def remove_halves(folder):
+def remove_partial_writes(folder):
     """Removes what a process that was killed has left half-written in `folder`, which the caller has locked."""
     for half in pathlib.Path(folder).glob(".*.tmp*"):
         if half.name.endswith(".tmp.old") and not half.with_name(half.name[1:-len(".tmp.old")]).exists():
@@ -356,7 +356,7 @@ def sync_folder(path):
 
 def write_json(path, value):
     """Writes `value` as JSON, whole or not at all, with the same bytes for the same value."""
-    with whole_file(path, "w") as file:
+    with atomic_file(path, "w") as file:
         file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -409,7 +409,7 @@ class Run:
 
     def __init__(self, folder=None):
         self.folder, self.started, self._locks = folder and pathlib.Path(folder), time.monotonic(), []
-        self._speaks, self.board = rank() == 0, None
+        self._speaks, self.board = get_rank() == 0, None
         self._writes = self._speaks and self.folder is not None
         if self._writes:
             self._locks.append(lock(self.folder))
@@ -420,7 +420,7 @@ class Run:
         if self._speaks:
             self._locks.append(lock(folder, name))
 
-    def say(self, message):
+    def log(self, message):
         """Prints a line, under the progress bar if there is one, and keeps it in log.txt."""
         if self._speaks:
             tqdm.write(message, file=sys.stdout)
@@ -446,18 +446,18 @@ class Run:
     def clean(self):
         """Removes what a run that was killed has left half-written in the folder."""
         if self._writes:
-            remove_halves(self.folder)
+            remove_partial_writes(self.folder)
 
     def forget_after(self, step):
         """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
         path = self.folder / "metrics.jsonl"
         if self._writes and path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            with whole_file(path, "w") as file:
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _line_step(line) <= step]
+            with atomic_file(path, "w") as file:
                 file.writelines(line + "\n" for line in kept)
 
 
-def _step_of(line):
+def _line_step(line):
     """The step of a line of metrics.jsonl; infinite for a line that a kill or a full disk cut short."""
     try:
         return json.loads(line)["step"]
@@ -490,7 +490,7 @@ def new_run_folder(now, parent="output"):
     return pathlib.Path(parent) / f"model_save-{datetime.datetime.fromtimestamp(now):%Y-%m-%d-%H:%M:%S}"
 
 
-def opening_lines(args):
+def version_and_flag_lines(args):
     """The first lines of a log: versions, the commit where this is a checkout, and the flags that differ from their defaults."""
     names = ("oneflow", "numpy", "scikit-learn", "safetensors")
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
@@ -502,4 +502,4 @@ def opening_lines(args):
 
 def progress(iterable=None, **options):
     """A tqdm bar with an ETA; silent where standard error is not a terminal, and in all ranks but the first."""
-    return tqdm(iterable, disable=rank() > 0 or not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
+    return tqdm(iterable, disable=get_rank() > 0 or not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)

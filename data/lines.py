@@ -8,7 +8,7 @@ MARK = b"\xef\xbb\xbf"  # UTF-8's byte-order mark
 
 
 @contextlib.contextmanager
-def opened(path, expected):
+def open_text(path, expected):
     """The file at `path`, to be read as lines of bytes; where that cannot be, a UserError that ends with what was `expected`."""
     try:
         file = open(path, "rb")
@@ -35,7 +35,7 @@ def line_text(path, line, raw):
     return text.rstrip("\n").rstrip("\r")
 
 
-def fields_of(path, line, raw, columns=None):
+def split_fields(path, line, raw, columns=None):
     """The fields of a line of bytes, separated by tabs; as many as `columns` has names, or any number of them.
 
     Raises:
@@ -54,7 +54,7 @@ def check_texts(path, line, names, texts):
             raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
 
 
-def index_of(path, line, column, name, known):
+def lookup_index(path, line, column, name, known):
     """Where a `name` in a column stands in {name: index}, `known`; UserError where it does not."""
     if name not in known:
         raise UserError(f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)[:500]}.")

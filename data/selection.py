@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from data.records import Records, check_fits, resave
+from data.store.records import Records, check_fits, resave
 from data.tasks import SPLITS, missing_names, split_path
 from util import UserError, random_stream
 
@@ -53,7 +53,7 @@ def records_folder(args):
     return pathlib.Path(args.ofrecord_dir or pathlib.Path(args.data_dir, "ofrecord"))
 
 
-def columns(records):
+def domains_and_labels(records):
     """Domain and label of every record, two int arrays [N]; the texts are not kept."""
     pairs = [(block["domain"].reshape(-1), block["label"].reshape(-1)) for block in records.blocks()]
     return tuple(np.concatenate(column) for column in zip(*pairs))
@@ -77,8 +77,8 @@ def training_arrays(records, task, args):
 
 def dev_arrays(records, task, args):
     """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain keep, stacked."""
-    arrays = records.arrays(first(len(records), args.eval_example_num, "--eval_example_num", "dev"))
-    keep = of_domains(arrays["domain"].reshape(-1), task, args)
+    arrays = records.arrays(check_limit(len(records), args.eval_example_num, "--eval_example_num", "dev"))
+    keep = domain_mask(arrays["domain"].reshape(-1), task, args)
     if not keep.any():
         raise UserError("no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of them.")
     return {name: array[keep] for name, array in arrays.items()}
@@ -92,8 +92,8 @@ def select(domain, label, task, args):
     Raises:
         UserError: more examples asked for than there are, an unknown domain, nothing left.
     """
-    rows = np.arange(first(len(domain), args.train_example_num, "--train_example_num", "training"))
-    rows = rows[of_domains(domain[rows], task, args)]
+    rows = np.arange(check_limit(len(domain), args.train_example_num, "--train_example_num", "training"))
+    rows = rows[domain_mask(domain[rows], task, args)]
     if args.data_portion < 1:
         rows = np.sort(np.concatenate([_portion(rows[(domain[rows] == k) & (label[rows] == m)], args, k, m)
                                        for k in range(len(task.domains)) for m in range(len(task.labels))]))
@@ -107,14 +107,14 @@ def examples_facts(rows):
     return {"examples": len(rows), "examples_sha256": hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()}
 
 
-def first(available, limit, flag, what):
+def check_limit(available, limit, flag, what):
     """`limit`, or all where it is None. UserError where it is more than there are."""
     if limit is not None and limit > available:
         raise UserError(f"{flag} {limit} is more than the {available} {what} examples there are: lower it or leave it out.")
     return available if limit is None else limit
 
 
-def of_domains(domain, task, args):
+def domain_mask(domain, task, args):
     """True where --domain and --exclude_domain keep an example. int [N] -> bool [N]."""
     keep = np.ones(len(domain), bool)
     for flag, name, wanted in (("--domain", args.domain, True), ("--exclude_domain", args.exclude_domain, False)):

@@ -9,8 +9,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from data.lines import check_texts, fields_of, index_of, opened
-from util import UserError, make_folder, read_json, whole_file, write_json
+from data.lines import check_texts, lookup_index, open_text, split_fields
+from util import UserError, atomic_file, make_folder, read_json, write_json
 
 SPLITS = ("train", "dev", "test")
 
@@ -120,16 +120,16 @@ def read_examples(task, path):
     Raises:
         UserError: a fault, with file and line.
     """
-    with opened(path, "a TSV file: check --data_dir") as file:
+    with open_text(path, "a TSV file: check --data_dir") as file:
         order = _read_header(task, path, file.readline())
         domains, labels = ({name: k for k, name in enumerate(names)} for names in (task.domains, task.labels))
         line = 1
         for line, raw in enumerate(file, 2):
-            fields = fields_of(path, line, raw, task.columns)
+            fields = split_fields(path, line, raw, task.columns)
             *texts, domain, label = [fields[k] for k in order]
             check_texts(path, line, task.text, texts)
             yield Example(texts[0], texts[1] if len(texts) == 2 else None,
-                          index_of(path, line, task.domain, domain, domains), index_of(path, line, task.label, label, labels), line)
+                          lookup_index(path, line, task.domain, domain, domains), lookup_index(path, line, task.label, label, labels), line)
         if line == 1:
             raise UserError(f"{path}: found a header and no examples, expected one or more.")
 
@@ -139,7 +139,7 @@ def _read_header(task, path, raw):
     expected = f"expected a header with the columns {', '.join(task.columns)}, separated by tabs"
     if not raw:
         raise UserError(f"{path}: the file is empty, {expected}.")
-    header = fields_of(path, 1, raw)
+    header = split_fields(path, 1, raw)
     if sorted(header) != sorted(task.columns):
         raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, {expected}.")
     return [header.index(column) for column in task.columns]
@@ -186,7 +186,7 @@ def write_tsv(task, path, rows):
     Args:
         rows: iterable of (texts..., domain name, label name), as task.columns; the texts are cleaned.
     """
-    with whole_file(path, "w") as file:
+    with atomic_file(path, "w") as file:
         _write_rows(task, file, rows)
 
 
@@ -211,23 +211,23 @@ def write_task(task, data_dir, splits):
         write_json(folder / "task.json", dataclasses.asdict(task))
     with contextlib.ExitStack() as stack:  # the files take their names when the stack is left, after the last was written
         for split, rows in splits.items():
-            _write_rows(task, stack.enter_context(whole_file(split_path(folder, split), "w")), rows)
+            _write_rows(task, stack.enter_context(atomic_file(split_path(folder, split), "w")), rows)
 
 
 def _check_held(task, folder):
     """Refuses a folder whose train.tsv is of another task: the one in task.json, else the built-in one with the columns of its header."""
-    described, path = folder / "task.json", split_path(folder, "train")
-    if described.exists():
-        held = read_task(described)
+    description, path = folder / "task.json", split_path(folder, "train")
+    if description.exists():
+        held = read_task(description)
     else:
-        with opened(path, "a TSV file: check --data_dir") as file:
-            header = fields_of(path, 1, file.readline())
+        with open_text(path, "a TSV file: check --data_dir") as file:
+            header = split_fields(path, 1, file.readline())
         held = next((each for each in BUILT_IN.values() if sorted(each.columns) == sorted(header)), None)
     if held is None or held.name != task.name:
         name = f"task '{held.name}'" if held else "a task that is not described"
         raise UserError(f"{folder}: holds the data of {name}, expected '{task.name}' or none: name another --data_dir.")
     if task.name in BUILT_IN and held != task:
-        raise UserError(f"{described}: describes '{task.name}' otherwise than the built-in task, expected no such file: name another --data_dir.")
+        raise UserError(f"{description}: describes '{task.name}' otherwise than the built-in task, expected no such file: name another --data_dir.")
 
 
 def count_table(task, splits):

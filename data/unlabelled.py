@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 
-from data.lines import fields_of, index_of, opened
-from data.records import CONTENT, encode_line
-from data.selection import of_domains
+from data.lines import lookup_index, open_text, split_fields
+from data.selection import domain_mask
+from data.store.records import CONTENT, encode_line
 from util import UserError
 
 
@@ -20,14 +20,14 @@ def read_texts(task, path):
     """
     domains = {name: k for k, name in enumerate(task.domains)}
     unknown = len(domains) if len(domains) > 1 else 0
-    with opened(path, "texts: check --unlabelled_file") as file:
-        header = fields_of(path, 1, file.readline())
+    with open_text(path, "texts: check --unlabelled_file") as file:
+        header = split_fields(path, 1, file.readline())
         if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
             raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} and, if it is "
                             f"known, {task.domain}, separated by tabs.")
         for line, raw in enumerate(file, 2):
-            row = dict(zip(header, fields_of(path, line, raw, header)))
-            domain = index_of(path, line, task.domain, row[task.domain], domains) if task.domain in row else unknown
+            row = dict(zip(header, split_fields(path, line, raw, header)))
+            domain = lookup_index(path, line, task.domain, row[task.domain], domains) if task.domain in row else unknown
             yield [row[name] for name in task.text], domain, line
 
 
@@ -35,7 +35,7 @@ def unlabelled_arrays(args, task, tokenizer, start):
     """The texts of --unlabelled_file as records that are numbered from `start`, {name: [N, ...]}, and a SHA-256 of them all.
 
     Those of a domain that the flags leave out are left out; one whose domain is not known has domain K. Labels and scores are 0: see
-    `taught`. N may be 0.
+    `with_pseudo_labels`. N may be 0.
     Raises:
         UserError: a fault in the file, or a file without texts.
     """
@@ -52,11 +52,11 @@ def unlabelled_arrays(args, task, tokenizer, start):
     arrays = {name: np.array(values, np.float32 if name == "weights" else np.int32) for name, values in rows.items()}
     arrays.update((name, arrays[name].reshape(shape)) for name in ("input_ids", "input_mask", "segment_ids"))
     sha256 = hashlib.sha256(b"".join(arrays[name].tobytes() for name in ("input_ids", "input_mask", "segment_ids", "domain"))).hexdigest()
-    keep = of_domains(arrays["domain"], task, args)
+    keep = domain_mask(arrays["domain"], task, args)
     return {name: array[keep] for name, array in arrays.items()}, sha256
 
 
-def taught(examples, unlabelled, knowledge):
+def with_pseudo_labels(examples, unlabelled, knowledge):
     """Labelled training examples and unlabelled ones side by side, {name: [N + N', ...]}.
 
     An unlabelled one has the label that the teacher finds most probable, and the mean score of the labelled.

@@ -26,7 +26,7 @@ from typing import Callable, NamedTuple
 if importlib.util.find_spec("tqdm") is None:  # no bar is drawn here, and TensorFlow comes without it
     sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
 
-from util import UserError, entry, read_json, whole_folder, write_json  # isort: skip  (before numpy: it names the BLAS kernel)
+from util import UserError, entry, read_json, atomic_folder, write_json  # isort: skip  (before numpy: it names the BLAS kernel)
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def encoder_shapes(config):
         yield f"{name}.bias", shape[:1]
 
 
-def todays_name(name):
+def current_name(name):
     """A Hugging Face name as it is today: `bert.` before the encoder, LayerNorm.weight and .bias for gamma and beta."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
     return "bert." + name if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
@@ -95,14 +95,14 @@ MARKS = {"pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json"), "tens
          "oneflow": (f"{SNAPSHOT_WORDS}/out",)}
 
 
-def kind_of(path):
+def source_format(path):
     """What a folder is to be converted from, "pytorch", "tensorflow" or "oneflow"; None for any other, as one that can be read as it is."""
     if any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         return None
     return next((kind for kind, names in MARKS.items() if any((path / name).is_file() for name in names)), None)
 
 
-def library(module, package):
+def import_library(module, package):
     """Imports a library that may not be there.
 
     Raises:
@@ -122,7 +122,7 @@ def hugging_face_name(name):
     return re.sub(r"_embeddings$", "_embeddings.weight", name)
 
 
-def is_turned(name):
+def is_transposed(name):
     """Whether the tensor of this Hugging Face name is a matrix [out, in], kept as [in, out] in the BERT release and in OneFlow."""
     return name.endswith(("dense.weight", "query.weight", "key.weight", "value.weight"))
 
@@ -131,14 +131,14 @@ def tensorflow_variables(path):
     """Yields the Variables of Google's BERT release."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of which it would speak too
-    tensorflow = library("tensorflow", "tensorflow-cpu")
+    tensorflow = import_library("tensorflow", "tensorflow-cpu")
 
     def load(name, shape):
         try:
             values = reader.get_tensor(name)
         except Exception as error:  # of any kind: OpError, IndexError and others, by what is wrong
             raise _tensorflow_error(path, name, error) from None
-        return values.T if is_turned(hugging_face_name(name)) else values
+        return values.T if is_transposed(hugging_face_name(name)) else values
 
     try:
         reader = tensorflow.train.load_checkpoint(str(path / "bert_model.ckpt"))
@@ -161,7 +161,7 @@ def oneflow_variables(path):
 
 def _load_oneflow(folder, shape):
     """The values in `out`; where there is no `meta` beside it, only their number speaks for their shape."""
-    turned = is_turned(hugging_face_name(folder.name))
+    turned = is_transposed(hugging_face_name(folder.name))
     kept = shape[::-1] if turned else shape
     if (folder / "meta").is_file():
         text = (folder / "meta").read_text(encoding="utf-8", errors="replace")
@@ -179,7 +179,7 @@ def _load_oneflow(folder, shape):
 
 def pytorch_variables(path):
     """Yields the Variables of a Hugging Face folder with pytorch_model.bin."""
-    torch = library("torch", "torch")
+    torch = import_library("torch", "torch")
     if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6):  # before, weights_only did not keep all code out
         raise UserError(f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: run 'pip install torch' with a newer Python.")
 
@@ -289,7 +289,7 @@ def keep_encoder(variables, config, source):
     """
     named = {}
     for variable in variables:
-        name = todays_name(hugging_face_name(variable.name))
+        name = current_name(hugging_face_name(variable.name))
         if name in named:
             raise UserError(f"{source}: {name!r:.80} is there under two names, {named[name].name!r:.80} and {variable.name!r:.80}, expected one.")
         named[name] = variable
@@ -321,7 +321,7 @@ def _checked(variable, shape, source):
     return floats
 
 
-def told(left_out):
+def summarise(left_out):
     """The variables that are left out, in words: optimizer slots by their number, all others by name."""
     slots = [name for name in left_out if re.search("[/-](adam_)?[mv]$", name)]
     others = [name for name in left_out if name not in slots]
@@ -344,14 +344,14 @@ def parse_flags():
 @entry
 def main():
     args = parse_flags()
-    save = library("safetensors.numpy", "safetensors").save
+    save = import_library("safetensors.numpy", "safetensors").save
     source, target = pathlib.Path(args.source), pathlib.Path(args.target)
     kind = check_folders(source, target)
     config, keys_left_out, origin = architecture(source, kind, args.config, args.num_attention_heads)
     vocab_file, tokens, lower = vocabulary(source, args.vocab_file, config["vocab_size"])
     arrays, left_out = keep_encoder(VARIABLES[kind](source), config, source)
 
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         write_json(folder / "config.json", config)
         (folder / "model.safetensors").write_bytes(save(arrays, metadata={"format": "pt"}))
         shutil.copyfile(vocab_file, folder / "vocab.txt")
@@ -359,7 +359,7 @@ def main():
                                                       "model_max_length": config["max_position_embeddings"]})
     print(f"architecture from {origin}: {', '.join(f'{name} {config[name]}' for name in NEEDED)}")
     print(f"keys left out: {', '.join(keys_left_out) or 'none'}")
-    print(f"tensors left out: {told(left_out)}")
+    print(f"tensors left out: {summarise(left_out)}")
     print(f"vocabulary: {tokens} tokens, texts are {'' if lower else 'not '}lower-cased")
     print(f"{target}: {len(arrays)} tensors, {'with' if 'bert.pooler.dense.bias' in arrays else 'without'} the pooler, every one checked")
 
@@ -370,7 +370,7 @@ def check_folders(source, target):
         raise UserError(f"--source {source}: there is no such folder.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--target {target}: it holds something already: name a new folder.")
-    kind = kind_of(source)
+    kind = source_format(source)
     if kind is None and any(source.glob("model.safetensors*")):
         raise UserError(f"--source {source}: it holds model.safetensors, which the suite reads as it is: no conversion is needed.")
     if kind is None:

@@ -8,9 +8,9 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from data.batches import content_mask, domain_mix, lengths, make_batch
-from modeling.collective import total
-from modeling.losses import token_weights
-from util import load_oneflow, rank, ranks
+from modeling.distributed.collective import all_reduce_sum
+from modeling.meta_kd.losses import token_weights
+from util import get_rank, get_world_size, load_oneflow
 
 flow = load_oneflow()
 
@@ -48,7 +48,7 @@ def tensor(array, device):
     return flow.tensor(np.ascontiguousarray(array), device=device)
 
 
-def device_of(name):
+def select_device(name):
     """The device that --device names. auto: cuda where it is there; of several GPUs the one of this rank."""
     if name == "auto":
         name = "cuda" if flow.cuda.is_available() else "cpu"
@@ -66,21 +66,21 @@ def infer(model, block, batch_size, domains, device, answer):
         answer: takes (model, TensorBatch) to a list of one item per record of the batch.
     """
     items = [None] * len(block["input_mask"])
-    with evaluating(model):
-        for rows in like_length(block, batch_size):
+    with eval_mode(model):
+        for rows in batch_by_length(block, batch_size):
             for row, item in zip(rows, answer(model, to_device(make_batch(block, rows), domains, device))):
                 items[row] = item
     return items
 
 
-def like_length(block, batch_size):
+def batch_by_length(block, batch_size):
     """The rows of a block of records, the longest first, in batches: a list of int arrays."""
     order = np.argsort(-lengths(block), kind="stable")
     return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 @contextlib.contextmanager
-def evaluating(model):
+def eval_mode(model):
     """Eval mode and no gradients for the time of a block."""
     training = model.training
     model.eval()
@@ -99,10 +99,10 @@ def evaluate(model, arrays, task, batch_size, domains, device):
 def class_logits(model, arrays, task, batch_size, domains, device):
     """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the ranks take turns at batches."""
     logits = np.zeros((len(arrays["label"]), len(task.labels)), np.float32)
-    with evaluating(model):
-        for rows in like_length(arrays, batch_size)[rank()::ranks()]:
+    with eval_mode(model):
+        for rows in batch_by_length(arrays, batch_size)[get_rank()::get_world_size()]:
             logits[rows] = model(to_device(make_batch(arrays, rows), domains, device), last_hidden=False).logits.numpy()
-    return total(logits, device)
+    return all_reduce_sum(logits, device)
 
 
 def logits_metrics(logits, arrays, task):

@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 
-from data.lines import check_texts, fields_of, opened
-from data.records import encode_line
+from data.lines import check_texts, open_text, split_fields
+from data.store.records import encode_line
 from data.tasks import Task
-from modeling.heads import DomainClassifier, class_heads_of
-from modeling.inference import DomainTable, device_of, infer
-from modeling.losses import softmax
-from modeling.snapshot import check_fits_model, check_meta, load_weights, read_model, teacher_meta
+from modeling.inference import DomainTable, infer, select_device
+from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
+from modeling.meta_kd.losses import softmax
+from modeling.snapshots.folder import check_fits_model, check_meta, load_weights, read_model, teacher_meta
 from tokenization import tokenizer_for
-from util import UserError, progress, whole_file
+from util import UserError, atomic_file, progress
 
 WINDOW = 4096  # texts among which those of like length meet in a batch
 META_TYPES = {"text": "a list of different names", "seq_length": "a count"}  # of a snapshot that predicts
@@ -24,7 +24,7 @@ CLASS_HEADS = ("classifier.", "domain_classifiers.")
 STDIN = "standard input"
 
 
-def is_asked(args):
+def wants_prediction(args):
     """Whether the flags ask for a prediction.
 
     Raises:
@@ -64,14 +64,14 @@ def predict(args):
         UserError: a fault in the snapshot or, with file and line, in the texts.
     """
     folder = read_model(args.model_load_dir)
-    task, seq_length, domains = described(folder)
+    task, seq_length, domains = task_from_meta(folder)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, seq_length, tokenizer)
-    model, device = DomainClassifier(folder.config, len(task.labels), domains.K, class_heads=class_heads_of(folder)), device_of(args.device)
-    load_weights(model, folder, may_be_new=())
+    model, device = DomainClassifier(folder.config, len(task.labels), domains.K, class_heads=class_head_kind(folder)), select_device(args.device)
+    load_weights(model, folder, allow_missing=())
     model.to(device)
-    with lines_of(args.predict_file) as lines, output_of(args.output_file) as out, progress(unit="text") as bar:
-        texts = features_of(task, STDIN if args.predict_file == "-" else args.predict_file, lines, tokenizer, seq_length)
+    with open_lines(args.predict_file) as lines, open_output(args.output_file) as out, progress(unit="text") as bar:
+        texts = encode_lines(task, STDIN if args.predict_file == "-" else args.predict_file, lines, tokenizer, seq_length)
         for number, window in enumerate(probabilities(model, texts, args.eval_batch_size_per_device, domains, device)):
             if number == 0:  # not before: texts with a fault at their start leave no line
                 out.write("\t".join(("label", *task.labels)) + "\n")
@@ -80,7 +80,7 @@ def predict(args):
             bar.update(len(window))
 
 
-def described(folder):
+def task_from_meta(folder):
     """The task of a snapshot, a ModelFolder, the tokens that its texts have at most, and its DomainTable, by its meta.json.
 
     Raises:
@@ -101,21 +101,21 @@ def described(folder):
 
 
 @contextlib.contextmanager
-def lines_of(path):
+def open_lines(path):
     """The file at `path`, or standard input for "-", as lines of bytes."""
     if path == "-":
         yield sys.stdin.buffer
         return
-    with opened(path, "a text on each line: check --predict_file") as file:
+    with open_text(path, "a text on each line: check --predict_file") as file:
         yield file
 
 
-def output_of(path):
+def open_output(path):
     """Where the lines go: the file at `path`, which gets its name when it is whole, or standard output."""
-    return whole_file(path, "w") if path else contextlib.nullcontext(sys.stdout)
+    return atomic_file(path, "w") if path else contextlib.nullcontext(sys.stdout)
 
 
-def features_of(task, path, lines, tokenizer, seq_length):
+def encode_lines(task, path, lines, tokenizer, seq_length):
     """Yields the Features of each line, an iterable of bytes from the file `path`, as they are asked for.
 
     Raises:
@@ -123,7 +123,7 @@ def features_of(task, path, lines, tokenizer, seq_length):
     """
     line = 0
     for line, raw in enumerate(lines, 1):
-        texts = fields_of(path, line, raw, task.text)
+        texts = split_fields(path, line, raw, task.text)
         check_texts(path, line, task.text, texts)
         yield encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length, f"{path}:{line}")
     if not line:

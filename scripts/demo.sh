@@ -11,7 +11,7 @@ export TEACHER_EPOCHS=${TEACHER_EPOCHS:-2} STUDENT_EPOCHS=${STUDENT_EPOCHS:-3}
 
 say() { printf '\n== %s\n' "$*"; }
 say "setting up .venv";                                   bash scripts/setup.sh
-say "fetching the data set and the pretrained model";     $PYTHON -m data.fetch --model "$MODEL" --data_dir "$DATA_DIR" ${DEMO_SIZES:-}
+say "fetching the data set and the pretrained model";     $PYTHON -m data.prepare.fetch --model "$MODEL" --data_dir "$DATA_DIR" ${DEMO_SIZES:-}
 say "stage 1 of 4: records and prototype scores";         bash scripts/1_preprocess.sh
 say "stage 2 of 4: the meta-teacher";                     bash scripts/2_meta_teacher.sh
 say "stage 3 of 4: what the teacher knows";               bash scripts/3_meta_teacher_eval.sh

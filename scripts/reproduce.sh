@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains rows of the paper's table over several seeds and writes results/<task>.md, .csv and plots (scripts/reproduce.py --help).
+# Trains rows of the paper's table over several seeds and writes results/<task>.md, .csv and plots (--help lists the flags).
 # By default the demo's data and the group `table` with five seeds: 115 training runs and 10 GB of disk. With --train_example_num 400 and
 # 3 epochs it took 53 machine minutes; with all 3,000 examples it is estimated at 3 hours on two cores. To look first, or for fewer:
 #   scripts/reproduce.sh --dry_run
@@ -11,4 +11,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 command -v "$PYTHON" >/dev/null || { echo "error: $PYTHON is missing: run 'bash scripts/setup.sh', or name a Python: PYTHON=python3 $0" >&2; exit 2; }
 
-exec "$PYTHON" scripts/reproduce.py "$@"
+exec "$PYTHON" -m scripts.reproduce "$@"

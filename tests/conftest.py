@@ -50,7 +50,7 @@ def tiny_model(tmp_path_factory):
     from safetensors.numpy import save_file
 
     from modeling.bert import BertConfig, init_weights
-    from modeling.heads import DomainClassifier
+    from modeling.meta_kd.classifier import DomainClassifier
 
     folder = tmp_path_factory.mktemp("tiny") / "bert"
     folder.mkdir()

@@ -9,7 +9,16 @@ from tests.benchmark import processes, without_first
 from tests.benchmark.__main__ import measure, parse
 from tests.benchmark.bench import Bench
 from tests.benchmark.groups import GROUPS, Group
-from tests.benchmark.tables import Key, Ratio, digits, measurements_table, met, ratios_table, spread, spread_of_ratio
+from tests.benchmark.tables import (
+    Key,
+    Ratio,
+    digits,
+    measurements_table,
+    median_and_range,
+    met,
+    ratios_table,
+    spread_of_ratio,
+)
 
 OURS, THEIRS = (Key("step", "training", side, 2) for side in ("ours", "PyTorch"))
 FIGURES = {OURS: [{"seconds": s, "units": 600, "megabytes": 100} for s in (2.0, 3.0, 8.0)],
@@ -33,7 +42,7 @@ def test_a_ratio_to_what_failed_is_none_and_stands_as_failed():
 
 
 def test_the_median_of_an_even_number_lies_between_the_middle_two():
-    assert spread([4.0, 1.0, 2.0, 9.0]) == (3.0, 1.0, 9.0)
+    assert median_and_range([4.0, 1.0, 2.0, 9.0]) == (3.0, 1.0, 9.0)
 
 
 @pytest.mark.parametrize("value, target, reached", [(1.05, "at most 1.05", True), (1.06, "at most 1.05", False),

@@ -115,10 +115,7 @@ def parser_of(path):
     def caught(self, *_):
         raise Parser(self)
 
-    folder, name = str(pathlib.Path(path).parent), str(pathlib.Path(path).with_suffix("")).replace("/", ".")
-    if folder == "scripts":
-        sys.path.insert(0, str(ROOT / "scripts"))
-        name = name.rpartition(".")[2]
+    name = str(pathlib.Path(path).with_suffix("")).replace("/", ".")
     module = importlib.import_module(name)
     with mock.patch.object(argparse.ArgumentParser, "parse_args", caught), mock.patch.object(sys, "argv", [path]), pytest.raises(Parser) as seen:
         module.main()
@@ -134,8 +131,8 @@ def complaint(parser, words, required=True):
             action.required = required
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
             args = argparse.ArgumentParser.parse_args(parser, words)
-        if hasattr(args, "teacher_seeds"):  # scripts/reproduce.py, which reads its rows after parsing
-            importlib.import_module("plan").chosen_rows(args.rows)
+        if hasattr(args, "teacher_seeds"):  # scripts.reproduce, which reads its rows after parsing
+            importlib.import_module("scripts.reproduce.plan").chosen_rows(args.rows)
     except UserError as error:
         return str(error)
     except SystemExit as end:
@@ -262,20 +259,21 @@ class Checker:
                 flag, equals, word = word.partition("=")
                 if not equals:
                     continue
-            if path.startswith("data/") and flag == "--data_dir" or path == "data/fetch.py" and flag == "--model" or MADE_BY_FLAG.fullmatch(flag):
+            made = path.startswith("data/") and flag == "--data_dir" or path == "data/prepare/fetch.py" and flag == "--model"
+            if made or MADE_BY_FLAG.fullmatch(flag):
                 makes.append(word.rstrip("/"))
             elif ("/" in word or PATH_FLAG.fullmatch(flag)) and word.strip("."):
                 self.need(word, command)
         if "--do_train" in words and "--model_save_dir" not in words:  # the time in the name of such a run is the user's
             dates = re.findall(r"output/model_save-[\d:-]+", self.text)
             makes += dates
-        if path == "scripts/reproduce.py":
+        if path == "scripts/reproduce/__main__.py":
             makes += ["output/reproduce", "results"]
         self.made.update(makes)
 
     def flags_in_sentences(self):
         """A flag with its value, as in a table, is taken by some script; a flag alone is one of some script's."""
-        parsers = [parser_of(path) for path in (*STAGES, "scripts/reproduce.py", *MODULES)]
+        parsers = [parser_of(path) for path in (*STAGES, "scripts/reproduce/__main__.py", *MODULES)]
         known = {option for parser in parsers for option in parser._option_string_actions}
         shell = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.sh"))
         for code in inline_code(self.text):
@@ -292,8 +290,8 @@ class Checker:
 
 STAGES = ("preprocess.py", "meta_teacher.py", "meta_teacher_eval.py", "meta_distill.py")
 COMMAND = re.compile(r'parse(_args)?\(.*__name__ == "__main__"', re.S)
-MODULES = tuple(sorted(str(path.relative_to(ROOT)) for folder in ("data", "modeling") for path in (ROOT / folder).glob("*.py")
-                       if COMMAND.search(path.read_text(encoding="utf-8")))) + ("tests/fuzz.py", "tests/benchmark/__main__.py")
+MODULES = tuple(sorted(str(path.relative_to(ROOT)) for folder in ("data", "modeling") for path in (ROOT / folder).rglob("*.py")
+                       if COMMAND.search(path.read_text(encoding="utf-8")))) + ("tests/faults/fuzz.py", "tests/benchmark/__main__.py")
 
 
 @functools.cache
@@ -357,13 +355,13 @@ def test_other_blocks():
         json.loads(code)
 
 
-@pytest.mark.parametrize("path", (*STAGES, "scripts/reproduce.py", *MODULES))
+@pytest.mark.parametrize("path", (*STAGES, "scripts/reproduce/__main__.py", *MODULES))
 def test_help(path):
     """--help of each command can be written."""
     assert "usage: " in parser_of(path).format_help()
 
 
-FETCH = "python3 -m data.fetch --model models/MiniLM --data_dir data/DEMO"
+FETCH = "python3 -m data.prepare.fetch --model models/MiniLM --data_dir data/DEMO"
 STAGE1 = "python3 preprocess.py --task_name demo --data_dir data/DEMO --model_load_dir models/MiniLM"
 GOOD = (f"Texts.\n\n```bash\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
         "TASK_NAME=demo DATA_DIR=data/DEMO bash scripts/1_preprocess.sh\n```\n")
@@ -373,7 +371,7 @@ GOOD = (f"Texts.\n\n```bash\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comm
     ("--seq_length", "--seq_lenght", "--seq_lenght"),
     ("--seq_length=64", "--seq_length=none", "invalid"),
     ("preprocess.py --task", "preproces.py --task", "there is no preproces.py"),
-    ("data.fetch", "data.fech", "there is no data/fech.py"),
+    ("data.prepare.fetch", "data.fech", "there is no data/fech.py"),
     ("1_preprocess.sh", "1_preproces.sh", "there is no scripts/1_preproces.sh"),
     ("1_preprocess.sh", "setup.sh --tset", "knows no --tset"),
     ("bash scripts", "sbatch scripts", "unknown program"),
@@ -389,7 +387,7 @@ GOOD = (f"Texts.\n\n```bash\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comm
     ("Texts.", "`--data_porton 0.05`", "--data_porton"),
     ("Texts.", "`--data_portion 5`", "no script takes this"),
     ("Texts.", "`python3 meta_distill.py --temprature 2`", "--temprature"),
-    ("Texts.", "`python3 -m data.mnli --source multinli --data_dir data/MNLI`", "no command makes multinli"),
+    ("Texts.", "`python3 -m data.prepare.mnli --source multinli --data_dir data/MNLI`", "no command makes multinli"),
 ])
 def test_faults_are_told(tmp_path, old, new, why):
     """A README with one fault is told of that fault, and the same README without it of none."""

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 import util
-from util import Run, UserError, entry, lock, make_folder, random_stream, read_json, whole_file, whole_folder, write_json
+from util import Run, UserError, atomic_file, atomic_folder, entry, lock, make_folder, random_stream, read_json, write_json
 
 
 class Broken(Exception):
@@ -35,11 +35,11 @@ def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path):
     path = tmp_path / "file.json"
     path.write_bytes(b"old")
     for fault in (Broken, KeyboardInterrupt):
-        with pytest.raises(fault), whole_file(path) as file:
+        with pytest.raises(fault), atomic_file(path) as file:
             file.write(b"new and long enough to be flushed" * 10000)
             raise fault
         assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file.json"]
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"old"  # until the block ends
     assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file.json"]
@@ -60,12 +60,12 @@ def test_a_folder_keeps_its_old_content_when_writing_fails(tmp_path, exists):
         path.mkdir(parents=True)
         (path / "old").write_text("old")
     for fault in (Broken, KeyboardInterrupt):
-        with pytest.raises(fault), whole_folder(path) as folder:
+        with pytest.raises(fault), atomic_folder(path) as folder:
             (folder / "new").write_text("new")
             raise fault
         assert os.listdir(path.parent) == (["snapshot"] if exists else [])
         assert not exists or os.listdir(path) == ["old"]
-    with whole_folder(path) as folder:
+    with atomic_folder(path) as folder:
         (folder / "new").write_text("new")
     assert os.listdir(path) == ["new"] and os.listdir(path.parent) == ["snapshot"]
 
@@ -74,14 +74,14 @@ def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch
     """A file system that cannot exchange two names gets renames: the new folder is there, the old one gone."""
     monkeypatch.setattr(util.ctypes, "CDLL", lambda *args, **kwargs: object())
     for text in ("old", "new"):
-        with whole_folder(tmp_path / "snapshot") as folder:
+        with atomic_folder(tmp_path / "snapshot") as folder:
             (folder / "file").write_text(text)
     assert (tmp_path / "snapshot" / "file").read_text() == "new" and os.listdir(tmp_path) == ["snapshot"]
 
 
 def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_path):
     """SIGKILL in the block: the old folder is whole; what the dead writer left is not mixed into the next one's folder."""
-    code = ("import os, sys, util\nwith util.whole_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
+    code = ("import os, sys, util\nwith util.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
             "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')")
     path = tmp_path / "snapshot"
     for more in ([], ["die"], []):
@@ -211,7 +211,7 @@ def test_a_fault_of_a_launched_rank_ends_it_at_once(tmp_path):
     for fault in ("ZeroDivisionError()", "OSError(errno.EBADF, 'bad file')"):
         code = (f"import atexit, errno, time; from util import entry\natexit.register(time.sleep, 60)\n"
                 f"@entry\ndef main():\n    raise {fault}\nmain()")
-        launched = {**os.environ, "META_KD_LAST_WORDS": str(tmp_path), "RANK": "0"}
+        launched = {**os.environ, "METAKD_EXIT_REPORT_DIR": str(tmp_path), "RANK": "0"}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, env=launched)
         words = json.loads((tmp_path / "0.json").read_text())
         assert done.returncode == words["code"] == 1 and fault.split("(")[0] in words["sentence"]
@@ -242,8 +242,9 @@ def test_an_interrupt_is_no_error_of_the_user(ended):
     assert ended(raising(KeyboardInterrupt("stopped here."))) == (130, "stopped here.\n")
 
 
-@pytest.mark.parametrize("command", [["preprocess.py"], ["meta_teacher.py"], ["meta_teacher_eval.py"], ["meta_distill.py"], ["-m", "data.fetch"],
-                                     ["-m", "data.amazon"]])
+@pytest.mark.parametrize("command", [["preprocess.py"], ["meta_teacher.py"], ["meta_teacher_eval.py"], ["meta_distill.py"],
+                                     ["-m", "data.prepare.fetch"],
+                                     ["-m", "data.prepare.amazon"]])
 def test_a_python_without_the_libraries_gets_a_sentence(command):
     """-S hides what is installed, as a Python does for which nothing was: the sentence says what to install."""
     done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)

@@ -19,7 +19,7 @@ from tests.benchmark import B
 from tests.benchmark.bench import Bench
 from tests.benchmark.groups import GROUPS
 from tests.benchmark.processes import ROOT, Failed, Load, run
-from tests.benchmark.tables import digits, measurements_table, ratios_table, spread
+from tests.benchmark.tables import digits, measurements_table, median_and_range, ratios_table
 
 LEGEND = "Each figure is the median of as many processes as there are rounds. Peak memory of several ranks is the sum of the ranks' own peaks."
 
@@ -123,7 +123,7 @@ def knowledge_lines(group, figures):
     for key in group.measures:
         sizes = [run["bytes"] for run in figures.get(key, ()) if "bytes" in run]
         if sizes:
-            yield f"\nKnowledge of {key.what}: {digits(spread(sizes).median / 1000)} kB an example."
+            yield f"\nKnowledge of {key.what}: {digits(median_and_range(sizes).median / 1000)} kB an example."
 
 
 def note(words):

@@ -32,7 +32,7 @@ class Group:
 
 def step(bench):
     group = Group("step", f"{B} x {T} tokens without padding. Training step: forward, backward, clipping, AdamW; ours by "
-                  "`modeling.training.train`, which also makes the batch and writes a line of metrics. Inference: class logits as an array.",
+                  "`modeling.training.loop.train`, which also makes the batch and writes a line of metrics. Inference: class logits as an array.",
                   "tokens")
     ours, what = {}, "training step"
     for n in bench.workers:

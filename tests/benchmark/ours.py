@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from util import entry, load_oneflow, rank, ranks  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
+from util import entry, load_oneflow, get_rank, get_world_size  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
 
 import numpy as np
 
@@ -19,12 +19,12 @@ import config
 from data.batches import make_batch
 from data.tasks import BUILT_IN
 from modeling.bert import init_weights
-from modeling.heads import DomainClassifier
+from modeling.distributed.launch import launch
 from modeling.inference import DomainTable, evaluate, to_device
-from modeling.losses import batch_mean, cross_entropy
-from modeling.ranks import launch
-from modeling.snapshot import load_weights, read_model
-from modeling.training import one_phase, train
+from modeling.meta_kd.classifier import DomainClassifier
+from modeling.meta_kd.losses import batch_mean, cross_entropy
+from modeling.snapshots.folder import load_weights, read_model
+from modeling.training.loop import one_phase, train
 from tests.benchmark import EVAL_B, SEED, STEPS, B, T
 from util import Run
 
@@ -41,7 +41,7 @@ def main():
     init_weights(model, SEED, folder.config.initializer_range)
     load_weights(model, folder)
     seconds, units = {"step": step, "inference": inference, "reviews": reviews}[what](model, *rest)
-    if rank() == 0:
+    if get_rank() == 0:
         print(json.dumps({"seconds": seconds, "units": units}))
 
 
@@ -50,14 +50,14 @@ class Unsaved:
 
     step, best = 0, None
 
-    def keep_last(self, *_):
+    def save_last(self, *_):
         pass
 
-    name_last = keep_last
+    name_last = save_last
 
 
 def step(model):
-    """A step of modeling.training.train on batches of B x T tokens without padding: the batch made, forward, backward, gradients
+    """A step of modeling.training.loop.train on batches of B x T tokens without padding: the batch made, forward, backward, gradients
     clipped (of several ranks: averaged before), AdamW, a line in metrics.jsonl. No snapshot."""
     arrays, marks = full_length((STEPS + 1) * B, model.bert.config.vocab_size), []
     args = config.parse(__doc__, config.task, config.device, config.training, argv=[
@@ -90,7 +90,7 @@ def reviews(model, npz, N):
     """A pass as over dev and test: batches of EVAL_B reviews of like length, made, cut and shared by the ranks; logits; metrics."""
     with np.load(npz) as file:
         arrays = {name: file[name][:int(N)] for name in file.files if not name.startswith("batches")}
-    first = {name: array[:EVAL_B * ranks()] for name, array in arrays.items()}
+    first = {name: array[:EVAL_B * get_world_size()] for name, array in arrays.items()}
     evaluate(model, first, TASK, EVAL_B, DOMAINS, CPU)
     started = time.perf_counter()
     evaluate(model, arrays, TASK, EVAL_B, DOMAINS, CPU)

@@ -17,13 +17,13 @@ from util import UserError, entry  # isort: skip  (first: it names the BLAS kern
 import numpy as np
 from safetensors.numpy import save_file
 
-from data.amazon import TASK, read_reviews, split_reviews
 from data.batches import epoch_batches, lengths
-from data.records import features_of
+from data.prepare.amazon import TASK, read_reviews, split_reviews
+from data.store.records import encode_split
 from data.tasks import write_task
 from modeling.bert import BertConfig, init_weights
-from modeling.heads import DomainClassifier, build_teacher
-from modeling.snapshot import keep_layers, load_weights, read_model, save_snapshot
+from modeling.meta_kd.classifier import DomainClassifier, build_teacher
+from modeling.snapshots.folder import keep_layers, load_weights, read_model, save_snapshot
 from tests.benchmark import SEED, B, T, without_first
 from tokenization import tokenizer_for
 
@@ -35,7 +35,7 @@ def main():
     folder, settings = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
     model = read_model(settings["model"] or random_model(folder / "model", *settings["size"]))
     tokenizer, groups = tokenizer_for(model.path), set(settings["groups"])
-    rows, facts = rows_of(settings["reviews"], tokenizer.vocab), {}
+    rows, facts = iterate_rows(settings["reviews"], tokenizer.vocab), {}
     if groups & {"inference", "teacher", "distillation"}:
         write_splits(folder, rows, settings["examples"])
         facts = write_arrays(folder, settings["examples"], settings["workloads"], tokenizer)
@@ -83,7 +83,7 @@ def write_teacher(path, config, tokenizer, weights=None):
 # --------------------------------------------------------------------------------------- reviews
 
 
-def rows_of(source, vocab):
+def iterate_rows(source, vocab):
     """8,000 shuffled rows (text, domain, label): the Amazon reviews in `source`, or words of the vocabulary where it is None."""
     if source:
         splits = split_reviews(read_reviews(source))
@@ -109,7 +109,7 @@ def write_arrays(folder, count, workloads, tokenizer):
     Returns:
         facts: how long the texts are, and for each workload its steps and what `without_first` says of them.
     """
-    records = list(features_of(TASK, folder / str(count), "train", tokenizer, T))
+    records = list(encode_split(TASK, folder / str(count), "train", tokenizer, T))
     arrays = {name: np.array([record[name] for record in records], np.int32) for name in records[0] if name != "was_cut"}
     arrays["weights"] = np.ones(count, np.float32)
     n, facts = lengths(arrays), {"tokens": float(lengths(arrays).mean()), "cut": sum(record["was_cut"] for record in records) / count}

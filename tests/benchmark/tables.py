@@ -32,7 +32,7 @@ class Spread(NamedTuple):
     greatest: float
 
 
-def spread(values):
+def median_and_range(values):
     """The Spread of one or more numbers."""
     return Spread(statistics.median(values), min(values), max(values))
 
@@ -46,7 +46,7 @@ def spread_of_ratio(ratio, figures):
     over, under = ([run[ratio.figure] for run in figures.get(key, ())] for key in (ratio.over, ratio.under))
     if ratio.under is None:
         under = [1] * len(over)
-    return spread([a / b for a, b in zip(over, under)]) if over and under else None
+    return median_and_range([a / b for a, b in zip(over, under)]) if over and under else None
 
 
 def met(value, target):
@@ -63,7 +63,7 @@ def measurements_table(keys, figures, unit):
         if not runs:
             lines.append(f"| {key.what} | {key.side} | {key.workers} | failed | | | |")
             continue
-        seconds = spread([run["seconds"] for run in runs])
+        seconds = median_and_range([run["seconds"] for run in runs])
         lines.append(f"| {key.what} | {key.side} | {key.workers} | {digits(seconds.median)} | {_range(seconds)} "
                      f"| {digits(runs[0]['units'] / seconds.median)} | {statistics.median(run['megabytes'] for run in runs):,.0f} |")
     return lines

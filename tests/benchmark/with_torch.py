@@ -33,7 +33,7 @@ def step(path):
     """Forward, backward, gradients clipped, AdamW, on a batch of B x T tokens without padding."""
     model = classifier(path)
     batch = (*full_length(model.config.vocab_size), torch.arange(B) % 2)
-    return statistics.median(timed(trainer(model, loss_of(model)), [batch] * (STEPS + 1))[1:]), B * T
+    return statistics.median(timed(trainer(model, make_loss(model)), [batch] * (STEPS + 1))[1:]), B * T
 
 
 def inference(path):
@@ -44,7 +44,7 @@ def inference(path):
 
 def reviews(path, npz, N):
     """Class logits of N reviews, EVAL_B to a batch, in their order."""
-    batches = padded(npz, int(N), EVAL_B)
+    batches = pad(npz, int(N), EVAL_B)
     answer = answerer(classifier(path).eval())
     answer(*batches[0])
     return sum(timed(answer, batches)), int(N)
@@ -53,8 +53,8 @@ def reviews(path, npz, N):
 def epoch(path, npz, N, how):
     """An epoch of training a classifier, cross-entropy alone: batches in the order of the reviews and padded to T (`padded`), or
     the same rows in a batch as ours, cut to the longest (`grouped`). The first step counts as the others do, by its tokens."""
-    batches, model = (padded(npz, int(N), B) if how == "padded" else grouped(npz, int(N))), classifier(path)
-    return whole_epoch(trainer(model, loss_of(model)), batches), int(N)
+    batches, model = (pad(npz, int(N), B) if how == "padded" else grouped(npz, int(N))), classifier(path)
+    return whole_epoch(trainer(model, make_loss(model)), batches), int(N)
 
 
 def distillation(path, npz, N, teacher):
@@ -71,7 +71,7 @@ def distillation(path, npz, N, teacher):
         loss = -(F.softmax(logits, -1) * F.log_softmax(answer, -1)).sum(-1).mean() + F.mse_loss(student.map(vector), pooled)
         return loss + sum(F.mse_loss(one.mean(1), other.mean(1)) for one, other in zip(own, attention[every - 1::every])) / 3
 
-    return whole_epoch(trainer(student, loss), padded(npz, int(N), B)), int(N)
+    return whole_epoch(trainer(student, loss), pad(npz, int(N), B)), int(N)
 
 
 class Answering(torch.nn.Module):
@@ -96,17 +96,17 @@ def classifier(path):
     return BertForSequenceClassification.from_pretrained(path, num_labels=2)
 
 
-def loss_of(model):
+def make_loss(model):
     return lambda ids, mask, labels: model(input_ids=ids, attention_mask=mask, labels=labels).loss
 
 
-def trainer(model, loss_of):
+def trainer(model, make_loss):
     """A function that trains `model` by one step on a batch."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01)
 
     def train(*batch):
-        loss = loss_of(*batch)
+        loss = make_loss(*batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -131,7 +131,7 @@ def full_length(vocab_size):
     return ids, torch.ones_like(ids)
 
 
-def padded(npz, N, size):
+def pad(npz, N, size):
     """The first N reviews in batches of `size`, in their order, all T tokens: a list of (ids, mask, labels)."""
     return [batch_of(npz, np.arange(i, min(i + size, N)), T) for i in range(0, N, size)]
 

@@ -1,0 +1,168 @@
+"""CSV, TSV and JSON lines -> rows of texts, a domain, a label and a group, each with file and line."""
+
+import csv
+import json
+import pathlib
+import sys
+from typing import NamedTuple, Optional
+
+from data.lines import line_text, open_text
+from data.tasks import clean
+from util import UserError
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
+
+
+class Columns(NamedTuple):
+    """The columns that are read of a table."""
+
+    text: tuple[str, ...]
+    label: str
+    domain: Optional[str]
+    group: Optional[str]
+
+    @property
+    def wanted(self):
+        """Their names, those that are not given left out."""
+        return [name for name in (*self.text, *self[1:]) if name is not None]
+
+
+class Row(NamedTuple):
+    """A row of a table, its values on one line each."""
+
+    texts: tuple[str, ...]
+    domain: str
+    label: str
+    group: str  # empty: none
+    where: str  # file:line
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read_rows(paths, columns, form=None, delimiter="comma"):
+    """The rows of some files, in their order, and the places ("file:line") of those that were left out, as a text of theirs is empty.
+
+    Args:
+        form: csv, tsv or jsonl; None: as the suffix of each file says.
+        delimiter: what parts the fields of a CSV, a key of DELIMITERS.
+    Raises:
+        UserError: a fault, with file and line.
+    """
+    rows, empty = [], []
+    for path in paths:
+        before = len(rows) + len(empty)
+        for line, values in _read_values(path, form or _detect_form(path), DELIMITERS[delimiter], columns.wanted):
+            row = _row(f"{path}:{line}", columns, dict(zip(columns.wanted, values)))
+            if all(row.texts):
+                rows.append(row)
+            else:
+                empty.append(row.where)
+        if len(rows) + len(empty) == before:
+            raise UserError(f"{path}: found no rows, expected one or more: check --source, --dev and --test.")
+    return rows, empty
+
+
+def _detect_form(path):
+    form = pathlib.Path(path).suffix[1:].lower()
+    if form not in ("csv", "tsv", "jsonl"):
+        raise UserError(f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl: say what it is with --format.")
+    return form
+
+
+def _row(where, columns, values):
+    domain = values[columns.domain] if columns.domain else "all"
+    for column, name in ((columns.label, values[columns.label]), (columns.domain, domain)):
+        if not 0 < len(name) <= 100:
+            found = f"a name of {len(name)} characters" if name else "nothing"
+            raise UserError(f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the row, "
+                            "or name another column.")
+    return Row(tuple(values[name] for name in columns.text), domain, values[columns.label], values.get(columns.group, ""), where)
+
+
+def _read_values(path, form, delimiter, wanted):
+    """Yields (line, the cleaned values of the columns `wanted`) for each row of a file; a row of many lines has the first one's number."""
+    if form == "jsonl":
+        for line, record in _json_records(path):
+            _check_columns(f"{path}:{line}", list(record), wanted)
+            yield line, [clean(_as_text(f"{path}:{line}", name, record[name])) for name in wanted]
+        return
+    table = _csv_records(path, delimiter) if form == "csv" else _tsv_records(path)
+    line, header = next(table, (0, []))
+    if line == 0:
+        return
+    header = [clean(name) for name in header]
+    _check_columns(f"{path}:{line}", header, wanted)
+    order = [header.index(name) for name in wanted]
+    for line, fields in table:
+        if len(fields) != len(header):
+            raise UserError(f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: mend the row, or check "
+                            "--format and --delimiter.")
+        yield line, [clean(fields[k]) for k in order]
+
+
+def _check_columns(where, found, wanted):
+    for name in wanted:
+        if found.count(name) != 1:
+            raise UserError(f"{where}: found {'no' if name not in found else 'more than one'} column '{name}' among "
+                            f"{', '.join(map(repr, found))[:300] or 'none at all'}, expected it once: check the names of columns, "
+                            "--format and --delimiter.")
+
+
+def _lines(path):
+    """Yields the lines of a file as text, without their ends."""
+    with open_text(path, "a table: check --source, --dev and --test") as file:
+        for line, raw in enumerate(file, 1):
+            yield line_text(path, line, raw)
+
+
+def _csv_records(path, delimiter):
+    csv.field_size_limit(sys.maxsize)  # the length of a text is no fault
+    lines = (text + "\n" for text in _lines(path))  # the ends part words inside quotes
+    reader, line = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True), 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path}:{line}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected quotes "
+                            "doubled inside quotes and closed: mend it, or say --format tsv where quotes mean nothing.") from None
+        if fields:
+            yield line, fields
+        line = reader.line_num + 1
+
+
+def _tsv_records(path):
+    for line, text in enumerate(_lines(path), 1):
+        if text:
+            yield line, text.split("\t")
+
+
+def _json_records(path):
+    def refuse(constant):
+        raise ValueError(f"{constant} is no value of JSON")
+
+    for line, text in enumerate(_lines(path), 1):
+        if text.strip():
+            try:  # numbers as they are written
+                record = json.loads(text, parse_int=str, parse_float=str, parse_constant=refuse)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}:{line}: the line is not JSON ({error}), expected an object a line: check --format.") from None
+            if not isinstance(record, dict):
+                raise UserError(f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line.")
+            yield line, {clean(name): value for name, value in record.items()}
+
+
+def _as_text(where, column, value):
+    """A value of JSON as text: numbers are text already."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        found = "null" if value is None else f"a {type(value).__name__}"
+        raise UserError(f"{where}: found {found} in '{column}', expected text, a number, true or false: mend or remove the line.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: found half of a surrogate pair in '{column}', expected text: mend or remove the line.") from None
+    return value

@@ -1,0 +1,83 @@
+"""Parts in the making: what several ranks write side by side, and what a run that was stopped need not do again.
+
+A folder holds the parts `<prefix>.of_record-<k>` that are done, beside each a hidden JSON file with its size, its hash and facts of the
+writer's own, and `.plan.json`, what all of them are made of. Each file is written under another name and renamed.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+
+from data.store.ofrecord import is_count, part_name
+from util import UserError, read_json, remove_partial_writes, atomic_file, write_json
+
+PLAN = ".plan.json"
+PART = 256  # examples to a part: small enough that ranks come out even and little is lost, large enough for batches of like length
+
+
+def windows(blocks, size=PART):
+    """Cuts blocks of records into pieces of at most `size` records: {name: array [n, ...]} -> the same, n <= size."""
+    for block in blocks:
+        for start in range(0, len(block["input_mask"]), size):
+            yield {name: array[start:start + size] for name, array in block.items()}
+
+
+class PartsFolder:
+    """A folder of parts in the making.
+
+    Args:
+        folder, prefix: where, and what the names of the parts begin with.
+        plan: what the parts are made of, as JSON has it; parts of another plan are not gone on with.
+    """
+
+    def __init__(self, folder, prefix, plan):
+        self.folder, self.prefix, self.plan = pathlib.Path(folder), prefix, json.loads(json.dumps(plan))
+
+    def begin(self):
+        """Makes the folder, or cleans the one that a stopped run has left: the first rank's task, before the others look into it."""
+        if self._found_plan() != self.plan:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_json(self.folder / PLAN, self.plan)
+        remove_partial_writes(self.folder)
+
+    def put(self, number, data, **facts):
+        """Writes a part, and then that it is done."""
+        name = part_name(self.prefix, number)
+        with atomic_file(self.folder / name) as file:
+            file.write(data)
+        write_json(self._note(number), {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **facts})
+
+    def get(self, number):
+        """A part that is done and unchanged, as (bytes, facts); None where there is none."""
+        try:
+            facts = read_json(self._note(number), "the note on a part")
+            data = (self.folder / part_name(self.prefix, number)).read_bytes()
+        except (UserError, OSError):
+            return None
+        whole = is_count(facts.get("bytes")) and len(data) == facts["bytes"] and hashlib.sha256(data).hexdigest() == facts.get("sha256")
+        return (data, facts) if whole else None
+
+    def close(self):
+        """Takes the notes away: the parts have become something whole."""
+        for note in self.folder.glob(".*.json"):
+            note.unlink()
+
+    def remove(self):
+        """Takes the folder away: what was to be made of the parts is there."""
+        shutil.rmtree(self.folder)
+
+    def discard(self):
+        """Takes away what a run that was killed at its very end has left: parts of this plan, or of none."""
+        if self._found_plan() in (self.plan, None):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _found_plan(self):
+        try:
+            return read_json(self.folder / PLAN, "the plan of the parts")
+        except (UserError, OSError):
+            return None
+
+    def _note(self, number):
+        return self.folder / f".{part_name(self.prefix, number)}.json"

@@ -1,0 +1,206 @@
+"""Starting a script in several ranks: processes of OneFlow's distributed engine that share the work and speak with one voice.
+
+The user's process becomes the launcher's parent. It passes signals on, waits until every rank has ended, and says in one sentence
+why they ended where they should not have. oneflow.distributed.launch ends its ranks by its process group, so it gets a group of its own.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import tempfile
+import time
+import types
+
+from util import EXIT_REPORT_DIR, STOPPED, Signals, UserError, get_rank, get_world_size, load_oneflow, read_json, stop, stop_with_parent
+
+flow = load_oneflow()
+from oneflow.distributed import launch as oneflow_launch  # noqa: E402
+
+PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
+MOST = 1024  # ranks of one machine; a snapshot that says more is broken
+LEAST = 4  # examples of a batch that are worth a rank
+TO_SAVE, TO_DIE = 600, 3  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
+
+
+def launch_ranks(args, batch=None):
+    """Runs the script in as many ranks as its flags ask for; returns in each of them, and at once where one is enough.
+
+    Args:
+        args: the flags of the groups `device` and, of a training script, `training`.
+        batch: examples in a step of training, of which each rank takes a share; None: the work has other shares.
+    Raises:
+        UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks, when they have ended.
+    """
+    launch(_local_ranks(args, batch), args.num_nodes, args.node_rank, args.master_addr, args.master_port)
+    if get_rank() > 0:
+        args.resave_ofrecord = False  # the first rank does it
+
+
+def devices(args):
+    """How many batches of --batch_size_per_device a step takes: one to a GPU, or to the CPUs of one machine."""
+    return args.num_nodes * (args.gpu_num_per_node if _on_gpus(args) else 1)
+
+
+def _on_gpus(args):
+    return args.device == "cuda" or args.device == "auto" and flow.cuda.is_available()
+
+
+def _local_ranks(args, batch):
+    """How many ranks this machine takes part with."""
+    if args.node_rank >= args.num_nodes:
+        raise UserError(f"--node_rank {args.node_rank}: of --num_nodes {args.num_nodes} the last is {args.num_nodes - 1}.")
+    if _on_gpus(args):
+        if args.gpu_num_per_node > flow.cuda.device_count():
+            raise UserError(f"--gpu_num_per_node {args.gpu_num_per_node}: OneFlow finds {flow.cuda.device_count()} GPUs here.")
+        return args.gpu_num_per_node
+    if args.gpu_num_per_node > 1:
+        raise UserError(f"--gpu_num_per_node {args.gpu_num_per_node}: there is no GPU to run on; --cpu_processes is the flag for CPUs.")
+    if getattr(args, "resume_from", None):
+        return _resumed_ranks(args)
+    if args.cpu_processes != "auto":
+        return args.cpu_processes
+    threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or 1)
+    return max(1, min(cores() // threads, batch // LEAST if batch else cores()))
+
+
+def _resumed_ranks(args):
+    """The ranks of the run that --resume_from names, on this machine; what is wrong with the snapshot is said where it is read."""
+    try:
+        total = read_json(pathlib.Path(args.resume_from, "meta.json"), "the description of the snapshot")["ranks"]
+        local = max(1, int(total) // args.num_nodes)
+    except (UserError, KeyError, TypeError, ValueError):
+        return 1
+    if local > MOST:
+        return 1
+    if args.cpu_processes not in ("auto", local):
+        raise UserError(f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes {args.cpu_processes} it would "
+                        "become another one: leave the flag out.")
+    return local
+
+
+def cores():
+    """The CPU cores that this process may use: those it is bound to, and no more than its control group pays for."""
+    count = len(os.sched_getaffinity(0))
+    try:
+        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such group, or "max"
+        return count
+
+
+# --------------------------------------------------------------------------------------- launching
+
+
+def launch(local, nodes=1, node=0, address="127.0.0.1", port=None):
+    """Makes this process the parent of `local` ranks that run the same program, and ends with them; returns at once in a rank, and
+    where one rank is all.
+
+    Args:
+        nodes, node: machines that run the program together, and the number of this one.
+        address, port: where the ranks meet; port None: one that is free on this machine, and PORT with several machines.
+    """
+    if local * nodes == 1 or get_world_size() > 1:
+        return
+    if port is None and nodes > 1:
+        port = PORT
+    elif port is None:
+        with socket.socket() as free:
+            free.bind((address, 0))
+            port = free.getsockname()[1]
+    where = ["--nproc_per_node", local, "--nnodes", nodes, "--node_rank", node, "--master_addr", address, "--master_port", port]
+    with tempfile.TemporaryDirectory(prefix="meta-kd-ranks-") as folder:
+        code = _run([*map(str, where), "--logdir", os.path.join(folder, "none"), *_program()], folder, local)
+        if code:
+            _explain(pathlib.Path(folder), range(node * local, (node + 1) * local), local * nodes)
+    raise SystemExit(0)
+
+
+def _program():
+    """The words that start this program again: a script, or a module by -m."""
+    main = sys.modules["__main__"]
+    return [*(("-m", main.__spec__.name) if main.__spec__ else (os.path.abspath(main.__file__),)), *sys.argv[1:]]
+
+
+def _run(words, folder, local):
+    """Runs the launcher to its end and leaves none of its ranks alive; passes on that it is told to stop. Returns 0 where all went well."""
+    _adopt_orphans()
+    launcher = os.fork()
+    if not launcher:
+        _be_launcher(words, folder, local)
+    patience, code = TO_DIE, 1
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1])
+    except KeyboardInterrupt:
+        os.killpg(launcher, Signals.asked)
+        patience = TO_SAVE
+    finally:
+        _reap(launcher, patience, pathlib.Path(folder))
+    return code
+
+
+def _adopt_orphans():
+    """Ranks whose launcher has gone become children of this process, so that it can wait for them (prctl of Linux)."""
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _be_launcher(words, folder, local):
+    """In the forked child: oneflow.distributed.launch in a process group of its own, without a word of its own."""
+    try:
+        os.setsid()
+        stop_with_parent(signal.SIGKILL)
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        os.environ[EXIT_REPORT_DIR] = folder
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, str(max(1, cores() // local)))
+        sys.argv = ["oneflow.distributed.launch", *words]
+        oneflow_launch.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 50))  # it looks once a second, and sleeps on
+        oneflow_launch.main()
+        os._exit(0)
+    finally:  # CalledProcessError, SystemExit
+        os._exit(1)
+
+
+def _reap(launcher, patience, folder):
+    """Waits `patience` seconds for the launcher and its ranks to end, or TO_DIE after the first rank has; then kills those that are left.
+
+    Told to stop once more, it does not wait.
+    """
+    until = time.monotonic() + patience
+    with contextlib.suppress(ChildProcessError, ProcessLookupError):  # none is left
+        with contextlib.suppress(KeyboardInterrupt):
+            while time.monotonic() < until:
+                if (ended := os.waitpid(-1, os.WNOHANG)[0]) not in (0, launcher):
+                    until = min(until, time.monotonic() + TO_DIE)
+                time.sleep(0 if ended else 0.02)
+        for file in folder.glob("*.pid"):
+            if os.path.exists(f"/proc/{file.read_text()}"):
+                file.with_suffix(".err").open("a").write("It did not end by itself when it was told to.\n")
+        os.killpg(launcher, signal.SIGKILL)
+        while True:
+            os.waitpid(-1, 0)
+
+
+def _explain(folder, numbers, total):
+    """Ends this process as the first of its ranks that failed did, or says which one ended without a word.
+
+    A rank that was stopped by the launcher, or that OneFlow stopped when another had gone, is not the one that failed.
+    """
+    words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    for each in words:
+        if each["code"] != STOPPED:
+            stop(**each)
+    if Signals.asked:
+        stop(**words[0]) if words else stop(f"{Signals.words()}.", STOPPED)
+    noise = {number: folder / f"{number}.err" for number in numbers if not (folder / f"{number}.json").exists()}
+    for number, file in noise.items():
+        if not file.exists() or not file.stat().st_size:
+            stop(f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended with it: fewer "
+                 "--cpu_processes need less; what was saved is whole.", 1)
+    for number, file in noise.items():
+        stop(f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the run ended with it; what was "
+             "saved is whole.", 1)

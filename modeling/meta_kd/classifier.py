@@ -1,0 +1,145 @@
+"""Teacher and student: a BERT encoder with the heads that Meta-KD puts on it (arXiv 2012.01266).
+
+B examples, T tokens, H width of the encoder, M classes, K domains.
+"""
+
+from typing import NamedTuple
+
+from modeling.bert import BertModel
+from modeling.operation import Dropout, Dropouts
+from util import load_oneflow
+
+flow = load_oneflow()
+nn = flow.nn
+
+
+class Answers(NamedTuple):
+    """What teacher and student say of a batch: class logits [B, M], and `encoder`, the Outputs of the BERT module."""
+
+    logits: "flow.Tensor"
+    encoder: tuple
+
+
+class DomainHead(nn.Module):
+    """h_d(x) = tanh(W (f(x) + E_D(k)) + b), f(x) the mean hidden state over the tokens of the text, E_D a learned domain embedding.
+
+    With `domains_out`, domain logits = linear(dropout(h_d)), trained against corrupted domain labels.
+    """
+
+    def __init__(self, config, K, dropouts, domains_out):
+        super().__init__()
+        H = config.hidden_size
+        self.embedding = nn.Embedding(K, H)
+        self.dense = nn.Linear(H, H)
+        if domains_out:
+            self.dropout = Dropout(config.hidden_dropout_prob, dropouts)
+            self.classifier = nn.Linear(H, K)
+
+    def forward(self, embedding, domain_mix):  # [B, H], [B, K] -> [B, H]
+        return flow.tanh(self.dense(embedding + flow.matmul(domain_mix, self.embedding.weight)))
+
+    def domain_logits(self, feature):  # [B, H] -> [B, K]
+        return self.classifier(self.dropout(feature))
+
+
+class ClassHeads(nn.Module):
+    """A class head for each domain, of a multi-task model: an example is judged by the head of its domain.
+
+    One of a domain that was not trained is judged by the mean of the heads that were, as `domain_mix` says.
+    """
+
+    def __init__(self, config, M, K):
+        super().__init__()
+        self.shape, self.dense = (-1, K, M), nn.Linear(config.hidden_size, K * M)
+
+    def forward(self, pooled, domain_mix):  # [B, H], [B, K] -> [B, M]
+        return (self.dense(pooled).reshape(*self.shape) * domain_mix.unsqueeze(-1)).sum(dim=1)
+
+
+class DomainClassifier(nn.Module):
+    """BERT with a class head on the pooled [CLS] output, or one for each domain, and, where asked for, a domain head.
+
+    Args:
+        config: the encoder's BertConfig.
+        M, K: number of classes and of domains.
+        class_heads: "shared": one class head; "per_domain": ClassHeads.
+        domain_head: None: no such head; "corrupted": the teacher's, with domain logits; "feature": the student's, without.
+        maps: {name: (inputs, outputs)}, learned linear maps without bias from the student's width to the teacher's.
+    """
+
+    def __init__(self, config, M, K, domain_head=None, maps=None, class_heads="shared"):
+        super().__init__()
+        self.dropouts = Dropouts()
+        self.bert = BertModel(config, self.dropouts)
+        self.dropout = Dropout(config.hidden_dropout_prob, self.dropouts)
+        if class_heads == "per_domain":
+            self.domain_classifiers = ClassHeads(config, M, K)
+        else:
+            self.classifier = nn.Linear(config.hidden_size, M)
+        self.domain_head = domain_head and DomainHead(config, K, self.dropouts, domains_out=domain_head == "corrupted")
+        for name, (inputs, outputs) in (maps or {}).items():
+            self.add_module(name, nn.Linear(inputs, outputs, bias=False))
+
+    def forward(self, batch, scores_of=(), mean_over_heads=True, last_hidden=True):
+        """Answers on a TensorBatch.
+
+        Args:
+            scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them.
+            last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where not.
+        """
+        encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads, last_hidden)
+        pooled = self.dropout(encoder.pooled)
+        several = hasattr(self, "domain_classifiers")
+        return Answers(self.domain_classifiers(pooled, batch.domain_mix) if several else self.classifier(pooled), encoder)
+
+    def domain_feature(self, encoder, batch):
+        """h_d of each example, [B, H], from the Outputs of the encoder."""
+        return self.domain_head(text_embedding(encoder.hidden[-1], batch.content_weights), batch.domain_mix)
+
+
+def build_teacher(config, task, domain_head, class_heads="shared"):
+    """A teacher for `task`, with the domain-corruption head or without, and with one class head or one for each domain."""
+    return DomainClassifier(config, len(task.labels), len(task.domains), "corrupted" if domain_head else None, class_heads=class_heads)
+
+
+def class_head_kind(folder):
+    """Which class heads the weights of a ModelFolder are of: "shared" or "per_domain"."""
+    return "per_domain" if any(name.startswith("domain_classifiers.") for name in folder.arrays) else "shared"
+
+
+def build_student(config, task, teacher_width, terms):
+    """A student for `task` with what the distillation `terms` need: its domain feature, and maps to the teacher's width.
+
+    Args:
+        terms: the names of the loss terms, of "representation", "transfer", "hidden" and others.
+    """
+    widths = (config.hidden_size, teacher_width)
+    maps = {f"{term}_map": widths for term in ("representation", "transfer", "hidden") if term in terms and len(set(widths)) > 1}
+    return DomainClassifier(config, len(task.labels), len(task.domains), "feature" if "transfer" in terms else None, maps)
+
+
+STUDENT_ONLY = ("domain_head.", "representation_map.", "transfer_map.", "hidden_map.")  # what a student that serves does without
+
+
+def text_embedding(hidden, content_weights):
+    """f(x): the mean of the last hidden states over the tokens of the text, [CLS], [SEP] and padding left out.
+
+    hidden [B, T, H]; content_weights [B, T], 1/n at the n tokens of the text, else 0 -> [B, H].
+    """
+    return flow.matmul(content_weights.unsqueeze(1), hidden).squeeze(1)
+
+
+def evenly_spaced_layers(wanted, layers):
+    """`wanted` layer numbers out of 1..layers, evenly spaced and ending with the last: 3 of 6 -> (2, 4, 6)."""
+    return tuple(-(-(i * layers) // wanted) for i in range(1, wanted + 1))
+
+
+def match_layers(stored, student_layers):
+    """Which student layer each stored teacher layer teaches: stored layer i of n goes with ceil(i * L_student / n).
+
+    Where two fall on one student layer the later teacher layer stays.
+
+    Returns:
+        {student layer, from 1: teacher layer}.
+    """
+    return dict(zip(evenly_spaced_layers(len(stored), student_layers), stored))

@@ -1,0 +1,173 @@
+"""What a student learns from the meta-teacher's knowledge: the terms of the loss, by name, and their targets.
+
+B examples, T tokens, M classes, H width of the teacher, A heads.
+"""
+
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from modeling.inference import tensor
+from modeling.meta_kd import losses
+from util import UserError, load_oneflow
+
+flow = load_oneflow()
+
+PREDICTION, INTERMEDIATE = ("soft", "hard"), ("attention", "representation", "hidden", "transfer")  # the latter weighted by lambda
+FLAGS = {"soft": "soft_label_weight", "hard": "hard_label_weight", "attention": "attention_loss_weight",
+         "representation": "representation_loss_weight", "hidden": "hidden_loss_weight", "transfer": "transfer_loss_weight"}
+
+
+def active_terms(args):
+    """{term: its weight} by the flags of the group `distillation`; terms of weight 0 are left out.
+
+    Raises:
+        UserError: no term at all, a phase without one, or two phases and --max_steps.
+    """
+    terms = {name: getattr(args, flag) for name, flag in FLAGS.items() if getattr(args, flag) > 0}
+    if not terms:
+        raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
+    if args.intermediate_epochs >= args.num_epochs:
+        raise UserError(f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
+                        "for the second phase: lower it.")
+    if args.intermediate_epochs and args.max_steps:
+        raise UserError(f"--max_steps {args.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
+                        "--intermediate_epochs 0.")
+    if args.intermediate_epochs and not (set(terms) & set(INTERMEDIATE) and set(terms) & set(PREDICTION)):
+        raise UserError("--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0.")
+    return terms
+
+
+def needs_teacher(terms):
+    """Whether any of the terms learns from a teacher: all but hard labels do."""
+    return set(terms) != {"hard"}
+
+
+def check_knowledge_covers(terms, manifest, config):
+    """Raises a UserError where the knowledge of that manifest cannot serve a term for a student of that BertConfig."""
+    if "transfer" in terms and not manifest["domain_feature"]:
+        raise UserError("--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain feature to pass "
+                        "on: set --transfer_loss_weight 0, or train a teacher with its domain head.")
+    if "hidden" in terms and not manifest["hidden_states"]:
+        raise UserError("--hidden_loss_weight: the knowledge holds no hidden states: run meta_teacher_eval.py with --hidden_states.")
+    heads = manifest["attention_heads"]
+    if "attention" in terms and heads not in ("mean", config.num_attention_heads):
+        raise UserError(f"the knowledge holds the scores of each of {heads} heads, and the student has {config.num_attention_heads}: "
+                        "run meta_teacher_eval.py with --attention_heads mean.")
+
+
+# --------------------------------------------------------------------------------------- targets
+
+
+class TeacherTargets(NamedTuple):
+    """What the teacher knows of a batch, padded to its T tokens: tensors, and what the attention term compares with as arrays."""
+
+    logits: "flow.Tensor"  # [B, M]
+    expertise: "flow.Tensor"  # lambda(x), [B]
+    representation: "flow.Tensor"  # [B, H]
+    domain_feature: "flow.Tensor"  # [B, H]
+    attention: dict  # {student layer: [B, T, T] or [B, A, T, T]}
+    hidden: dict  # {student layer: [B, T, H]}
+    pair_weights: Optional[np.ndarray]  # [B, T, T], for attention
+    token_weights: Optional["flow.Tensor"]  # [B, T], for hidden states
+    centring: Optional[np.ndarray]  # [B, T, T], for attention that is centred
+    mean_over_heads: bool
+    temperature: float
+
+
+NO_TARGETS = TeacherTargets(None, None, None, None, {}, {}, None, None, None, True, 1.0)  # where hard labels are all there is to learn from
+
+
+def make_targets(items, batch, terms, matches, manifest, args, device):
+    """The TeacherTargets of a Batch.
+
+    Args:
+        items: the knowledge of each example, in the order of the batch.
+        terms: the names of the terms that count; matches: {student layer: teacher layer}, both from 1.
+        manifest: of the knowledge.
+    """
+    T, at, mask = batch.input_ids.shape[1], {layer: i for i, layer in enumerate(manifest["layers"])}, batch.input_mask
+    logits, representation, feature = (np.stack([item[key] for item in items]) for key in ("logits", "representation", "domain_feature"))
+    expertise = np.ones(len(logits), np.float32)
+    if args.expertise_weight == "lambda":
+        expertise = losses.domain_expertise(batch.weights, logits, batch.label)
+    attention = {student: pad([item["attention"][at[teacher]] for item in items], T, 2)
+                 for student, teacher in matches.items() if "attention" in terms}
+    hidden = {student: tensor(pad([item["hidden"][at[teacher]] for item in items], T, 1), device)
+              for student, teacher in matches.items() if "hidden" in terms}
+    pairs = losses.pair_weights(mask) if attention else None
+    tokens = tensor(losses.token_weights(mask), device) if hidden else None
+    centring = losses.centring_matrix(mask) if args.attention_match == "centred" and attention else None
+    return TeacherTargets(tensor(logits, device), tensor(expertise, device), tensor(representation, device), tensor(feature, device),
+                  attention, hidden, pairs, tokens, centring, manifest["attention_heads"] == "mean", args.temperature)
+
+
+def pad(arrays, T, axes):
+    """Arrays of one example each, side by side in float32, with zeros up to T.
+
+    Args:
+        arrays: B arrays [n, H] (axes 1: tokens come first of two) or [..., n, n] (axes 2: tokens are the last two).
+    """
+    shape = (T, arrays[0].shape[1]) if axes == 1 else (*arrays[0].shape[:-2], T, T)
+    result = np.zeros((len(arrays), *shape), np.float32)
+    for row, array in zip(result, arrays):
+        if axes == 1:
+            row[:len(array)] = array
+        else:
+            row[..., :array.shape[-1], :array.shape[-1]] = array
+    return result
+
+
+# --------------------------------------------------------------------------------------- the loss
+
+
+def student_loss(model, batch, targets, terms):
+    """soft CE + hard CE + mean over the batch of lambda(x) * (attention + representation + hidden + gamma2 * transfer).
+
+    Args:
+        batch: a TensorBatch; lesson: its TeacherTargets, or NO_TARGETS for the term "hard" alone; terms: {name: weight}, the terms that count.
+    Returns:
+        the loss, and {term: its batch mean, before its weight and lambda}.
+    """
+    last_hidden = "transfer" in terms or "hidden" in terms
+    answers = model(batch, tuple(targets.attention), targets.mean_over_heads, last_hidden)
+    values = {name: TERMS[name](model, answers, batch, targets) for name in terms}  # each [B]
+    loss = 0.0
+    for name, value in values.items():
+        loss = loss + terms[name] * losses.batch_mean(value, targets.expertise if name in INTERMEDIATE else None)
+    return loss, {name: losses.batch_mean(value) for name, value in values.items()}
+
+
+def _soft(model, answers, batch, targets):
+    return losses.soft_cross_entropy(answers.logits, targets.logits, targets.temperature)
+
+
+def _hard(model, answers, batch, targets):
+    return losses.cross_entropy(answers.logits, batch.label)
+
+
+def _attention(model, answers, batch, targets):
+    student = [answers.encoder.scores[layer] for layer in targets.attention]
+    return losses.attention_loss(student, list(targets.attention.values()), targets.pair_weights, targets.centring)
+
+
+def _representation(model, answers, batch, targets):
+    return losses.squared_error(_mapped(model, "representation_map", answers.encoder.pooled), targets.representation)
+
+
+def _hidden(model, answers, batch, targets):
+    student = [_mapped(model, "hidden_map", answers.encoder.hidden[layer]) for layer in targets.hidden]
+    return losses.hidden_loss(student, list(targets.hidden.values()), targets.token_weights)
+
+
+def _transfer(model, answers, batch, targets):
+    return losses.squared_error(_mapped(model, "transfer_map", model.domain_feature(answers.encoder, batch)), targets.domain_feature)
+
+
+TERMS = {"soft": _soft, "hard": _hard, "attention": _attention, "representation": _representation, "hidden": _hidden,
+         "transfer": _transfer}
+
+
+def _mapped(model, name, values):
+    """`values` through the learned map of that name, or as they are where teacher and student are of one width."""
+    return getattr(model, name)(values) if hasattr(model, name) else values

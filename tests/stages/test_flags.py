@@ -1,0 +1,337 @@
+"""Flags of training and files of flags: accumulated gradients, schedules, the end of a run, the snapshots that are kept, --config, old names."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import STAGES, best, call, call_process, stage_flags
+from fuzz import rehash_snapshot
+from test_cli import TRAINING_STAGES, refused
+from test_faults import assert_whole, folder_states, restore
+from test_stages import metrics, tree
+from test_training import Loop, metrics_with
+
+import config
+from modeling import operation
+from modeling.distributed.collective import shared_loss
+from modeling.optimization import learning_rate_at, make_optimizer
+from modeling.snapshots.folder import load_weights
+from modeling.snapshots.manager import PATHS, PER_CALL, read_model
+from modeling.training.loop import StepLog, accumulate_gradients, one_phase
+from util import UserError
+
+# --------------------------------------------------------------------------------------- accumulated gradients
+
+
+def trained(folder, tiny_model, rate=0.0, **flags):
+    """The Loop of test_training after one phase over its 10 records, with dropout at `rate`."""
+    loop = Loop(folder, tiny_model, **flags)
+    for module in loop.model.modules():
+        if isinstance(module, operation.Dropout):
+            module.rate = rate
+    loop.train(one_phase(loop.args, 10, loop.loss))
+    return loop
+
+
+@pytest.mark.parametrize("batch, steps", [(3, 2), (1, 4)])
+def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model, batch, steps):
+    """Losses, norms and each gradient equal those of batches of `steps` times the size, with last steps of 4 examples (as 3 and 1) or of 2."""
+    one = trained(tmp_path / "one", tiny_model, batch_size_per_device=batch * steps)
+    several = trained(tmp_path / "several", tiny_model, batch_size_per_device=batch, gradient_accumulation_steps=steps)
+    assert [line["examples"] for line in one.metrics()] == [line["examples"] for line in several.metrics()]
+    for line, other in zip(one.metrics(), several.metrics()):
+        assert all(other[key] == pytest.approx(line[key], rel=1e-4) for key in line.keys() - {"phase"}), line["step"]
+    found = []
+    for loop in (one, several):  # the same weights and rows for both, and each weight's gradient
+        load_weights(loop.model, read_model(one.run.folder / "snapshot_last"))
+        optimizer = make_optimizer(loop.model, 1, 0)
+        accumulate_gradients(shared_loss(loop.model), loop.loss, np.arange(batch * steps - 1), 0, loop.args, loop.model, optimizer)
+        found.append({name: parameter.grad.numpy() for name, parameter in loop.model.named_parameters()})
+    for name in found[0]:
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_each_part_of_a_step_has_dropout_masks_of_its_own(tmp_path, tiny_model, monkeypatch):
+    """No mask is drawn twice in a run of accumulated steps; their keys are those of a run without for the first part of each step."""
+    drawn, whole = [], operation.random_stream
+    monkeypatch.setattr(operation, "random_stream", lambda seed, name, *key: drawn.append(key) or whole(seed, name, *key))
+    trained(tmp_path / "one", tiny_model, 0.1, batch_size_per_device=4, num_epochs=1)
+    plain, drawn[:] = set(drawn), []
+    trained(tmp_path / "two", tiny_model, 0.1, batch_size_per_device=2, gradient_accumulation_steps=2, num_epochs=1)
+    assert len(drawn) == len(set(drawn)) > len(plain) and plain < set(drawn)
+
+
+def test_two_ranks_accumulate_too(sandbox):
+    """Losses and norms of one rank with batches of 6, for two with 2 batches of 3: the last step has one example, and a rank none."""
+    still, path = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, sandbox / "bert" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **still}))
+    flags = {**stage_flags(sandbox)["meta_teacher"], "train_example_num": 31, "num_epochs": 1, "do_eval": False}
+    assert call("meta_teacher", sandbox, {**flags, "batch_size_per_device": 6, "model_save_dir": "one"}).code == 0
+    two = {"batch_size_per_device": 3, "gradient_accumulation_steps": 2, "cpu_processes": 2, "model_save_dir": "two"}
+    outcome = call_process("meta_teacher", sandbox, {**flags, **two})
+    assert outcome.code == 0, outcome.err
+    lines = metrics(sandbox / "one")
+    assert sorted(line["examples"] for line in lines) == [1, 6, 6, 6, 6, 6] and len(lines) == len(metrics(sandbox / "two"))
+    for line, other in zip(lines, metrics(sandbox / "two")):
+        assert all(other[key] == pytest.approx(line[key], rel=2e-4) for key in line.keys() - {"phase"}), line["step"]
+
+
+# --------------------------------------------------------------------------------------- schedule and end
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_schedules_are_those_of_their_formulas(warmup):
+    """20 steps: the same warm-up, then half a cosine from the peak towards 0, or the peak."""
+    w = int(20 * warmup)
+    rates = {name: np.array([learning_rate_at(step, 20, warmup, 2.0, name) for step in range(20)]) for name in ("linear", "cosine", "constant")}
+    for found in rates.values():
+        np.testing.assert_allclose(found[:w], rates["linear"][:w])
+        assert (found > 0).all()
+    np.testing.assert_allclose(rates["cosine"][w:], 1 + np.cos(np.pi * np.arange(20 - w) / (20 - w)))
+    np.testing.assert_allclose(rates["constant"][w:], 2.0)
+
+
+def test_max_steps_ends_the_run_and_its_schedule(tmp_path, tiny_model):
+    """7 steps where 2 epochs have 6, and 2 where they have 6: the rate falls to its last step, by the schedule that is asked for."""
+    for name, steps in (("more", 7), ("fewer", 2)):
+        lines = trained(tmp_path / name, tiny_model, max_steps=steps, lr_schedule="cosine").metrics()
+        assert [line["step"] for line in lines] == list(range(1, steps + 1))
+        assert [line["lr"] for line in lines] == [learning_rate_at(step, steps, 0.1, 1e-3, "cosine") for step in range(steps)]
+
+
+def test_max_steps_of_two_phases_is_refused(golden):
+    """It does not say where the second begins."""
+    refused(golden, "meta_distill", "--max_steps 5", "--intermediate_epochs 0", max_steps=5, intermediate_epochs=1)
+
+
+class Stop(Exception):
+    pass
+
+
+ACCURACIES = (0.5, 0.75, 0.625, 0.875, 0.75, 0.875, 0.9375, 1.0)  # at steps 2, 4, ...: the best at step 8, then two that are not better
+
+
+def patient(folder, tiny_model, resumed=False, **flags):
+    """A run with patience 2 whose evaluations find ACCURACIES."""
+    flags = {"num_epochs": 8, "early_stopping_patience": 2, "save_every_step_num": 3, "save_total_limit": 2, **flags}
+    loop = Loop(folder, tiny_model, **flags, resume_from=folder / "snapshot_last" if resumed else None)
+    if resumed:
+        last = read_model(folder / "snapshot_last")
+        load_weights(loop.model, last)
+        loop.snapshots.resume(last)
+
+    def on_dev():
+        return metrics_with(ACCURACIES[loop.metrics()[-1]["step"] // 2 - 1])
+
+    loop.train(one_phase(loop.args, 10, loop.loss), on_dev)
+    return loop
+
+
+@pytest.fixture(scope="module")
+def stopped_early(tmp_path_factory, tiny_model):
+    """The Loop of such a run."""
+    return patient(tmp_path_factory.mktemp("patience") / "run", tiny_model)
+
+
+def test_a_run_ends_when_dev_is_no_better_for_long(stopped_early):
+    """After the second evaluation in a row that is not above the best, a tie being none; the last step is saved, the best named."""
+    folder = stopped_early.run.folder
+    assert stopped_early.metrics()[-1] == {"step": 12, "dev": metrics_with(0.875)}
+    assert json.loads((folder / "snapshot_last" / "meta.json").read_text())["step"] == 12
+    assert json.loads((folder / "best.json").read_text())["step"] == 8
+    assert "no better accuracy on dev in 2 evaluations: the run ends with step 12" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("at", [4, 9, 12])
+def test_a_resumed_run_ends_early_at_the_same_step(stopped_early, tmp_path, tiny_model, monkeypatch, at):
+    """Broken off in step `at`, before its evaluation and its save, and gone on with from the last save: the same bytes."""
+    folder, whole = tmp_path / "run", StepLog.step
+
+    def step(self, number, *args):
+        whole(self, number, *args)
+        if number == at:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "step", step)
+        with pytest.raises(Stop):
+            patient(folder, tiny_model)
+    patient(folder, tiny_model, resumed=True)
+    assert tree(folder) == tree(stopped_early.run.folder)
+
+
+def test_a_run_that_ended_early_does_nothing_more(stopped_early, tmp_path, tiny_model):
+    """Resumed, it makes no step and keeps every byte."""
+    folder = shutil.copytree(stopped_early.run.folder, tmp_path / "run")
+    patient(folder, tiny_model, resumed=True)
+    assert tree(folder) == tree(stopped_early.run.folder)
+
+
+def test_patience_of_a_script_ends_with_a_test_of_the_best(sandbox):
+    """A learning rate too small to change an answer: the first evaluation is the best, the next ends the run, and results are written."""
+    flags = {"model_save_dir": "short", "learning_rate": 1e-9, "early_stopping_patience": 1}
+    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **flags})
+    assert outcome.code == 0 and [line["step"] for line in metrics(sandbox / "short") if "dev" in line] == [2, 4], outcome.err
+    assert json.loads((sandbox / "short" / "results.json").read_text())["snapshot"] == best(sandbox / "short").name
+
+
+def test_patience_without_evaluations_is_refused(golden):
+    """Without --do_eval it would never end anything."""
+    for stage in TRAINING_STAGES:
+        refused(golden, stage, "--early_stopping_patience", "--do_eval", early_stopping_patience=2, do_eval=False)
+
+
+# --------------------------------------------------------------------------------------- the snapshots that are kept
+
+
+def kept(folder):
+    """{step of a best snapshot in the folder: its accuracy by its name}."""
+    return {json.loads((path / "meta.json").read_text())["step"]: float(path.name.rpartition("_")[2]) for path in folder.glob("snapshot_best_*")}
+
+
+def test_the_best_snapshots_are_kept(tmp_path, tiny_model):
+    """Of 8 evaluations the 3 highest accuracies, each by the first that had it; best.json names the best at all times."""
+    loop, found = Loop(tmp_path / "run", tiny_model, save_total_limit=3), {}
+    for step, accuracy in enumerate((0.5, 0.75, 0.75, 0.25, 0.875, 0.5, 0.625, 0.125), 1):
+        loop.snapshots.save_best(step, metrics_with(accuracy))
+        found.setdefault(accuracy, step)
+        expected = {found[value]: value for value in sorted(found, reverse=True)[:3]}
+        assert kept(loop.run.folder) == expected
+        chosen = json.loads((loop.run.folder / "best.json").read_text())
+        assert (chosen["step"], chosen["accuracy"]) == max(expected.items(), key=lambda pair: pair[1]) and best(loop.run.folder).exists()
+
+
+def test_a_kill_loses_none_of_the_best_snapshots(tmp_path, tiny_model):
+    """A third one in the place of the second, killed before any file event: the two best so far are there, whole, and the best is named."""
+    loop = Loop(tmp_path / "run", tiny_model, save_total_limit=2)
+    loop.run._log.close()
+    for step, accuracy in ((1, 0.5), (2, 0.75)):
+        loop.snapshots.save_best(step, metrics_with(accuracy))
+    for state in folder_states(loop.run.folder, lambda: loop.snapshots.save_best(3, metrics_with(0.625))):
+        restore(state, tmp_path / "state")
+        assert_whole(tmp_path / "state")
+        assert {2} < set(kept(tmp_path / "state")) and json.loads(state["best.json"])["step"] == 2
+    assert kept(loop.run.folder) == {2: 0.75, 3: 0.625}
+
+
+@pytest.mark.parametrize("others", [{}, "x", ["x"], [{"snapshot": "../x", "step": 1, "accuracy": 0.5}]])
+def test_kept_snapshots_that_no_run_made_are_refused(sandbox, others):
+    """They decide what is removed, as the best one does."""
+    change(sandbox, lambda meta: meta.update(runners_up=others))
+    refused(sandbox, "meta_teacher", "meta.json", model_save_dir=None, resume_from="teacher/snapshot_last")
+
+
+# --------------------------------------------------------------------------------------- resuming
+
+
+NEW_FLAGS = ("gradient_accumulation_steps", "lr_schedule", "max_steps", "early_stopping_patience", "save_total_limit")
+
+
+def change(folder, how):
+    """Changes the meta.json of the teacher's snapshot_last, and its hash."""
+    path = folder / "teacher" / "snapshot_last"
+    meta = json.loads((path / "meta.json").read_text())
+    how(meta)
+    (path / "meta.json").write_text(json.dumps(meta))
+    rehash_snapshot(path)
+
+
+def test_a_run_is_another_with_other_flags_but_for_the_harmless(sandbox):
+    """Those that change steps, schedule or end are refused; how many snapshots are kept may differ, and is said."""
+    resumed = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
+    for name, value in (("gradient_accumulation_steps", 2), ("lr_schedule", "cosine"), ("max_steps", 20), ("early_stopping_patience", 3)):
+        refused(sandbox, "meta_teacher", f"--{name} ", f"this one has {value}", **resumed, **{name: value})
+    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **resumed, "save_total_limit": 4})
+    assert outcome.code == 0 and "--save_total_limit 4 instead of 1" in outcome.out
+
+
+def test_a_run_older_than_a_flag_had_its_default(sandbox):
+    """A snapshot without the flags of today: it goes on with their defaults, and with nothing else."""
+    def age(meta):
+        del meta["runners_up"]
+        for name in NEW_FLAGS:
+            del meta["flags"][name]
+
+    change(sandbox, age)
+    resumed = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
+    refused(sandbox, "meta_teacher", "had --lr_schedule linear", "has cosine", **resumed, lr_schedule="cosine")
+    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **resumed})
+    assert outcome.code == 0 and "other flags" not in outcome.out, outcome.err
+
+
+# --------------------------------------------------------------------------------------- a file of flags
+
+
+@pytest.mark.parametrize("stage, run", [("meta_teacher", "teacher"), ("meta_distill", "student")])
+def test_the_flags_of_a_run_make_it_again(golden, sandbox, stage, run):
+    """--config RUN/flags.json and another folder: the same bytes, flags.json among them, which holds all but flags of one call."""
+    outcome = call(stage, sandbox, {"config": f"{run}/flags.json", "model_save_dir": "again"})
+    assert outcome.code == 0, outcome.err
+    assert tree(sandbox / "again") == tree(golden / run)
+    flags = json.loads((golden / run / "flags.json").read_text())
+    assert flags.keys() & PER_CALL == {"cpu_processes", "gpu_num_per_node"}
+    assert flags.items() >= {name: value for name, value in stage_flags(golden)[stage].items() if name not in PER_CALL | PATHS}.items()
+    assert flags["data_dir"] == "data" and ("teacher_model" in flags) == (run == "student")
+
+
+def parsed(folder, flags, *words):
+    """The flags of a training script with a file of `flags`."""
+    (folder / "flags.json").write_text(json.dumps(flags))
+    return config.parse("", config.task, config.device, config.training, config.distillation, argv=["--config", str(folder / "flags.json"), *words])
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    """Required flags, numbers, switches, old names and null in the file; what the command line says, wherever it stands."""
+    flags = {"task_name": "senti", "data_dir": "data", "num_epochs": 4, "learning_rate": 1, "do_train": True, "do_eval": False, "vocab_file": None,
+             "cpu_processes": "auto", "student_model": "-x", "loss_print_every_n_iter": 7, "save_last_snapshot": True}
+    args = parsed(tmp_path, flags, "--num_epochs", "5", "--seed=3")
+    assert (args.num_epochs, args.seed, args.learning_rate, args.do_train, args.do_eval) == (5, 3, 1.0, True, False)
+    assert (args.vocab_file, args.student_model, args.log_every_step_num) == (None, "-x", 7)
+    assert args.changed.items() >= {"num_epochs": 5, "seed": 3, "do_train": True}.items() and "do_eval" not in args.changed
+    assert parsed(tmp_path, flags, "--log_every_step_num", "9").log_every_step_num == 9
+    assert parsed(tmp_path, {**flags, "cpu_processes": 2}).cpu_processes == 2
+
+
+@pytest.mark.parametrize("flag, value, words", [
+    ("sed", 1, "no flag 'sed'"), ("help", True, "no flag 'help'"), ("config", "x", "no flag 'config'"), ("seed", "1", "expected a whole number"),
+    ("seed", 1.0, "found 1.0, expected a whole number"), ("seed", True, "found True"), ("seed", -1, "-1 is not of at least 0"),
+    ("seed", [1], "found [1]"), ("resave_ofrecord", 1, "expected true or false"), ("data_dir", 1, "expected a string"),
+    ("device", "tpu", "expected one of auto, cpu, cuda"), ("cpu_processes", "many", "--cpu_processes")])
+def test_a_file_with_a_wrong_flag_is_refused(golden, tmp_path, flag, value, words):
+    """By every script, with the file and the flag in the sentence."""
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({flag: value}))
+    for stage in STAGES:
+        assert refused(golden, stage, words, config=file).startswith(f"error: --config {file}: ")
+
+
+def test_a_file_of_flags_that_is_none_is_refused(golden, tmp_path):
+    """Missing, no JSON, no object, a folder; a flag of another script."""
+    for content, words in ((None, "is missing"), ("num_epochs = 3", "not valid JSON"), ("[]", "expected a JSON object"),
+                           ('{"alpha": 0.5}', "no flag 'alpha'")):
+        if content is not None:
+            (tmp_path / "mine").write_text(content)
+        refused(golden, "meta_teacher", str(tmp_path / "mine"), words, config=tmp_path / "mine")
+    refused(golden, "meta_teacher", "directory", config=tmp_path)
+    refused(golden, "meta_teacher", "expected one argument", flags={"config": True})
+
+
+# --------------------------------------------------------------------------------------- old names
+
+
+def test_old_names_are_understood(tmp_path):
+    """Two have another name now; four say what holds anyhow, and leave nothing behind."""
+    needed = {"task_name": "senti", "data_dir": "data"}
+    words = ("--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot --do_lower_case True --train_data_prefix part- "
+             "--train_data_part_num 8 --use_fp16 False").split()
+    old, new = parsed(tmp_path, needed, *words), parsed(tmp_path, needed, "--log_every_step_num", "3", "--save_every_step_num", "4")
+    assert old == new
+    with pytest.raises(UserError, match="--use_fp16: half precision is not built"):
+        parsed(tmp_path, needed, "--use_fp16")
+
+
+def test_help_says_which_old_names_there_are(tmp_path):
+    """In one paragraph, not as flags of their own."""
+    text = " ".join(call("meta_teacher", tmp_path, {"help": True}).out.split())
+    assert "--loss_print_every_n_iter is --log_every_step_num" in text and text.count("--train_data_part_num") == 1
