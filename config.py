@@ -12,22 +12,34 @@ class Help(argparse.HelpFormatter):
     """Shows the default of a flag that has one, after its help."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, argparse.SUPPRESS) else f"{action.help} (default: %(default)s)"
+        return (
+            action.help
+            if action.default in (None, False, argparse.SUPPRESS)
+            else f"{action.help} (default: %(default)s)"
+        )
 
 
 class Parser(argparse.ArgumentParser):
     """Flags are spelt out, defaults stand in the help, and a mistake is one sentence with exit code 2."""
 
     def __init__(self, description, formatter_class=Help, **options):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=formatter_class, **options)
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=formatter_class, **options
+        )
 
     def parse_known_args(self, args=None, namespace=None):
         self.words = sys.argv[1:] if args is None else args
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
-        unknown = [word for word in self.words if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions]
-        if unknown and "required" in message:  # which argparse says first, though the one is often the other misspelt
+        unknown = [
+            word
+            for word in self.words
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions
+        ]
+        if (
+            unknown and "required" in message
+        ):  # which argparse says first, though the one is often the other misspelt
             message = f"unrecognized arguments: {' '.join(unknown)}"
         raise UserError(f"{self.prog}: {message}; '{self.prog} --help' lists the flags.")
 
@@ -79,8 +91,12 @@ def require_flag(args, name):
 
 
 def flag_file(parser):
-    parser.add_argument("--config", metavar="FILE", help='JSON file of flags, such as {"num_epochs": 4, "do_train": true} or the flags.json of a '
-                        "run; the command line wins, but cannot take back a flag that is on there")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help='JSON file of flags, such as {"num_epochs": 4, "do_train": true} or the flags.json of a '
+        "run; the command line wins, but cannot take back a flag that is on there",
+    )
 
 
 def file_words(parser, path):
@@ -93,11 +109,15 @@ def file_words(parser, path):
     for name, value in flags.items():
         action = parser._option_string_actions.get(f"--{name}")  # argparse has no public list of its flags
         if action is None or name in ("help", "config"):
-            raise UserError(f"--config {path}: there is no flag {name!r:.60} for it to set; '{parser.prog} --help' lists the flags.")
+            raise UserError(
+                f"--config {path}: there is no flag {name!r:.60} for it to set; '{parser.prog} --help' lists the flags."
+            )
         try:
             words += [] if value is None else file_word(name, action, value)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise UserError(f"--config {path}: --{name}: {error}; '{parser.prog} --help' says what it takes.") from None
+            raise UserError(
+                f"--config {path}: --{name}: {error}; '{parser.prog} --help' says what it takes."
+            ) from None
     return words
 
 
@@ -128,9 +148,13 @@ def number(kind, low, high=None, open_low=False):
 
     def convert(text):
         value = kind(text)
-        if not (low < value if open_low else low <= value) or not value <= (sys.float_info.max if high is None else high):
+        if not (low < value if open_low else low <= value) or not value <= (
+            sys.float_info.max if high is None else high
+        ):
             limits = f"above {low}" if open_low else f"of at least {low}"
-            raise argparse.ArgumentTypeError(f"{text} is not {limits}" + (f" and at most {high}" if high is not None else ""))
+            raise argparse.ArgumentTypeError(
+                f"{text} is not {limits}" + (f" and at most {high}" if high is not None else "")
+            )
         return value
 
     convert.__name__ = kind.__name__
@@ -153,81 +177,191 @@ share = number(float, 0.0, 1.0)
 
 def task(parser):
     group = parser.add_argument_group("task and records")
-    group.add_argument("--task_name", help="name of the task, needed for all but prediction: senti, or the name in the data folder's task.json")
-    group.add_argument("--data_dir", help="folder with train.tsv, dev.tsv, test.tsv, and task.json for a task of your own; needed for "
-                       "all but prediction")
+    group.add_argument(
+        "--task_name",
+        help="name of the task, needed for all but prediction: senti, or the name in the data folder's task.json",
+    )
+    group.add_argument(
+        "--data_dir",
+        help="folder with train.tsv, dev.tsv, test.tsv, and task.json for a task of your own; needed for "
+        "all but prediction",
+    )
     group.add_argument("--ofrecord_dir", help="folder of the records (default: DATA_DIR/ofrecord)")
-    group.add_argument("--resave_ofrecord", action="store_true",
-                       help="write the records again from the TSV files; content that did not change keeps its bytes and its scores")
-    group.add_argument("--seq_length", type=number(int, 3), default=128, help="longest text in tokens, [CLS] and [SEP] included")
+    group.add_argument(
+        "--resave_ofrecord",
+        action="store_true",
+        help="write the records again from the TSV files; content that did not change keeps its bytes and its scores",
+    )
+    group.add_argument(
+        "--seq_length",
+        type=number(int, 3),
+        default=128,
+        help="longest text in tokens, [CLS] and [SEP] included",
+    )
     group.add_argument("--vocab_file", help="WordPiece vocabulary (default: vocab.txt in the model folder)")
     group.add_argument("--seed", type=natural, default=42, help="every random draw is a function of it")
 
 
 def selection(parser):
-    group = parser.add_argument_group("which training examples (in this order; prototypes and scores are made of the same ones)")
-    group.add_argument("--train_example_num", type=count, help="the first N training examples (default: all; more than there are is an error)")
+    group = parser.add_argument_group(
+        "which training examples (in this order; prototypes and scores are made of the same ones)"
+    )
+    group.add_argument(
+        "--train_example_num",
+        type=count,
+        help="the first N training examples (default: all; more than there are is an error)",
+    )
     group.add_argument("--domain", help="only this domain: its training and its dev examples")
     group.add_argument("--exclude_domain", help="leave this domain out of training and dev; test keeps it")
-    group.add_argument("--data_portion", type=number(float, 0.0, 1.0, open_low=True), default=1.0,
-                       help="share of the training examples, stratified by domain and label, at least one of each")
+    group.add_argument(
+        "--data_portion",
+        type=number(float, 0.0, 1.0, open_low=True),
+        default=1.0,
+        help="share of the training examples, stratified by domain and label, at least one of each",
+    )
 
 
 def model(parser):
     group = parser.add_argument_group("model")
-    group.add_argument("--model_load_dir", help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot")
+    group.add_argument(
+        "--model_load_dir",
+        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot",
+    )
 
 
 def device(parser):
     group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there")
-    group.add_argument("--cpu_processes", type=auto_or_count, default="auto", metavar="auto|N",
-                       help="ranks that share the work on the CPUs of a machine; auto: one to a core, as long as each has 4 examples of a batch; "
-                       "a resumed run has those that it had")
-    group.add_argument("--gpu_num_per_node", type=count, default=1, help="GPUs to use on each machine, one rank to a GPU")
-    group.add_argument("--num_nodes", type=count, default=1, help="machines that run this command together, over the same files")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there"
+    )
+    group.add_argument(
+        "--cpu_processes",
+        type=auto_or_count,
+        default="auto",
+        metavar="auto|N",
+        help="ranks that share the work on the CPUs of a machine; auto: one to a core, as long as each has 4 examples of a batch; "
+        "a resumed run has those that it had",
+    )
+    group.add_argument(
+        "--gpu_num_per_node", type=count, default=1, help="GPUs to use on each machine, one rank to a GPU"
+    )
+    group.add_argument(
+        "--num_nodes",
+        type=count,
+        default=1,
+        help="machines that run this command together, over the same files",
+    )
     group.add_argument("--node_rank", type=natural, default=0, help="which of them this one is, from 0")
     group.add_argument("--master_addr", default="127.0.0.1", help="address of machine 0")
-    group.add_argument("--master_port", type=number(int, 1, 65535), help="free port of machine 0 (default: any on one machine, else 29500)")
-    group.add_argument("--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference")
+    group.add_argument(
+        "--master_port",
+        type=number(int, 1, 65535),
+        help="free port of machine 0 (default: any on one machine, else 29500)",
+    )
+    group.add_argument(
+        "--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference"
+    )
 
 
 def inference(parser):
     group = parser.add_argument_group("inference")
-    group.add_argument("--num_epochs", type=count, default=1,
-                       help="accepted so that one set of flags serves all stages; this stage reads the data once all the same")
+    group.add_argument(
+        "--num_epochs",
+        type=count,
+        default=1,
+        help="accepted so that one set of flags serves all stages; this stage reads the data once all the same",
+    )
 
 
 def training(parser):
-    group = parser.add_argument_group("training", "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
-                                      "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, --do_lower_case, "
-                                      "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.")
+    group = parser.add_argument_group(
+        "training",
+        "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
+        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, --do_lower_case, "
+        "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.",
+    )
     group.add_argument("--do_train", action="store_true", help="train")
-    group.add_argument("--do_eval", action="store_true", help="evaluate on dev while training, keep the best snapshot, and test it at the end")
+    group.add_argument(
+        "--do_eval",
+        action="store_true",
+        help="evaluate on dev while training, keep the best snapshot, and test it at the end",
+    )
     group.add_argument("--model_save_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)")
-    group.add_argument("--resume", action="store_true", help="go on with the run in --model_save_dir where it was stopped, if there is one")
-    group.add_argument("--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --model_save_dir where it was stopped, if there is one",
+    )
+    group.add_argument(
+        "--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder"
+    )
     group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
-    group.add_argument("--max_steps", type=count, help="steps of the run, in place of --num_epochs: the schedule ends with them")
-    group.add_argument("--batch_size_per_device", type=count, default=24, help="examples of a training step on one device")
-    group.add_argument("--gradient_accumulation_steps", type=count, default=1,
-                       help="batches whose gradients a step adds up: it is one of a batch of so many times the size, in the memory of one")
-    group.add_argument("--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate")
-    group.add_argument("--warmup_proportion", type=share, default=0.1, help="share of the steps with a rising learning rate")
-    group.add_argument("--lr_schedule", choices=("linear", "cosine", "constant"), default="linear",
-                       help="the learning rate after these steps: a line or half a cosine down to 0, or its peak")
-    group.add_argument("--weight_decay_rate", type=weight, default=0.01, help="AdamW's decay, not on biases and LayerNorm")
-    group.add_argument("--max_grad_norm", type=number(float, 0.0, open_low=True), default=1.0, help="gradients are clipped to this norm")
+    group.add_argument(
+        "--max_steps",
+        type=count,
+        help="steps of the run, in place of --num_epochs: the schedule ends with them",
+    )
+    group.add_argument(
+        "--batch_size_per_device", type=count, default=24, help="examples of a training step on one device"
+    )
+    group.add_argument(
+        "--gradient_accumulation_steps",
+        type=count,
+        default=1,
+        help="batches whose gradients a step adds up: it is one of a batch of so many times the size, in the memory of one",
+    )
+    group.add_argument(
+        "--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate"
+    )
+    group.add_argument(
+        "--warmup_proportion", type=share, default=0.1, help="share of the steps with a rising learning rate"
+    )
+    group.add_argument(
+        "--lr_schedule",
+        choices=("linear", "cosine", "constant"),
+        default="linear",
+        help="the learning rate after these steps: a line or half a cosine down to 0, or its peak",
+    )
+    group.add_argument(
+        "--weight_decay_rate", type=weight, default=0.01, help="AdamW's decay, not on biases and LayerNorm"
+    )
+    group.add_argument(
+        "--max_grad_norm",
+        type=number(float, 0.0, open_low=True),
+        default=1.0,
+        help="gradients are clipped to this norm",
+    )
     group.add_argument("--eval_example_num", type=count, help="the first N dev examples (default: all)")
-    group.add_argument("--eval_every_step_num", type=count, default=100, help="steps from one evaluation on dev to the next")
-    group.add_argument("--early_stopping_patience", type=count, metavar="N",
-                       help="the run ends after N evaluations in a row without a better accuracy on dev (default: it does not)")
-    group.add_argument("--save_total_limit", type=count, default=1,
-                       help="best snapshots to keep, each of another accuracy on dev; best.json names the best of them")
-    group.add_argument("--save_every_step_num", type=count, default=100, help="steps from one snapshot_last to the next: what a kill can cost")
-    group.add_argument("--log_every_step_num", type=count, default=20, help="steps from one log line to the next")
-    group.add_argument("--log_dir", type=board_folder, help="folder for TensorBoard's event files, with every number of metrics.jsonl; needs "
-                       "tensorboardX, or torch and tensorboard")
+    group.add_argument(
+        "--eval_every_step_num", type=count, default=100, help="steps from one evaluation on dev to the next"
+    )
+    group.add_argument(
+        "--early_stopping_patience",
+        type=count,
+        metavar="N",
+        help="the run ends after N evaluations in a row without a better accuracy on dev (default: it does not)",
+    )
+    group.add_argument(
+        "--save_total_limit",
+        type=count,
+        default=1,
+        help="best snapshots to keep, each of another accuracy on dev; best.json names the best of them",
+    )
+    group.add_argument(
+        "--save_every_step_num",
+        type=count,
+        default=100,
+        help="steps from one snapshot_last to the next: what a kill can cost",
+    )
+    group.add_argument(
+        "--log_every_step_num", type=count, default=20, help="steps from one log line to the next"
+    )
+    group.add_argument(
+        "--log_dir",
+        type=board_folder,
+        help="folder for TensorBoard's event files, with every number of metrics.jsonl; needs "
+        "tensorboardX, or torch and tensorboard",
+    )
     old_names(group)
 
 
@@ -251,7 +385,10 @@ def old_names(group):
     hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     group.add_argument("--loss_print_every_n_iter", dest="log_every_step_num", type=count, **hidden)
     group.add_argument("--model_save_every_n_iter", dest="save_every_step_num", type=count, **hidden)
-    for name in ("--save_last_snapshot", "--do_lower_case"):  # it is saved; tokenizer_config.json of the model folder says it
+    for name in (
+        "--save_last_snapshot",
+        "--do_lower_case",
+    ):  # it is saved; tokenizer_config.json of the model folder says it
         group.add_argument(name, nargs="?", action=Ignored, **hidden)
     for name in ("--train_data_prefix", "--train_data_part_num"):  # the manifest of the records says it
         group.add_argument(name, action=Ignored, **hidden)
@@ -260,71 +397,165 @@ def old_names(group):
 
 def prototypes(parser):
     group = parser.add_argument_group("prototype score")
-    group.add_argument("--alpha", type=share, default=0.5, help="weight of the example's own domain against the other domains")
+    group.add_argument(
+        "--alpha",
+        type=share,
+        default=0.5,
+        help="weight of the example's own domain against the other domains",
+    )
 
 
 def teacher(parser):
     group = parser.add_argument_group("meta-teacher")
-    group.add_argument("--domain_loss_weight", type=weight, default=0.5, help="gamma1, weight of the domain-corruption loss; 0: no such head")
-    group.add_argument("--weight_scaling", choices=("mean", "spread", "raw", "none"), default="mean",
-                       help="the instance weight made of the prototype score: mean: divided by its mean, spread: stretched or compressed to "
-                       "--weight_spread, raw: as it is, none: 1")
-    group.add_argument("--weight_spread", type=weight, default=0.5, help="standard deviation of the weights with --weight_scaling spread")
-    group.add_argument("--class_heads", choices=("shared", "per_domain"), default="shared",
-                       help="one class head, or one for each domain, as a multi-task teacher has")
+    group.add_argument(
+        "--domain_loss_weight",
+        type=weight,
+        default=0.5,
+        help="gamma1, weight of the domain-corruption loss; 0: no such head",
+    )
+    group.add_argument(
+        "--weight_scaling",
+        choices=("mean", "spread", "raw", "none"),
+        default="mean",
+        help="the instance weight made of the prototype score: mean: divided by its mean, spread: stretched or compressed to "
+        "--weight_spread, raw: as it is, none: 1",
+    )
+    group.add_argument(
+        "--weight_spread",
+        type=weight,
+        default=0.5,
+        help="standard deviation of the weights with --weight_scaling spread",
+    )
+    group.add_argument(
+        "--class_heads",
+        choices=("shared", "per_domain"),
+        default="shared",
+        help="one class head, or one for each domain, as a multi-task teacher has",
+    )
 
 
 def knowledge(parser):
     group = parser.add_argument_group("knowledge")
-    group.add_argument("--knowledge_dir", help="folder of the knowledge (default: OFRECORD_DIR/knowledge-<start of the teacher's hash>)")
-    group.add_argument("--unlabelled_file", help="a TSV with more texts, without labels and with or without the domain, which the teacher labels "
-                       "softly: the same file in stages 3 and 4")
+    group.add_argument(
+        "--knowledge_dir",
+        help="folder of the knowledge (default: OFRECORD_DIR/knowledge-<start of the teacher's hash>)",
+    )
+    group.add_argument(
+        "--unlabelled_file",
+        help="a TSV with more texts, without labels and with or without the domain, which the teacher labels "
+        "softly: the same file in stages 3 and 4",
+    )
 
 
 def extraction(parser):
     group = parser.add_argument_group("what to extract")
-    group.add_argument("--knowledge_layers", type=layer_list,
-                       help="teacher layers, counted from 1, as in 2,4,6 (default: min(3, layers), evenly spaced, ending with the last)")
-    group.add_argument("--attention_heads", choices=("mean", "all"), default="mean", help="scores averaged over the heads, or of each head")
+    group.add_argument(
+        "--knowledge_layers",
+        type=layer_list,
+        help="teacher layers, counted from 1, as in 2,4,6 (default: min(3, layers), evenly spaced, ending with the last)",
+    )
+    group.add_argument(
+        "--attention_heads",
+        choices=("mean", "all"),
+        default="mean",
+        help="scores averaged over the heads, or of each head",
+    )
     group.add_argument("--hidden_states", action="store_true", help="also the hidden states of these layers")
 
 
 def distillation(parser):
     group = parser.add_argument_group("meta-distillation")
     group.add_argument("--student_model", help="folder of the BERT that the student starts from")
-    group.add_argument("--student_layers", type=count, help="take N evenly spaced layers of that folder (default: all of them)")
-    group.add_argument("--teacher_model", help="the meta-teacher's snapshot, whose knowledge stage 3 wrote; its weights are not loaded. "
-                       "Not needed to learn from hard labels alone")
-    group.add_argument("--intermediate_epochs", type=natural, default=0,
-                       help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: all at once")
-    group.add_argument("--temperature", type=number(float, 0.0, open_low=True), default=1.0, help="T of the soft cross-entropy")
-    group.add_argument("--transfer_loss_weight", type=weight, default=0.3, help="gamma2, of the transferable-knowledge term")
-    group.add_argument("--soft_label_weight", type=weight, default=1.0, help="of the soft cross-entropy with the teacher's logits")
-    group.add_argument("--hard_label_weight", type=weight, default=0.0, help="of the cross-entropy with the gold labels")
+    group.add_argument(
+        "--student_layers",
+        type=count,
+        help="take N evenly spaced layers of that folder (default: all of them)",
+    )
+    group.add_argument(
+        "--teacher_model",
+        help="the meta-teacher's snapshot, whose knowledge stage 3 wrote; its weights are not loaded. "
+        "Not needed to learn from hard labels alone",
+    )
+    group.add_argument(
+        "--intermediate_epochs",
+        type=natural,
+        default=0,
+        help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: all at once",
+    )
+    group.add_argument(
+        "--temperature",
+        type=number(float, 0.0, open_low=True),
+        default=1.0,
+        help="T of the soft cross-entropy",
+    )
+    group.add_argument(
+        "--transfer_loss_weight", type=weight, default=0.3, help="gamma2, of the transferable-knowledge term"
+    )
+    group.add_argument(
+        "--soft_label_weight",
+        type=weight,
+        default=1.0,
+        help="of the soft cross-entropy with the teacher's logits",
+    )
+    group.add_argument(
+        "--hard_label_weight", type=weight, default=0.0, help="of the cross-entropy with the gold labels"
+    )
     group.add_argument("--attention_loss_weight", type=weight, default=1.0, help="of the attention term")
-    group.add_argument("--representation_loss_weight", type=weight, default=1.0, help="of the representation term")
-    group.add_argument("--hidden_loss_weight", type=weight, default=0.0, help="of the hidden-states term; needs knowledge with --hidden_states")
-    group.add_argument("--attention_match", choices=("raw", "centred"), default="raw",
-                       help="centred: each row of scores minus its mean, which the softmax does not see")
-    group.add_argument("--expertise_weight", choices=("lambda", "none"), default="lambda",
-                       help="the domain-expertise weight of an example, or 1 for all")
+    group.add_argument(
+        "--representation_loss_weight", type=weight, default=1.0, help="of the representation term"
+    )
+    group.add_argument(
+        "--hidden_loss_weight",
+        type=weight,
+        default=0.0,
+        help="of the hidden-states term; needs knowledge with --hidden_states",
+    )
+    group.add_argument(
+        "--attention_match",
+        choices=("raw", "centred"),
+        default="raw",
+        help="centred: each row of scores minus its mean, which the softmax does not see",
+    )
+    group.add_argument(
+        "--expertise_weight",
+        choices=("lambda", "none"),
+        default="lambda",
+        help="the domain-expertise weight of an example, or 1 for all",
+    )
 
 
 def prediction(parser):
-    group = parser.add_argument_group("prediction", "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
-                                      "it; --device and --eval_batch_size_per_device count, flags of ranks, records and training do not.")
-    group.add_argument("--do_predict", action="store_true", help="label the texts of --predict_file with the snapshot that --model_load_dir names; "
-                       "meta_distill.py has that flag for this alone")
-    group.add_argument("--predict_file", metavar="FILE|-", help="UTF-8 texts, one to a line, without a header; in a task of pairs two columns "
-                       "separated by a tab; -: standard input")
-    group.add_argument("--output_file", metavar="FILE", help="TSV with the label of each text and the probability of each label, whole or not at "
-                       "all; one that is there is replaced (default: standard output)")
+    group = parser.add_argument_group(
+        "prediction",
+        "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
+        "it; --device and --eval_batch_size_per_device count, flags of ranks, records and training do not.",
+    )
+    group.add_argument(
+        "--do_predict",
+        action="store_true",
+        help="label the texts of --predict_file with the snapshot that --model_load_dir names; "
+        "meta_distill.py has that flag for this alone",
+    )
+    group.add_argument(
+        "--predict_file",
+        metavar="FILE|-",
+        help="UTF-8 texts, one to a line, without a header; in a task of pairs two columns "
+        "separated by a tab; -: standard input",
+    )
+    group.add_argument(
+        "--output_file",
+        metavar="FILE",
+        help="TSV with the label of each text and the probability of each label, whole or not at "
+        "all; one that is there is replaced (default: standard output)",
+    )
 
 
 def board_folder(text):
     """An argparse type: a folder for event files, and a package that writes them."""
     if not tensorboard.is_installed():
-        raise argparse.ArgumentTypeError("no package that writes event files is installed: run 'pip install tensorboardX', or leave this flag out")
+        raise argparse.ArgumentTypeError(
+            "no package that writes event files is installed: run 'pip install tensorboardX', or leave this flag out"
+        )
     return text
 
 
@@ -332,5 +563,7 @@ def layer_list(text):
     """An argparse type: rising layer numbers from 1, as in `2,4,6`."""
     layers = tuple(int(word) for word in text.split(","))
     if min(layers) < 1 or list(layers) != sorted(set(layers)):
-        raise argparse.ArgumentTypeError(f"{text} is not a rising list of layer numbers from 1, such as 2,4,6")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a rising list of layer numbers from 1, such as 2,4,6"
+        )
     return layers

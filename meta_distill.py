@@ -20,9 +20,24 @@ from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, evaluate, select_device, to_device
 from modeling.meta_kd.classifier import STUDENT_ONLY, build_student, match_layers
-from modeling.meta_kd.distillation import INTERMEDIATE, NO_TARGETS, active_terms, check_knowledge_covers, make_targets, needs_teacher, student_loss
+from modeling.meta_kd.distillation import (
+    INTERMEDIATE,
+    NO_TARGETS,
+    active_terms,
+    check_knowledge_covers,
+    make_targets,
+    needs_teacher,
+    student_loss,
+)
 from modeling.predict import predict, wants_prediction
-from modeling.snapshots.folder import HEADS, check_fits_model, keep_layers, load_weights, read_snapshot_meta, teacher_meta
+from modeling.snapshots.folder import (
+    HEADS,
+    check_fits_model,
+    keep_layers,
+    load_weights,
+    read_snapshot_meta,
+    teacher_meta,
+)
 from modeling.snapshots.manager import (
     Snapshots,
     best_snapshot,
@@ -40,8 +55,17 @@ from util import Signals, UserError, entry, sha256
 
 @entry
 def main():
-    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.knowledge,
-                        config.distillation, config.prediction)
+    args = config.parse(
+        __doc__,
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.training,
+        config.knowledge,
+        config.distillation,
+        config.prediction,
+    )
     if wants_prediction(args):
         return predict(args)
     launch_ranks(args, args.batch_size_per_device)
@@ -49,7 +73,9 @@ def main():
     # ------------ data
     terms = active_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
     task = load_task(args.task_name, args.data_dir)
-    folder = load_initial_model(args, task, args.resume_from or config.require_flag(args, "student_model"), "--student_model")
+    folder = load_initial_model(
+        args, task, args.resume_from or config.require_flag(args, "student_model"), "--student_model"
+    )
     if args.student_layers and not args.resume_from:
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
@@ -60,7 +86,11 @@ def main():
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
     if args.do_train and args.unlabelled_file:
         examples = with_unlabelled(args, task, tokenizer, records["train"], examples, knowledge)
-    teacher_facts = knowledge.manifest if knowledge else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
+    teacher_facts = (
+        knowledge.manifest
+        if knowledge
+        else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
+    )
     run = open_run(args)
     run.log("\n".join(map(records_line, records.values())))
 
@@ -78,10 +108,16 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "student", **run_facts(task, records, domains), "teacher_sha256": teacher_facts["teacher_sha256"],
-            "knowledge": {name: teacher_facts.get(name) for name in ("layers", "attention_heads")},
-            "unlabelled_sha256": teacher_facts.get("unlabelled_sha256") if args.unlabelled_file else None}
-    snapshots = Snapshots(run, "student", model, tokenizer, meta, args, STUDENT_ONLY, model_card_writer(model, examples, args))
+    meta = {
+        "kind": "student",
+        **run_facts(task, records, domains),
+        "teacher_sha256": teacher_facts["teacher_sha256"],
+        "knowledge": {name: teacher_facts.get(name) for name in ("layers", "attention_heads")},
+        "unlabelled_sha256": teacher_facts.get("unlabelled_sha256") if args.unlabelled_file else None,
+    }
+    snapshots = Snapshots(
+        run, "student", model, tokenizer, meta, args, STUDENT_ONLY, model_card_writer(model, examples, args)
+    )
     if args.resume_from:
         snapshots.resume(folder)
 
@@ -90,15 +126,26 @@ def main():
             batch = make_batch(examples, rows)
             targets = NO_TARGETS
             if needs_teacher(terms):
-                targets = make_targets(knowledge.read(batch.idxs), batch, terms, matches, teacher_facts, args, device)
+                targets = make_targets(
+                    knowledge.read(batch.idxs), batch, terms, matches, teacher_facts, args, device
+                )
             return student_loss(model, to_device(batch, domains, device), targets, terms)
+
         return loss
 
     def on_dev():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
     with Signals.patience():
-        train(model, examples, make_phases(args, len(examples["label"]), terms, make_loss), args, run, snapshots, on_dev if args.do_eval else None)
+        train(
+            model,
+            examples,
+            make_phases(args, len(examples["label"]), terms, make_loss),
+            args,
+            run,
+            snapshots,
+            on_dev if args.do_eval else None,
+        )
 
     # ------------ test of the best snapshot
     if args.do_eval:
@@ -107,9 +154,11 @@ def main():
 
 def summarise_knowledge(knowledge, terms, matches):
     """A line for the log: from what the student learns, and by which terms."""
-    return (f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
-            f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
-            f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}")
+    return (
+        f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
+        f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
+        f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}"
+    )
 
 
 def make_phases(args, N, terms, make_loss):
@@ -120,15 +169,19 @@ def make_phases(args, N, terms, make_loss):
     """
     if not args.intermediate_epochs:
         return one_phase(args, N, make_loss(terms))
-    early, late = ({name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False))
+    early, late = (
+        {name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False)
+    )
     return two_phases(args, N, make_loss(early), make_loss(late))
 
 
 def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
     """The training examples and, after them, the texts of --unlabelled_file as the teacher labels them."""
     if not knowledge:
-        raise UserError("--unlabelled_file: there is no teacher to label these texts where hard labels are all there is to learn from: "
-                        "leave it out, or raise --soft_label_weight.")
+        raise UserError(
+            "--unlabelled_file: there is no teacher to label these texts where hard labels are all there is to learn from: "
+            "leave it out, or raise --soft_label_weight."
+        )
     more, content = unlabelled_arrays(args, task, tokenizer, len(records))
     knowledge.require(unlabelled_sha256=content)
     return with_pseudo_labels(examples, more, knowledge)

@@ -35,25 +35,41 @@ from util import Signals, entry
 
 @entry
 def main():
-    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.training, config.teacher,
-                        config.prediction)
+    args = config.parse(
+        __doc__,
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.training,
+        config.teacher,
+        config.prediction,
+    )
     if wants_prediction(args):
         return predict(args)
     launch_ranks(args, args.batch_size_per_device)
 
     # ------------ data
     task = load_task(args.task_name, args.data_dir)
-    folder = load_initial_model(args, task, args.resume_from or config.require_flag(args, "model_load_dir"), "--model_load_dir")
+    folder = load_initial_model(
+        args, task, args.resume_from or config.require_flag(args, "model_load_dir"), "--model_load_dir"
+    )
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
-    seen = np.unique(examples["domain"]).tolist() if args.do_train else teacher_meta(folder.meta, task, folder.path)["seen_domains"]
+    seen = (
+        np.unique(examples["domain"]).tolist()
+        if args.do_train
+        else teacher_meta(folder.meta, task, folder.path)["seen_domains"]
+    )
     domains = DomainTable(len(task.domains), tuple(seen))
     run = open_run(args)
     run.log("\n".join(map(records_line, records.values())))
     if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
-        run.log("note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first")
+        run.log(
+            "note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first"
+        )
 
     # ------------ model
     device = select_device(args.device)
@@ -68,8 +84,14 @@ def main():
         return
 
     # ------------ training
-    meta = {"kind": "teacher", **run_facts(task, records, domains), "domain_head": args.domain_loss_weight > 0}
-    snapshots = Snapshots(run, "mft", model, tokenizer, meta, args, card=model_card_writer(model, examples, args))
+    meta = {
+        "kind": "teacher",
+        **run_facts(task, records, domains),
+        "domain_head": args.domain_loss_weight > 0,
+    }
+    snapshots = Snapshots(
+        run, "mft", model, tokenizer, meta, args, card=model_card_writer(model, examples, args)
+    )
     if args.resume_from:
         snapshots.resume(folder)
     weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)
@@ -83,11 +105,23 @@ def main():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
 
     if args.domain_loss_weight and len(domains.seen) == 1:
-        run.log("note: with a single domain to train on, the domain head has nothing to learn: --domain_loss_weight 0 leaves it out")
+        run.log(
+            "note: with a single domain to train on, the domain head has nothing to learn: --domain_loss_weight 0 leaves it out"
+        )
     elif args.domain_loss_weight:
-        run.log(f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}")
+        run.log(
+            f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}"
+        )
     with Signals.patience():
-        train(model, examples, one_phase(args, len(weights), loss), args, run, snapshots, on_dev if args.do_eval else None)
+        train(
+            model,
+            examples,
+            one_phase(args, len(weights), loss),
+            args,
+            run,
+            snapshots,
+            on_dev if args.do_eval else None,
+        )
 
     # ------------ test of the best snapshot
     if args.do_eval:

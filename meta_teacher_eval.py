@@ -10,8 +10,23 @@ import itertools
 import numpy as np
 
 from data.batches import lengths
-from data.selection import chosen_blocks, domains_and_labels, examples_facts, open_records, records_folder, records_line, select
-from data.store.knowledge import PREFIX, Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.selection import (
+    chosen_blocks,
+    domains_and_labels,
+    examples_facts,
+    open_records,
+    records_folder,
+    records_line,
+    select,
+)
+from data.store.knowledge import (
+    PREFIX,
+    Knowledge,
+    KnowledgeWriter,
+    check_space,
+    expected_bytes,
+    knowledge_folder,
+)
 from data.store.ofrecord import check_replaceable
 from data.store.parts import windows
 from data.tasks import load_task
@@ -27,8 +42,16 @@ from util import Run, UserError, entry, get_rank, version_and_flag_lines
 
 @entry
 def main():
-    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.knowledge,
-                        config.extraction)
+    args = config.parse(
+        __doc__,
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.inference,
+        config.knowledge,
+        config.extraction,
+    )
     launch_ranks(args)
 
     # ------------ data
@@ -43,9 +66,13 @@ def main():
         records = open_records(args, task, tokenizer, "train")
     run.log(records_line(records))
     if meta.get("content_sha256") != records.content_sha256:
-        run.log("note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now")
+        run.log(
+            "note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now"
+        )
     rows = select(*domains_and_labels(records), task, args)
-    more, more_sha256 = unlabelled_arrays(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
+    more, more_sha256 = (
+        unlabelled_arrays(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
+    )
 
     def blocks():
         return itertools.chain(chosen_blocks(records, rows), [more] if more else [])
@@ -67,7 +94,10 @@ def main():
     check_space(target, size)
 
     # ------------ the teacher
-    model, device = build_teacher(folder.config, task, meta["domain_head"], class_head_kind(folder)), select_device(args.device)
+    model, device = (
+        build_teacher(folder.config, task, meta["domain_head"], class_head_kind(folder)),
+        select_device(args.device),
+    )
     load_weights(model, folder, run.log, allow_missing=())
     model.to(device)
 
@@ -82,7 +112,9 @@ def main():
 
     def write(number, window):
         if not writer.has(number):
-            writer.write(number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer))
+            writer.write(
+                number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
+            )
 
     parts = share_over_ranks(windows(blocks()), count, write, "knowledge")
     if get_rank() == 0:
@@ -104,14 +136,23 @@ def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
     """
     answers = model(batch, scores_of=layers, mean_over_heads=attention_heads == "mean")
     logits, pooled = answers.logits.numpy(), answers.encoder.pooled.numpy()
-    feature = model.domain_feature(answers.encoder, batch).numpy() if model.domain_head else np.zeros_like(pooled)
+    feature = (
+        model.domain_feature(answers.encoder, batch).numpy() if model.domain_head else np.zeros_like(pooled)
+    )
     scores = [answers.encoder.scores[layer].numpy() for layer in layers]
     hidden = [answers.encoder.hidden[layer].numpy() for layer in layers] if hidden_states else []
     items = []
     for i, n in enumerate(batch.host.input_mask.sum(axis=1)):
-        items.append({"idxs": int(batch.host.idxs[i]), "logits": logits[i], "representation": pooled[i], "domain_feature": feature[i],
-                      "attention": np.stack([layer[i, ..., :n, :n] for layer in scores]),
-                      "hidden": np.stack([layer[i, :n] for layer in hidden]) if hidden_states else None})
+        items.append(
+            {
+                "idxs": int(batch.host.idxs[i]),
+                "logits": logits[i],
+                "representation": pooled[i],
+                "domain_feature": feature[i],
+                "attention": np.stack([layer[i, ..., :n, :n] for layer in scores]),
+                "hidden": np.stack([layer[i, :n] for layer in hidden]) if hidden_states else None,
+            }
+        )
     return items
 
 
@@ -120,12 +161,22 @@ def knowledge_facts(args, folder, meta, records, rows):
     L = folder.config.num_hidden_layers
     layers = args.knowledge_layers or evenly_spaced_layers(min(3, L), L)
     if max(layers) > L:
-        raise UserError(f"--knowledge_layers {','.join(map(str, layers))}: the teacher {folder.path} has {L} layers.")
+        raise UserError(
+            f"--knowledge_layers {','.join(map(str, layers))}: the teacher {folder.path} has {L} layers."
+        )
     heads = "mean" if args.attention_heads == "mean" else folder.config.num_attention_heads
-    return layers, {"teacher_sha256": folder.sha256, "content_sha256": records.content_sha256, **examples_facts(rows),
-                    "layers": list(layers),
-                    "teacher_layers": L, "width": folder.config.hidden_size, "attention_heads": heads, "precision": "float16",
-                    "hidden_states": args.hidden_states, "domain_feature": meta["domain_head"]}
+    return layers, {
+        "teacher_sha256": folder.sha256,
+        "content_sha256": records.content_sha256,
+        **examples_facts(rows),
+        "layers": list(layers),
+        "teacher_layers": L,
+        "width": folder.config.hidden_size,
+        "attention_heads": heads,
+        "precision": "float16",
+        "hidden_states": args.hidden_states,
+        "domain_feature": meta["domain_head"],
+    }
 
 
 def is_there(target, facts):

@@ -10,7 +10,14 @@ import itertools
 
 import numpy as np
 
-from data.selection import domains_and_labels, examples_facts, open_records, records_folder, records_line, select
+from data.selection import (
+    domains_and_labels,
+    examples_facts,
+    open_records,
+    records_folder,
+    records_line,
+    select,
+)
 from data.store.parts import PartsFolder, windows
 from data.store.records import with_scores
 from data.tasks import SPLITS, load_task
@@ -28,7 +35,15 @@ from util import Run, UserError, entry, get_rank, remove_partial_writes, version
 
 @entry
 def main():
-    args = config.parse(__doc__, config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
+    args = config.parse(
+        __doc__,
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.inference,
+        config.prototypes,
+    )
     launch_ranks(args)
 
     # ------------ data: TSV -> records
@@ -47,7 +62,11 @@ def main():
     domain, label = domains_and_labels(records["train"])
     rows = select(domain, label, task, args)
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}
-    plan = {**facts, "content_sha256": [records[split].content_sha256 for split in SPLITS], "eval_batch_size": args.eval_batch_size_per_device}
+    plan = {
+        **facts,
+        "content_sha256": [records[split].content_sha256 for split in SPLITS],
+        "eval_batch_size": args.eval_batch_size_per_device,
+    }
     parts = PartsFolder(records_folder(args) / ".embeddings", "embeddings", plan)
     if all(records[split].scores == facts for split in SPLITS):
         if get_rank() == 0:
@@ -56,7 +75,10 @@ def main():
         return
 
     # ------------ model: the encoder as it was pre-trained
-    model, device = DomainClassifier(folder.config, len(task.labels), len(task.domains)), select_device(args.device)
+    model, device = (
+        DomainClassifier(folder.config, len(task.labels), len(task.domains)),
+        select_device(args.device),
+    )
     load_weights(model, folder, run.log)
     model.to(device)
 
@@ -68,7 +90,12 @@ def main():
 
     def embed(number, window):
         if parts.get(number) is None:
-            parts.put(number, np.stack(infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)).tobytes())
+            parts.put(
+                number,
+                np.stack(
+                    infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)
+                ).tobytes(),
+            )
 
     blocks = itertools.chain.from_iterable(records[split].blocks() for split in SPLITS)
     count = share_over_ranks(windows(blocks), sum(map(len, records.values())), embed, "embeddings")
@@ -83,11 +110,24 @@ def main():
     for split in SPLITS:
         facts_of_each = zip(*domains_and_labels(records[split]), vectors)
         scores[split] = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in facts_of_each]
-    write_report(run, records_folder(args) / "report.html", scores_page, task, domain, label, scores["train"], args.alpha,
-                 rows, stored_vectors(parts, count, H), axes)
+    write_report(
+        run,
+        records_folder(args) / "report.html",
+        scores_page,
+        task,
+        domain,
+        label,
+        scores["train"],
+        args.alpha,
+        rows,
+        stored_vectors(parts, count, H),
+        axes,
+    )
     for split, values in scores.items():
         with_scores(records[split], values, facts)
-        run.log(f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
+        run.log(
+            f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}"
+        )
     parts.remove()
 
 
@@ -112,7 +152,9 @@ def stored_vectors(parts, count, H):
     """Yields the float32 vectors [H] of `count` parts, one part in memory at a time."""
     for number in range(count):
         if (part := parts.get(number)) is None:
-            raise UserError(f"{parts.folder}: part {number} is missing or was changed meanwhile: run preprocess.py again.")
+            raise UserError(
+                f"{parts.folder}: part {number} is missing or was changed meanwhile: run preprocess.py again."
+            )
         yield from np.frombuffer(part[0], np.float32).reshape(-1, H)
 
 

@@ -36,23 +36,31 @@ def load_vocab(vocab_file):
     """
     path = pathlib.Path(vocab_file)
     if not path.is_file():
-        raise UserError(f"{path}: no such file, expected a vocabulary with one token a line (the vocab.txt of the model).")
+        raise UserError(
+            f"{path}: no such file, expected a vocabulary with one token a line (the vocab.txt of the model)."
+        )
     try:
         tokens = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8, expected one token a line in UTF-8: is this a vocab.txt?") from None
+        raise UserError(
+            f"{path}:{line}: not UTF-8, expected one token a line in UTF-8: is this a vocab.txt?"
+        ) from None
     vocab = {}
     for line, token in enumerate(tokens, start=1):
         if not token:
             found = "an empty line" if len(tokens) > 1 else "an empty file"
             raise UserError(f"{path}:{line}: {found}, expected one token a line: is this a vocab.txt?")
         if token in vocab:
-            raise UserError(f"{path}:{line}: the token {token!r:.80} is on line {vocab[token] + 1} already, expected each once.")
+            raise UserError(
+                f"{path}:{line}: the token {token!r:.80} is on line {vocab[token] + 1} already, expected each once."
+            )
         vocab[token] = line - 1
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
-        raise UserError(f"{path}: {len(vocab)} lines, but no {' '.join(missing)}, expected the vocabulary of a BERT model: "
-                        "is this a vocab.txt?")
+        raise UserError(
+            f"{path}: {len(vocab)} lines, but no {' '.join(missing)}, expected the vocabulary of a BERT model: "
+            "is this a vocab.txt?"
+        )
     return vocab
 
 
@@ -67,8 +75,13 @@ def tokenizer_for(model_dir, vocab_file=None):
     """
     vocab_path = pathlib.Path(vocab_file or pathlib.Path(model_dir, "vocab.txt"))
     if not vocab_file and not vocab_path.is_file():
-        raise UserError(f"{model_dir}: no vocab.txt in this folder: name the model's vocabulary with --vocab_file.")
-    for config in (pathlib.Path(model_dir, "tokenizer_config.json"), vocab_path.with_name("tokenizer_config.json")):
+        raise UserError(
+            f"{model_dir}: no vocab.txt in this folder: name the model's vocabulary with --vocab_file."
+        )
+    for config in (
+        pathlib.Path(model_dir, "tokenizer_config.json"),
+        vocab_path.with_name("tokenizer_config.json"),
+    ):
         if config.is_file():
             return FullTokenizer(vocab_path, _configured_case(config))
     return FullTokenizer(vocab_path)
@@ -78,14 +91,23 @@ def _configured_case(path):
     """`do_lower_case` of a tokenizer_config.json, and a UserError where another setting would give other tokens than ours."""
     config = read_json(path, "the tokenizer's configuration")
     lower = config.get("do_lower_case", True)
-    supported = {"do_lower_case": [True, False], "strip_accents": [None, lower], "tokenize_chinese_chars": [None, True],
-                 "do_basic_tokenize": [None, True], "never_split": [None, []],
-                 "tokenizer_class": [None, "BertTokenizer", "BertTokenizerFast"]}
+    supported = {
+        "do_lower_case": [True, False],
+        "strip_accents": [None, lower],
+        "tokenize_chinese_chars": [None, True],
+        "do_basic_tokenize": [None, True],
+        "never_split": [None, []],
+        "tokenizer_class": [None, "BertTokenizer", "BertTokenizerFast"],
+    }
     for key, values in supported.items():
-        if key in config and not any(config[key] == value and type(config[key]) is type(value) for value in values):  # 1 is not true
+        if key in config and not any(
+            config[key] == value and type(config[key]) is type(value) for value in values
+        ):  # 1 is not true
             expected = " or ".join(map(json.dumps, values))
-            raise UserError(f"{path}: {key} is {json.dumps(config[key]):.80}, expected {expected}: this is not BERT's own tokenizer, "
-                            "and no other is supported.")
+            raise UserError(
+                f"{path}: {key} is {json.dumps(config[key]):.80}, expected {expected}: this is not BERT's own tokenizer, "
+                "and no other is supported."
+            )
     return lower
 
 
@@ -103,12 +125,15 @@ def _within(borders, code):
 
 
 # Chinese characters. One range starts at 2B920 in Hugging Face's list, at 2B820 in the release's.
-_CHINESE = _borders("3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF 2F800-2FA1F")
+_CHINESE = _borders(
+    "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF 2F800-2FA1F"
+)
 # Punctuation, accents and format characters that Hugging Face's tables (Unicode 8) do not know as such: letters to it.
 _NEWER = _borders(
     "61D 7FD 890-8E2 9FD-9FE A76 AFA-AFF B55 C04-C3C C77 C84 D00 D3B-D3C D81 EBA ECE 180F-1886 1ABF-1ACE 1B7D-1B7E 1DF6-1DFB "
     "2E43-2E5D A82C A8C5 A8FF A9BD 10D24-10F89 11070-11074 110C2-110CD 111CF 1123E-11241 1133B 11438-1145E 11660-1166C 116B9 "
-    "1182F-11FFF 12FF1-13455 16E97-16F4F 16FE2-16FE4 1CF00-1CF46 1E000-1E4EF 1E944-1E95F")
+    "1182F-11FFF 12FF1-13455 16E97-16F4F 16FE2-16FE4 1CF00-1CF46 1E000-1E4EF 1E944-1E95F"
+)
 # Characters that have changed their category since.
 _ONCE = {"\u166d": "alone", "\U000111c9": "alone", "\u1734": "accent"}
 
@@ -175,8 +200,12 @@ class BasicTokenizer:
         """The words of `text`, as a list."""
         if not self.do_lower_case:
             return text.translate(_CASED).split()
-        if not text.isascii():  # cleaned first: a dropped character would keep the accents around it from being sorted
-            text = "".join(unicodedata.normalize("NFD", piece) for piece in _pieces_to_sort(text.translate(_CLEAN)))
+        if (
+            not text.isascii()
+        ):  # cleaned first: a dropped character would keep the accents around it from being sorted
+            text = "".join(
+                unicodedata.normalize("NFD", piece) for piece in _pieces_to_sort(text.translate(_CLEAN))
+            )
         return text.translate(_UNCASED).split()
 
 
@@ -225,7 +254,10 @@ class FullTokenizer:
     def __init__(self, vocab_file, do_lower_case=True):
         self.vocab_file, self.vocab, self.do_lower_case = vocab_file, load_vocab(vocab_file), do_lower_case
         self.inv_vocab, self.vocab_sha256 = list(self.vocab), sha256(vocab_file)
-        self.basic_tokenizer, self.wordpiece_tokenizer = BasicTokenizer(do_lower_case), WordpieceTokenizer(self.vocab)
+        self.basic_tokenizer, self.wordpiece_tokenizer = (
+            BasicTokenizer(do_lower_case),
+            WordpieceTokenizer(self.vocab),
+        )
         self._remembered = functools.lru_cache(CACHE_SIZE)(lambda part: tuple(self._work_out(part)))
 
     def tokenize(self, text):
@@ -270,15 +302,23 @@ def encode(tokenizer, text_a, text_b, seq_length):
     """
     vocab, room = tokenizer.vocab, seq_length - (2 if text_b is None else 3)
     if room < 1:
-        raise UserError(f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: there is no room for text.")
-    a, b = (list(itertools.islice(tokenizer.ids(text), room + 1)) if text is not None else [] for text in (text_a, text_b))
+        raise UserError(
+            f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: there is no room for text."
+        )
+    a, b = (
+        list(itertools.islice(tokenizer.ids(text), room + 1)) if text is not None else []
+        for text in (text_a, text_b)
+    )
     keep_b = min(len(b), max(room // 2, room - len(a)))
-    ids = [vocab["[CLS]"], *a[:room - keep_b], vocab["[SEP]"]]
+    ids = [vocab["[CLS]"], *a[: room - keep_b], vocab["[SEP]"]]
     segment_1 = len(ids)
     if text_b is not None:
         ids += [*b[:keep_b], vocab["[SEP]"]]
-    input_ids, (input_mask, segment_ids) = np.full(seq_length, vocab["[PAD]"], np.int32), np.zeros((2, seq_length), np.int32)
-    input_ids[:len(ids)] = ids
-    input_mask[:len(ids)] = 1
-    segment_ids[segment_1:len(ids)] = 1
+    input_ids, (input_mask, segment_ids) = (
+        np.full(seq_length, vocab["[PAD]"], np.int32),
+        np.zeros((2, seq_length), np.int32),
+    )
+    input_ids[: len(ids)] = ids
+    input_mask[: len(ids)] = 1
+    segment_ids[segment_1 : len(ids)] = 1
     return Features(input_ids, input_mask, segment_ids, len(a) + len(b) > room)

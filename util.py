@@ -26,7 +26,9 @@ import traceback
 def _blas_kernel():
     """The OpenBLAS kernel for this CPU by its flags; None where OpenBLAS does better to choose for itself."""
     try:
-        flags = set(re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split())
+        flags = set(
+            re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split()
+        )
     except (OSError, AttributeError):
         return None
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
@@ -43,8 +45,11 @@ try:
     import numpy as np
     from tqdm import tqdm
 except ImportError as error:  # nothing of ours is imported before this file
-    print(f"error: {error.name} is not installed for this Python ({sys.executable}): run 'bash scripts/setup.sh' and use "
-          ".venv/bin/python, or 'pip install -r requirements.txt' with Python 3.9 or 3.10.", file=sys.stderr)
+    print(
+        f"error: {error.name} is not installed for this Python ({sys.executable}): run 'bash scripts/setup.sh' and use "
+        ".venv/bin/python, or 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
+        file=sys.stderr,
+    )
     raise SystemExit(2) from None
 
 # --------------------------------------------------------------------------------------- user errors
@@ -82,8 +87,18 @@ def entry(main):
 
 
 STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-                errno.ENAMETOOLONG}
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
 
 
 class Signals:
@@ -139,7 +154,10 @@ def stop(sentence, code):
     """
     Signals.leave()
     if EXIT_REPORT_DIR in os.environ:
-        write_json(pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.json"), {"sentence": sentence, "code": code})
+        write_json(
+            pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.json"),
+            {"sentence": sentence, "code": code},
+        )
         sys.stdout.flush()
         os._exit(code)
     if sentence:
@@ -166,12 +184,21 @@ def _take_place():
     """In a launched rank: rank 0 alone has the terminal, what C++ has to say is kept in a file, and the rank stops with its launcher."""
     if EXIT_REPORT_DIR in os.environ:
         stop_with_parent(signal.SIGTERM)
-        pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.pid").write_text(str(os.getpid()), encoding="utf-8")
+        pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.pid").write_text(
+            str(os.getpid()), encoding="utf-8"
+        )
         if get_rank() == 0:
             sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
         else:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(os.path.join(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+        os.dup2(
+            os.open(
+                os.path.join(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.err"),
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+                0o600,
+            ),
+            2,
+        )
 
 
 def _await_the_others():
@@ -199,18 +226,28 @@ def load_oneflow():
         _check_python()
         os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
         if get_world_size() > 1 and os.environ["MASTER_ADDR"].startswith(("127.", "localhost")):
-            os.environ["LOCAL_RANK"] = os.environ["RANK"]  # "machines" of one address are one to OneFlow, which numbers their ranks through
+            os.environ["LOCAL_RANK"] = os.environ[
+                "RANK"
+            ]  # "machines" of one address are one to OneFlow, which numbers their ranks through
         _await_the_first()
         try:
             _keep_memory()
             with _quiet_stderr():
                 import oneflow
-        except Exception as error:  # the wheel raises ImportError, OSError or RuntimeError, by what is missing
-            stop(f"error: oneflow does not load ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-                 "run 'bash scripts/setup.sh', or 'pip install -r requirements.txt' with Python 3.9 or 3.10.", 2)
+        except (
+            Exception
+        ) as error:  # the wheel raises ImportError, OSError or RuntimeError, by what is missing
+            stop(
+                f"error: oneflow does not load ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
+                "run 'bash scripts/setup.sh', or 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
+                2,
+            )
         if oneflow.__version__ != ONEFLOW_VERSION:
-            stop(f"error: oneflow {oneflow.__version__} is installed, {ONEFLOW_VERSION} is needed: "
-                 "run 'pip install -r requirements.txt' with Python 3.9 or 3.10.", 2)
+            stop(
+                f"error: oneflow {oneflow.__version__} is installed, {ONEFLOW_VERSION} is needed: "
+                "run 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
+                2,
+            )
     return sys.modules["oneflow"]
 
 
@@ -224,7 +261,10 @@ def _keep_memory():
 
 def _await_the_first(patience=600):
     """Waits, seconds at most, until rank 0 listens: OneFlow itself would try once and then sleep for ten seconds."""
-    address, until = (os.environ.get("MASTER_ADDR"), int(os.environ.get("MASTER_PORT", 0))), time.monotonic() + patience
+    address, until = (
+        (os.environ.get("MASTER_ADDR"), int(os.environ.get("MASTER_PORT", 0))),
+        time.monotonic() + patience,
+    )
     while get_rank() > 0 and time.monotonic() < until:
         with contextlib.suppress(OSError):
             socket.create_connection(address, timeout=1).close()
@@ -234,11 +274,17 @@ def _await_the_first(patience=600):
 
 def _check_python():
     if sys.version_info[:2] not in ((3, 9), (3, 10)):
-        stop(f"error: this is Python {platform.python_version()}, and oneflow {ONEFLOW_VERSION} with numpy 1.26 needs 3.9 or 3.10: "
-             "run 'bash scripts/setup.sh', which finds or fetches one.", 2)
+        stop(
+            f"error: this is Python {platform.python_version()}, and oneflow {ONEFLOW_VERSION} with numpy 1.26 needs 3.9 or 3.10: "
+            "run 'bash scripts/setup.sh', which finds or fetches one.",
+            2,
+        )
     if int(np.__version__.split(".")[0]) != 1:
-        stop(f"error: numpy {np.__version__} is installed, and oneflow {ONEFLOW_VERSION} cannot exchange arrays with numpy 2: "
-             "run 'pip install -r requirements.txt'.", 2)
+        stop(
+            f"error: numpy {np.__version__} is installed, and oneflow {ONEFLOW_VERSION} cannot exchange arrays with numpy 2: "
+            "run 'pip install -r requirements.txt'.",
+            2,
+        )
 
 
 @contextlib.contextmanager
@@ -263,7 +309,9 @@ def make_folder(path):
     try:
         pathlib.Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path}: a file has the name of this folder or of one that it is in: remove it, or name another folder.") from None
+        raise UserError(
+            f"{path}: a file has the name of this folder or of one that it is in: remove it, or name another folder."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -272,7 +320,9 @@ def atomic_file(path, mode="wb"):
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file:
+        with open(
+            temporary, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
+        ) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -324,7 +374,7 @@ def remove_folder(path):
 def remove_partial_writes(folder):
     """Removes what a process that was killed has left half-written in `folder`, which the caller has locked."""
     for half in pathlib.Path(folder).glob(".*.tmp*"):
-        if half.name.endswith(".tmp.old") and not half.with_name(half.name[1:-len(".tmp.old")]).exists():
+        if half.name.endswith(".tmp.old") and not half.with_name(half.name[1 : -len(".tmp.old")]).exists():
             continue  # the only good copy, where folders cannot change names in one step
         shutil.rmtree(half) if half.is_dir() else half.unlink()
 
@@ -364,7 +414,9 @@ def read_json(path, what):
     """The JSON object in file `path`; `what` names it in the sentence of the UserError ("the manifest of the records")."""
     try:
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no NaN, nothing infinite as 1e400 is, no half of a surrogate pair
+        json.dumps(
+            value, ensure_ascii=False, allow_nan=False
+        ).encode()  # no NaN, nothing infinite as 1e400 is, no half of a surrogate pair
     except FileNotFoundError:
         raise UserError(f"{path}: {what} is missing.") from None
     except (ValueError, RecursionError) as error:
@@ -385,13 +437,17 @@ def sha256(path):
 
 # --------------------------------------------------------------------------------------- seeds
 
-STREAMS = {name: number for number, name in enumerate(("init", "order", "corruption", "dropout", "portion", "split"))}
+STREAMS = {
+    name: number for number, name in enumerate(("init", "order", "corruption", "dropout", "portion", "split"))
+}
 
 
 def random_stream(seed, stream, *key):
     """A numpy Generator that is a function of (seed, name of the stream, key) alone, key being integers >= 0 such as epoch,
     step, rank and number of ranks. Nothing is remembered between calls, so that a resumed run draws what the first would have."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, key)])))
+    return np.random.Generator(
+        np.random.SFC64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, key)]))
+    )
 
 
 # --------------------------------------------------------------------------------------- the run folder
@@ -452,7 +508,9 @@ class Run:
         """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
         path = self.folder / "metrics.jsonl"
         if self._writes and path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _line_step(line) <= step]
+            kept = [
+                line for line in path.read_text(encoding="utf-8").splitlines() if _line_step(line) <= step
+            ]
             with atomic_file(path, "w") as file:
                 file.writelines(line + "\n" for line in kept)
 
@@ -494,12 +552,30 @@ def version_and_flag_lines(args):
     """The first lines of a log: versions, the commit where this is a checkout, and the flags that differ from their defaults."""
     names = ("oneflow", "numpy", "scikit-learn", "safetensors")
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    commit = subprocess.run(["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"],
-                            capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    flags = " ".join(f"--{name} {value}" if value is not True else f"--{name}" for name, value in args.changed.items())
-    return [f"python {platform.python_version()}, {packages}" + (f", commit {commit}" if commit else ""), f"flags: {flags}"]
+    commit = (
+        subprocess.run(
+            ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        if shutil.which("git")
+        else ""
+    )
+    flags = " ".join(
+        f"--{name} {value}" if value is not True else f"--{name}" for name, value in args.changed.items()
+    )
+    return [
+        f"python {platform.python_version()}, {packages}" + (f", commit {commit}" if commit else ""),
+        f"flags: {flags}",
+    ]
 
 
 def progress(iterable=None, **options):
     """A tqdm bar with an ETA; silent where standard error is not a terminal, and in all ranks but the first."""
-    return tqdm(iterable, disable=get_rank() > 0 or not sys.stderr.isatty(), dynamic_ncols=True, leave=False, **options)
+    return tqdm(
+        iterable,
+        disable=get_rank() > 0 or not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        leave=False,
+        **options,
+    )

@@ -6,7 +6,9 @@ import numpy as np
 
 from util import random_stream
 
-WINDOW = 50  # batches among which examples of like length meet; the order of windows and of batches stays random
+WINDOW = (
+    50  # batches among which examples of like length meet; the order of windows and of batches stays random
+)
 
 
 class Batch(NamedTuple):
@@ -55,9 +57,9 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     stream = random_stream(seed, "order", epoch)
     order, batches = stream.permutation(len(lengths)), []
     for start in range(0, len(order), WINDOW * batch_size):
-        window = order[start:start + WINDOW * batch_size]
+        window = order[start : start + WINDOW * batch_size]
         window = window[np.argsort(-lengths[window], kind="stable")]
-        cut = [window[i:i + batch_size] for i in range(0, len(window), batch_size)]
+        cut = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
         batches += [cut[i] for i in stream.permutation(len(cut))]
     return batches
 

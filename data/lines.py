@@ -24,12 +24,14 @@ def line_text(path, line, raw):
     Raises:
         UserError: it is not UTF-8, or holds a NUL character.
     """
-    raw = raw[len(MARK):] if line == 1 and raw.startswith(MARK) else raw
+    raw = raw[len(MARK) :] if line == 1 and raw.startswith(MARK) else raw
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
-                        "expected UTF-8: convert the file.") from None
+        raise UserError(
+            f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
+            "expected UTF-8: convert the file."
+        ) from None
     if "\0" in text:
         raise UserError(f"{path}:{line}: found a NUL character, expected text: is this a text file?")
     return text.rstrip("\n").rstrip("\r")
@@ -43,7 +45,9 @@ def split_fields(path, line, raw, columns=None):
     """
     fields = line_text(path, line, raw).split("\t")
     if columns is not None and len(fields) != len(columns):
-        raise UserError(f"{path}:{line}: found {len(fields)} column(s), expected {len(columns)} ({', '.join(columns)}).")
+        raise UserError(
+            f"{path}:{line}: found {len(fields)} column(s), expected {len(columns)} ({', '.join(columns)})."
+        )
     return fields
 
 
@@ -51,11 +55,15 @@ def check_texts(path, line, names, texts):
     """Refuses a text of nothing but whitespace. Args: names: the columns of `texts`."""
     for name, text in zip(names, texts):
         if not text.strip():
-            raise UserError(f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line.")
+            raise UserError(
+                f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line."
+            )
 
 
 def lookup_index(path, line, column, name, known):
     """Where a `name` in a column stands in {name: index}, `known`; UserError where it does not."""
     if name not in known:
-        raise UserError(f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)[:500]}.")
+        raise UserError(
+            f"{path}:{line}: found {column} {name[:80]!r}, expected one of {', '.join(known)[:500]}."
+        )
     return known[name]

@@ -37,15 +37,21 @@ def open_splits(args, task, tokenizer):
     """
     records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
     examples = training_arrays(records["train"], task, args)
-    return records, examples, {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()}
+    return (
+        records,
+        examples,
+        {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()},
+    )
 
 
 def records_line(records):
     """A line for the log: how many examples a split has, how many of its texts were cut, and what it has no example of."""
     counts = [[records.counts[domain][label] for label in records.labels] for domain in records.domains]
     missing = missing_names(records.domains, records.labels, counts)
-    return (f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
-            + (f"; note: none of {missing}" if missing else ""))
+    return (
+        f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
+        + (f"; note: none of {missing}" if missing else "")
+    )
 
 
 def records_folder(args):
@@ -64,7 +70,7 @@ def chosen_blocks(records, rows):
     keep, start = np.isin(np.arange(len(records)), rows), 0
     for block in records.blocks():
         size = len(block["label"])
-        yield {name: array[keep[start:start + size]] for name, array in block.items()}
+        yield {name: array[keep[start : start + size]] for name, array in block.items()}
         start += size
 
 
@@ -80,7 +86,9 @@ def dev_arrays(records, task, args):
     arrays = records.arrays(check_limit(len(records), args.eval_example_num, "--eval_example_num", "dev"))
     keep = domain_mask(arrays["domain"].reshape(-1), task, args)
     if not keep.any():
-        raise UserError("no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of them.")
+        raise UserError(
+            "no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of them."
+        )
     return {name: array[keep] for name, array in arrays.items()}
 
 
@@ -95,32 +103,51 @@ def select(domain, label, task, args):
     rows = np.arange(check_limit(len(domain), args.train_example_num, "--train_example_num", "training"))
     rows = rows[domain_mask(domain[rows], task, args)]
     if args.data_portion < 1:
-        rows = np.sort(np.concatenate([_portion(rows[(domain[rows] == k) & (label[rows] == m)], args, k, m)
-                                       for k in range(len(task.domains)) for m in range(len(task.labels))]))
+        rows = np.sort(
+            np.concatenate(
+                [
+                    _portion(rows[(domain[rows] == k) & (label[rows] == m)], args, k, m)
+                    for k in range(len(task.domains))
+                    for m in range(len(task.labels))
+                ]
+            )
+        )
     if not len(rows):
-        raise UserError("no training example is left after --train_example_num, --domain and --exclude_domain: loosen one of them.")
+        raise UserError(
+            "no training example is left after --train_example_num, --domain and --exclude_domain: loosen one of them."
+        )
     return rows
 
 
 def examples_facts(rows):
     """What manifests say of the training examples at `rows`: how many, and a hash of which."""
-    return {"examples": len(rows), "examples_sha256": hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()}
+    return {
+        "examples": len(rows),
+        "examples_sha256": hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest(),
+    }
 
 
 def check_limit(available, limit, flag, what):
     """`limit`, or all where it is None. UserError where it is more than there are."""
     if limit is not None and limit > available:
-        raise UserError(f"{flag} {limit} is more than the {available} {what} examples there are: lower it or leave it out.")
+        raise UserError(
+            f"{flag} {limit} is more than the {available} {what} examples there are: lower it or leave it out."
+        )
     return available if limit is None else limit
 
 
 def domain_mask(domain, task, args):
     """True where --domain and --exclude_domain keep an example. int [N] -> bool [N]."""
     keep = np.ones(len(domain), bool)
-    for flag, name, wanted in (("--domain", args.domain, True), ("--exclude_domain", args.exclude_domain, False)):
+    for flag, name, wanted in (
+        ("--domain", args.domain, True),
+        ("--exclude_domain", args.exclude_domain, False),
+    ):
         if name is not None:
             if name not in task.domains:
-                raise UserError(f"{flag} {name}: the task {task.name} has the domains {', '.join(task.domains)}.")
+                raise UserError(
+                    f"{flag} {name}: the task {task.name} has the domains {', '.join(task.domains)}."
+                )
             keep &= (domain == task.domains.index(name)) == wanted
     return keep
 

@@ -43,9 +43,22 @@ class Example(NamedTuple):
 
 
 BUILT_IN = {
-    "senti": Task("senti", ("review",), "domain", "sentiment", ("positive", "negative"), ("books", "dvd", "electronics", "kitchen")),
-    "mnli": Task("mnli", ("premise", "hypothesis"), "genre", "label", ("entailment", "neutral", "contradiction"),
-                 ("fiction", "government", "slate", "telephone", "travel")),
+    "senti": Task(
+        "senti",
+        ("review",),
+        "domain",
+        "sentiment",
+        ("positive", "negative"),
+        ("books", "dvd", "electronics", "kitchen"),
+    ),
+    "mnli": Task(
+        "mnli",
+        ("premise", "hypothesis"),
+        "genre",
+        "label",
+        ("entailment", "neutral", "contradiction"),
+        ("fiction", "government", "slate", "telephone", "travel"),
+    ),
 }
 
 # --------------------------------------------------------------------------------------- the task
@@ -59,14 +72,20 @@ def load_task(task_name, data_dir):
     """
     path = pathlib.Path(data_dir, "task.json")
     if not path.parent.is_dir():
-        raise UserError(f"{data_dir}: no such folder, expected the data of task '{task_name}': check --data_dir.")
+        raise UserError(
+            f"{data_dir}: no such folder, expected the data of task '{task_name}': check --data_dir."
+        )
     if path.exists():
         task = read_task(path)
         if task.name != task_name:
-            raise UserError(f"{path}: describes task '{task.name}', expected '{task_name}': check --task_name and --data_dir.")
+            raise UserError(
+                f"{path}: describes task '{task.name}', expected '{task_name}': check --task_name and --data_dir."
+            )
         return task
     if task_name not in BUILT_IN:
-        raise UserError(f"{path}: missing, and '{task_name}' is not a built-in task ({', '.join(BUILT_IN)}): describe it there.")
+        raise UserError(
+            f"{path}: missing, and '{task_name}' is not a built-in task ({', '.join(BUILT_IN)}): describe it there."
+        )
     return BUILT_IN[task_name]
 
 
@@ -79,13 +98,17 @@ def read_task(path):
     value = read_json(path, "the description of the task")
     keys = [field.name for field in dataclasses.fields(Task)]
     if sorted(value) != sorted(keys):
-        raise UserError(f"{path}: found the keys {', '.join(map(repr, value))[:200] or '(none)'}, expected {', '.join(keys)}.")
+        raise UserError(
+            f"{path}: found the keys {', '.join(map(repr, value))[:200] or '(none)'}, expected {', '.join(keys)}."
+        )
     for key, least, most in (("text", 1, 2), ("labels", 2, None), ("domains", 1, None)):
         _check_names(path, key, value[key], least, most)
     for key in ("name", "domain", "label"):
         _check_names(path, key, [value[key]], 1, 1)
     if not re.fullmatch(r"[\w.-]+", value["name"]):
-        raise UserError(f"{path}: found the name '{value['name']:.80}', expected letters, digits, '_', '.' and '-' alone.")
+        raise UserError(
+            f"{path}: found the name '{value['name']:.80}', expected letters, digits, '_', '.' and '-' alone."
+        )
     task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
     _check_names(path, "text, domain, label", list(task.columns), 3, 4)
     return task
@@ -96,11 +119,19 @@ def _check_names(path, key, names, least, most):
     if not isinstance(names, list) or not least <= len(names) <= (most or len(names)):
         raise UserError(f"{path}: '{key}' is {names!r:.80}, expected a list of {wanted} names.")
     for name in names:
-        if not isinstance(name, str) or name != clean(name).encode("utf-8", "ignore").decode() or not 0 < len(name) <= 100:
-            raise UserError(f"{path}: '{key}' holds {name!r:.80}, expected a name of up to 100 characters without tabs, line ends or "
-                            "spaces around it.")
+        if (
+            not isinstance(name, str)
+            or name != clean(name).encode("utf-8", "ignore").decode()
+            or not 0 < len(name) <= 100
+        ):
+            raise UserError(
+                f"{path}: '{key}' holds {name!r:.80}, expected a name of up to 100 characters without tabs, line ends or "
+                "spaces around it."
+            )
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: '{key}' names {max(names, key=names.count)!r:.80} twice, expected distinct names.")
+        raise UserError(
+            f"{path}: '{key}' names {max(names, key=names.count)!r:.80} twice, expected distinct names."
+        )
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -128,8 +159,13 @@ def read_examples(task, path):
             fields = split_fields(path, line, raw, task.columns)
             *texts, domain, label = [fields[k] for k in order]
             check_texts(path, line, task.text, texts)
-            yield Example(texts[0], texts[1] if len(texts) == 2 else None,
-                          lookup_index(path, line, task.domain, domain, domains), lookup_index(path, line, task.label, label, labels), line)
+            yield Example(
+                texts[0],
+                texts[1] if len(texts) == 2 else None,
+                lookup_index(path, line, task.domain, domain, domains),
+                lookup_index(path, line, task.label, label, labels),
+                line,
+            )
         if line == 1:
             raise UserError(f"{path}: found a header and no examples, expected one or more.")
 
@@ -153,8 +189,10 @@ def check_counts(task, counts, path):
         path: the file, named in the sentence.
     """
     if missing := missing_names(task.domains, task.labels, counts):
-        raise UserError(f"{path}: found no example of {missing}, expected some of each domain and class: "
-                        "add examples, or describe the task without it in task.json.")
+        raise UserError(
+            f"{path}: found no example of {missing}, expected some of each domain and class: "
+            "add examples, or describe the task without it in task.json."
+        )
 
 
 def missing_names(domains, labels, counts):
@@ -209,7 +247,9 @@ def write_task(task, data_dir, splits):
     make_folder(folder)
     if task.name not in BUILT_IN:
         write_json(folder / "task.json", dataclasses.asdict(task))
-    with contextlib.ExitStack() as stack:  # the files take their names when the stack is left, after the last was written
+    with (
+        contextlib.ExitStack() as stack
+    ):  # the files take their names when the stack is left, after the last was written
         for split, rows in splits.items():
             _write_rows(task, stack.enter_context(atomic_file(split_path(folder, split), "w")), rows)
 
@@ -225,9 +265,13 @@ def _check_held(task, folder):
         held = next((each for each in BUILT_IN.values() if sorted(each.columns) == sorted(header)), None)
     if held is None or held.name != task.name:
         name = f"task '{held.name}'" if held else "a task that is not described"
-        raise UserError(f"{folder}: holds the data of {name}, expected '{task.name}' or none: name another --data_dir.")
+        raise UserError(
+            f"{folder}: holds the data of {name}, expected '{task.name}' or none: name another --data_dir."
+        )
     if task.name in BUILT_IN and held != task:
-        raise UserError(f"{description}: describes '{task.name}' otherwise than the built-in task, expected no such file: name another --data_dir.")
+        raise UserError(
+            f"{description}: describes '{task.name}' otherwise than the built-in task, expected no such file: name another --data_dir."
+        )
 
 
 def count_table(task, splits):
@@ -241,6 +285,9 @@ def count_table(task, splits):
     for split, rows in splits.items():
         pairs = [tuple(row[-2:]) for row in rows]
         for domain in (*task.domains, "all"):
-            counts = [sum(pair[1] == label and domain in (pair[0], "all") for pair in pairs) for label in task.labels]
+            counts = [
+                sum(pair[1] == label and domain in (pair[0], "all") for pair in pairs)
+                for label in task.labels
+            ]
             lines.append(f"{split:<6} {domain:<14}{''.join(f'{n:>9}' for n in (*counts, sum(counts)))}")
     return "\n".join(lines)

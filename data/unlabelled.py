@@ -23,11 +23,17 @@ def read_texts(task, path):
     with open_text(path, "texts: check --unlabelled_file") as file:
         header = split_fields(path, 1, file.readline())
         if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
-            raise UserError(f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} and, if it is "
-                            f"known, {task.domain}, separated by tabs.")
+            raise UserError(
+                f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} and, if it is "
+                f"known, {task.domain}, separated by tabs."
+            )
         for line, raw in enumerate(file, 2):
             row = dict(zip(header, split_fields(path, line, raw, header)))
-            domain = lookup_index(path, line, task.domain, row[task.domain], domains) if task.domain in row else unknown
+            domain = (
+                lookup_index(path, line, task.domain, row[task.domain], domains)
+                if task.domain in row
+                else unknown
+            )
             yield [row[name] for name in task.text], domain, line
 
 
@@ -41,17 +47,32 @@ def unlabelled_arrays(args, task, tokenizer, start):
     """
     rows = {name: [] for name in (*CONTENT, "weights")}
     for number, (texts, domain, line) in enumerate(read_texts(task, args.unlabelled_file)):
-        features = encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, args.seq_length, f"{args.unlabelled_file}:{line}")
-        row = {**{name: getattr(features, name) for name in ("input_ids", "input_mask", "segment_ids")},
-               "domain": domain, "label": 0, "idxs": start + number, "weights": 0.0}
+        features = encode_line(
+            tokenizer,
+            texts[0],
+            texts[1] if len(texts) == 2 else None,
+            args.seq_length,
+            f"{args.unlabelled_file}:{line}",
+        )
+        row = {
+            **{name: getattr(features, name) for name in ("input_ids", "input_mask", "segment_ids")},
+            "domain": domain,
+            "label": 0,
+            "idxs": start + number,
+            "weights": 0.0,
+        }
         for name, values in rows.items():
             values.append(row[name])
     if not rows["idxs"]:
         raise UserError(f"{args.unlabelled_file}: found a header and no texts, expected one or more.")
     shape = (-1, args.seq_length)
-    arrays = {name: np.array(values, np.float32 if name == "weights" else np.int32) for name, values in rows.items()}
+    arrays = {
+        name: np.array(values, np.float32 if name == "weights" else np.int32) for name, values in rows.items()
+    }
     arrays.update((name, arrays[name].reshape(shape)) for name in ("input_ids", "input_mask", "segment_ids"))
-    sha256 = hashlib.sha256(b"".join(arrays[name].tobytes() for name in ("input_ids", "input_mask", "segment_ids", "domain"))).hexdigest()
+    sha256 = hashlib.sha256(
+        b"".join(arrays[name].tobytes() for name in ("input_ids", "input_mask", "segment_ids", "domain"))
+    ).hexdigest()
     keep = domain_mask(arrays["domain"], task, args)
     return {name: array[keep] for name, array in arrays.items()}, sha256
 
@@ -63,5 +84,12 @@ def with_pseudo_labels(examples, unlabelled, knowledge):
     """
     logits = [item["logits"] for item in knowledge.read(unlabelled["idxs"])]
     labels = np.array([each.argmax() for each in logits], np.int32)
-    extra = {**unlabelled, "label": labels, "weights": np.full(len(labels), examples["weights"].mean(), np.float32)}
-    return {name: np.concatenate([array, extra[name].reshape(-1, *array.shape[1:])]) for name, array in examples.items()}
+    extra = {
+        **unlabelled,
+        "label": labels,
+        "weights": np.full(len(labels), examples["weights"].mean(), np.float32),
+    }
+    return {
+        name: np.concatenate([array, extra[name].reshape(-1, *array.shape[1:])])
+        for name, array in examples.items()
+    }

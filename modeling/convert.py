@@ -39,20 +39,39 @@ from tokenization import load_vocab, tokenizer_for
 def encoder_shapes(config):
     """Yields name and shape of each weight of the encoder, so that they are checked before the engine makes room for them."""
     H, inner = config.hidden_size, config.intermediate_size
-    for name, rows in (("word", config.vocab_size), ("position", config.max_position_embeddings), ("token_type", config.type_vocab_size)):
+    for name, rows in (
+        ("word", config.vocab_size),
+        ("position", config.max_position_embeddings),
+        ("token_type", config.type_vocab_size),
+    ):
         yield f"bert.embeddings.{name}_embeddings.weight", (rows, H)
     norms = {"attention.output.LayerNorm": (H,), "output.LayerNorm": (H,)}
-    maps = {"attention.self.query": (H, H), "attention.self.key": (H, H), "attention.self.value": (H, H), "attention.output.dense": (H, H),
-            "intermediate.dense": (inner, H), "output.dense": (H, inner), **norms}
-    layers = ((f"bert.encoder.layer.{layer}.{name}", shape) for layer in range(config.num_hidden_layers) for name, shape in maps.items())
-    for name, shape in itertools.chain([("bert.embeddings.LayerNorm", (H,))], layers):  # one by one: the number of layers is not yet believed
+    maps = {
+        "attention.self.query": (H, H),
+        "attention.self.key": (H, H),
+        "attention.self.value": (H, H),
+        "attention.output.dense": (H, H),
+        "intermediate.dense": (inner, H),
+        "output.dense": (H, inner),
+        **norms,
+    }
+    layers = (
+        (f"bert.encoder.layer.{layer}.{name}", shape)
+        for layer in range(config.num_hidden_layers)
+        for name, shape in maps.items()
+    )
+    for name, shape in itertools.chain(
+        [("bert.embeddings.LayerNorm", (H,))], layers
+    ):  # one by one: the number of layers is not yet believed
         yield f"{name}.weight", shape
         yield f"{name}.bias", shape[:1]
 
 
 def current_name(name):
     """A Hugging Face name as it is today: `bert.` before the encoder, LayerNorm.weight and .bias for gamma and beta."""
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+    name = re.sub(
+        r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+    )
     return "bert." + name if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
 
 
@@ -68,14 +87,24 @@ def read_shards(path, name, load):
         return load(path / name)
     index = path / f"{name}.index.json"
     places, tensors = read_json(index, "the index of the weights").get("weight_map"), {}
-    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise UserError(f"{index}: the weight_map is missing or not a map from tensors to files: take another copy of the model.")
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(file, str) for file in places.values())
+    ):
+        raise UserError(
+            f"{index}: the weight_map is missing or not a map from tensors to files: take another copy of the model."
+        )
     for file in sorted(set(places.values())):
         if file not in os.listdir(path) or not (path / file).is_file():
-            raise UserError(f"{index}: it names the file {file!r:.80}, which is missing: take another copy of the model.")
+            raise UserError(
+                f"{index}: it names the file {file!r:.80}, which is missing: take another copy of the model."
+            )
         found = load(path / file)
         if found.keys() != {tensor for tensor, place in places.items() if place == file}:
-            raise UserError(f"{path / file}: its tensors are not those that {index.name} says: take another copy of the model.")
+            raise UserError(
+                f"{path / file}: its tensors are not those that {index.name} says: take another copy of the model."
+            )
         tensors.update(found)
     return tensors
 
@@ -91,15 +120,20 @@ class Variable(NamedTuple):
 
 
 SNAPSHOT_WORDS = "bert-embeddings-word_embeddings"  # the folder by which a OneFlow snapshot is known
-MARKS = {"pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json"), "tensorflow": ("bert_model.ckpt.index",),
-         "oneflow": (f"{SNAPSHOT_WORDS}/out",)}
+MARKS = {
+    "pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    "tensorflow": ("bert_model.ckpt.index",),
+    "oneflow": (f"{SNAPSHOT_WORDS}/out",),
+}
 
 
 def source_format(path):
     """What a folder is to be converted from, "pytorch", "tensorflow" or "oneflow"; None for any other, as one that can be read as it is."""
     if any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         return None
-    return next((kind for kind, names in MARKS.items() if any((path / name).is_file() for name in names)), None)
+    return next(
+        (kind for kind, names in MARKS.items() if any((path / name).is_file() for name in names)), None
+    )
 
 
 def import_library(module, package):
@@ -111,8 +145,10 @@ def import_library(module, package):
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
-        raise UserError(f"{package} is needed here and does not load for this Python ({sys.executable}: {error}): run "
-                        f"'pip install {package}', or use a Python that has it.") from None
+        raise UserError(
+            f"{package} is needed here and does not load for this Python ({sys.executable}: {error}): run "
+            f"'pip install {package}', or use a Python that has it."
+        ) from None
 
 
 def hugging_face_name(name):
@@ -149,7 +185,9 @@ def tensorflow_variables(path):
 
 
 def _tensorflow_error(path, name, error):
-    return UserError(f"{path}: TensorFlow cannot read {name} ({' '.join(str(error).split()):.200}): take another copy of the model.")
+    return UserError(
+        f"{path}: TensorFlow cannot read {name} ({' '.join(str(error).split()):.200}): take another copy of the model."
+    )
 
 
 def oneflow_variables(path):
@@ -165,14 +203,23 @@ def _load_oneflow(folder, shape):
     kept = shape[::-1] if turned else shape
     if (folder / "meta").is_file():
         text = (folder / "meta").read_text(encoding="utf-8", errors="replace")
-        dims, kind = tuple(map(int, re.findall(r"\bdim:\s*(\d{1,18})\b", text))), re.search(r"\bdata_type:\s*(\w+)", text)
-        if dims not in (kept, (1, *kept)) or kind is None or kind[1] != "kFloat":  # OneFlow's own position vectors are [1, positions, H]
-            raise UserError(f"{folder / 'meta'}: found shape {dims} and type {kind and kind[1]}, expected {kept} and kFloat: "
-                            "take another copy of the model, or name its architecture with --config.")
+        dims, kind = (
+            tuple(map(int, re.findall(r"\bdim:\s*(\d{1,18})\b", text))),
+            re.search(r"\bdata_type:\s*(\w+)", text),
+        )
+        if (
+            dims not in (kept, (1, *kept)) or kind is None or kind[1] != "kFloat"
+        ):  # OneFlow's own position vectors are [1, positions, H]
+            raise UserError(
+                f"{folder / 'meta'}: found shape {dims} and type {kind and kind[1]}, expected {kept} and kFloat: "
+                "take another copy of the model, or name its architecture with --config."
+            )
     size, expected = (folder / "out").stat().st_size, 4 * math.prod(kept)
     if size != expected:
-        raise UserError(f"{folder / 'out'}: found {size} bytes, expected {expected}, float32 values of the shape {kept}: "
-                        "take another copy of the model, or name its architecture with --config.")
+        raise UserError(
+            f"{folder / 'out'}: found {size} bytes, expected {expected}, float32 values of the shape {kept}: "
+            "take another copy of the model, or name its architecture with --config."
+        )
     values = np.fromfile(folder / "out", "<f4").reshape(kept)
     return values.T if turned else values
 
@@ -180,19 +227,30 @@ def _load_oneflow(folder, shape):
 def pytorch_variables(path):
     """Yields the Variables of a Hugging Face folder with pytorch_model.bin."""
     torch = import_library("torch", "torch")
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6):  # before, weights_only did not keep all code out
-        raise UserError(f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: run 'pip install torch' with a newer Python.")
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (
+        2,
+        6,
+    ):  # before, weights_only did not keep all code out
+        raise UserError(
+            f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: run 'pip install torch' with a newer Python."
+        )
 
     def load(file):
         try:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
             return {str(name): tensor.detach() for name, tensor in tensors.items()}
-        except Exception as error:  # of any kind: it is unpickled; PyTorch's own words advise to run the code in it
-            raise UserError(f"{file}: PyTorch cannot read it as weights alone ({type(error).__name__}): take another copy of the model.") from None
+        except (
+            Exception
+        ) as error:  # of any kind: it is unpickled; PyTorch's own words advise to run the code in it
+            raise UserError(
+                f"{file}: PyTorch cannot read it as weights alone ({type(error).__name__}): take another copy of the model."
+            ) from None
 
     for name, tensor in read_shards(path, "pytorch_model.bin", load).items():
+
         def values(shape, tensor=tensor):
             return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
         yield Variable(name, values)
 
 
@@ -209,16 +267,26 @@ def _is_share(value):
     return type(value) in (int, float) and 0 <= value < 1
 
 
-NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings",
-          "type_vocab_size")
-KEYS = {**{name: ("a count", _is_count) for name in NEEDED},
-        "hidden_act": ("'gelu'", lambda value: value == "gelu"),
-        "hidden_dropout_prob": ("a share", _is_share), "attention_probs_dropout_prob": ("a share", _is_share),
-        "initializer_range": ("a number between 0 and 1", lambda value: _is_share(value) and value > 0),
-        "layer_norm_eps": ("a number between 0 and 1", lambda value: _is_share(value) and value > 0),
-        "pad_token_id": ("a token's id", lambda value: type(value) is int and value >= 0),
-        "model_type": ("'bert'", lambda value: value == "bert"),
-        "position_embedding_type": ("'absolute'", lambda value: value == "absolute")}
+NEEDED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+KEYS = {
+    **{name: ("a count", _is_count) for name in NEEDED},
+    "hidden_act": ("'gelu'", lambda value: value == "gelu"),
+    "hidden_dropout_prob": ("a share", _is_share),
+    "attention_probs_dropout_prob": ("a share", _is_share),
+    "initializer_range": ("a number between 0 and 1", lambda value: _is_share(value) and value > 0),
+    "layer_norm_eps": ("a number between 0 and 1", lambda value: _is_share(value) and value > 0),
+    "pad_token_id": ("a token's id", lambda value: type(value) is int and value >= 0),
+    "model_type": ("'bert'", lambda value: value == "bert"),
+    "position_embedding_type": ("'absolute'", lambda value: value == "absolute"),
+}
 
 
 def architecture(source, kind, file, heads):
@@ -228,9 +296,13 @@ def architecture(source, kind, file, heads):
         file: of --config; None: config.json or bert_config.json in the source, or for a OneFlow snapshot the sizes of its files.
         heads: of --num_attention_heads, for the last.
     """
-    file = file or next((source / name for name in ("config.json", "bert_config.json") if (source / name).is_file()), None)
+    file = file or next(
+        (source / name for name in ("config.json", "bert_config.json") if (source / name).is_file()), None
+    )
     if file is None and kind != "oneflow":
-        raise UserError(f"{source}: neither config.json nor bert_config.json is there: name the model's architecture with --config.")
+        raise UserError(
+            f"{source}: neither config.json nor bert_config.json is there: name the model's architecture with --config."
+        )
     if file is not None and heads is not None:
         raise UserError(f"--num_attention_heads: {file} says how many there are: leave the flag out.")
     if file is None:
@@ -249,16 +321,26 @@ def check_config(values, path):
             raise UserError(f"{path}: the key {name!r} is missing: is this the architecture of a BERT model?")
     for name, (words, test) in KEYS.items():
         if name in values and not test(values[name]):
-            raise UserError(f"{path}: {name} is {values[name]!r:.60}, expected {words}: no other BERT is built here.")
+            raise UserError(
+                f"{path}: {name} is {values[name]!r:.60}, expected {words}: no other BERT is built here."
+            )
     if values["hidden_size"] % values["num_attention_heads"]:
-        raise UserError(f"{path}: hidden_size {values['hidden_size']} is not a multiple of num_attention_heads {values['num_attention_heads']}.")
+        raise UserError(
+            f"{path}: hidden_size {values['hidden_size']} is not a multiple of num_attention_heads {values['num_attention_heads']}."
+        )
     kept = {name: values[name] for name in KEYS if name in values}
-    config = {"architectures": ["BertModel"], "model_type": "bert", "position_embedding_type": "absolute", **kept}
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "position_embedding_type": "absolute",
+        **kept,
+    }
     return config, sorted(set(values) - set(config))
 
 
 def inferred_config(path, heads):
     """The architecture of a OneFlow snapshot from the sizes of its files; BERT's heads are 64 wide."""
+
     def size(name):
         if not (path / name / "out").is_file():
             raise UserError(f"{path}: the variable {name} is missing: take another copy of the model.")
@@ -266,12 +348,27 @@ def inferred_config(path, heads):
 
     H = size("bert-embeddings-LayerNorm-gamma")
     if heads is None and (H == 0 or H % 64):
-        raise UserError(f"{path}: the model is {H} wide, which is not a multiple of BERT's 64 a head: say --num_attention_heads, or --config.")
-    rows = {name: size(f"bert-embeddings-{name}_embeddings") // (H or 1) for name in ("word", "position", "token_type")}
-    layers = [int(found[1]) for folder in path.iterdir() if (found := re.match(r"bert-encoder-layer_(\d+)-", folder.name))]
-    return {"vocab_size": rows["word"], "hidden_size": H, "num_hidden_layers": max(layers, default=0) + 1,
-            "num_attention_heads": H // 64 if heads is None else heads, "intermediate_size": size("bert-encoder-layer_0-intermediate-dense-bias"),
-            "max_position_embeddings": rows["position"], "type_vocab_size": rows["token_type"]}
+        raise UserError(
+            f"{path}: the model is {H} wide, which is not a multiple of BERT's 64 a head: say --num_attention_heads, or --config."
+        )
+    rows = {
+        name: size(f"bert-embeddings-{name}_embeddings") // (H or 1)
+        for name in ("word", "position", "token_type")
+    }
+    layers = [
+        int(found[1])
+        for folder in path.iterdir()
+        if (found := re.match(r"bert-encoder-layer_(\d+)-", folder.name))
+    ]
+    return {
+        "vocab_size": rows["word"],
+        "hidden_size": H,
+        "num_hidden_layers": max(layers, default=0) + 1,
+        "num_attention_heads": H // 64 if heads is None else heads,
+        "intermediate_size": size("bert-encoder-layer_0-intermediate-dense-bias"),
+        "max_position_embeddings": rows["position"],
+        "type_vocab_size": rows["token_type"],
+    }
 
 
 # --------------------------------------------------------------------------------------- the weights
@@ -291,20 +388,30 @@ def keep_encoder(variables, config, source):
     for variable in variables:
         name = current_name(hugging_face_name(variable.name))
         if name in named:
-            raise UserError(f"{source}: {name!r:.80} is there under two names, {named[name].name!r:.80} and {variable.name!r:.80}, expected one.")
+            raise UserError(
+                f"{source}: {name!r:.80} is there under two names, {named[name].name!r:.80} and {variable.name!r:.80}, expected one."
+            )
         named[name] = variable
     arrays, H = {}, config["hidden_size"]
     pooler = {"bert.pooler.dense.weight": (H, H), "bert.pooler.dense.bias": (H,)}
     shapes = encoder_shapes(types.SimpleNamespace(**config))
     for name, shape in itertools.chain(shapes, pooler.items() if named.keys() & pooler else ()):
         if name not in named:
-            raise UserError(f"{source}: the weight {name} is missing: expected the weights that the config describes.")
+            raise UserError(
+                f"{source}: the weight {name} is missing: expected the weights that the config describes."
+            )
         arrays[name] = _checked(named[name], shape, source)
         del named[name]
-    too_many = [variable.name for name, variable in named.items() if re.fullmatch(r"bert\.encoder\.layer\.\d+\..*\.(weight|bias)", name)]
+    too_many = [
+        variable.name
+        for name, variable in named.items()
+        if re.fullmatch(r"bert\.encoder\.layer\.\d+\..*\.(weight|bias)", name)
+    ]
     if too_many:
-        raise UserError(f"{source}: it holds {len(too_many)} encoder weights that the config does not describe, {too_many[0]} first: "
-                        "mend num_hidden_layers there, or take another copy of the model.")
+        raise UserError(
+            f"{source}: it holds {len(too_many)} encoder weights that the config does not describe, {too_many[0]} first: "
+            "mend num_hidden_layers there, or take another copy of the model."
+        )
     return arrays, sorted(variable.name for variable in named.values())
 
 
@@ -312,12 +419,16 @@ def _checked(variable, shape, source):
     """The values of a variable as contiguous float32, which must have this shape and be finite."""
     values = variable.load(shape)
     if values.shape != shape:
-        raise UserError(f"{source}: {variable.name} has the shape {values.shape}, the config says {shape}: take another copy of the model.")
+        raise UserError(
+            f"{source}: {variable.name} has the shape {values.shape}, the config says {shape}: take another copy of the model."
+        )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         floats = np.ascontiguousarray(values, np.float32) if values.dtype.kind == "f" else None
     if floats is None or not np.isfinite(floats).all():
-        raise UserError(f"{source}: {variable.name} holds {values.dtype if floats is None else 'values that are not finite'}, "
-                        "expected finite floats: take another copy of the model.")
+        raise UserError(
+            f"{source}: {variable.name} holds {values.dtype if floats is None else 'values that are not finite'}, "
+            "expected finite floats: take another copy of the model."
+        )
     return floats
 
 
@@ -325,7 +436,10 @@ def summarise(left_out):
     """The variables that are left out, in words: optimizer slots by their number, all others by name."""
     slots = [name for name in left_out if re.search("[/-](adam_)?[mv]$", name)]
     others = [name for name in left_out if name not in slots]
-    return "; ".join([f"{len(slots)} optimizer slots"] * bool(slots) + [", ".join(others)] * bool(others)) or "nothing"
+    return (
+        "; ".join([f"{len(slots)} optimizer slots"] * bool(slots) + [", ".join(others)] * bool(others))
+        or "nothing"
+    )
 
 
 # --------------------------------------------------------------------------------------- the command
@@ -336,8 +450,12 @@ def parse_flags():
     parser.add_argument("--source", required=True, help="the folder to convert")
     parser.add_argument("--target", required=True, help="the model folder to write, new or empty")
     parser.add_argument("--vocab_file", help="the vocabulary, where the source has no vocab.txt")
-    parser.add_argument("--config", help="a config.json or bert_config.json, where the source has none or a wrong one")
-    parser.add_argument("--num_attention_heads", type=int, help="of a OneFlow snapshot without a config; else its width / 64")
+    parser.add_argument(
+        "--config", help="a config.json or bert_config.json, where the source has none or a wrong one"
+    )
+    parser.add_argument(
+        "--num_attention_heads", type=int, help="of a OneFlow snapshot without a config; else its width / 64"
+    )
     return parser.parse_args()
 
 
@@ -355,13 +473,21 @@ def main():
         write_json(folder / "config.json", config)
         (folder / "model.safetensors").write_bytes(save(arrays, metadata={"format": "pt"}))
         shutil.copyfile(vocab_file, folder / "vocab.txt")
-        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lower,
-                                                      "model_max_length": config["max_position_embeddings"]})
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": lower,
+                "model_max_length": config["max_position_embeddings"],
+            },
+        )
     print(f"architecture from {origin}: {', '.join(f'{name} {config[name]}' for name in NEEDED)}")
     print(f"keys left out: {', '.join(keys_left_out) or 'none'}")
     print(f"tensors left out: {summarise(left_out)}")
     print(f"vocabulary: {tokens} tokens, texts are {'' if lower else 'not '}lower-cased")
-    print(f"{target}: {len(arrays)} tensors, {'with' if 'bert.pooler.dense.bias' in arrays else 'without'} the pooler, every one checked")
+    print(
+        f"{target}: {len(arrays)} tensors, {'with' if 'bert.pooler.dense.bias' in arrays else 'without'} the pooler, every one checked"
+    )
 
 
 def check_folders(source, target):
@@ -372,10 +498,14 @@ def check_folders(source, target):
         raise UserError(f"--target {target}: it holds something already: name a new folder.")
     kind = source_format(source)
     if kind is None and any(source.glob("model.safetensors*")):
-        raise UserError(f"--source {source}: it holds model.safetensors, which the suite reads as it is: no conversion is needed.")
+        raise UserError(
+            f"--source {source}: it holds model.safetensors, which the suite reads as it is: no conversion is needed."
+        )
     if kind is None:
-        raise UserError(f"--source {source}: found neither bert_model.ckpt.index, nor pytorch_model.bin, nor {SNAPSHOT_WORDS}/out: "
-                        "expected a BERT of Google, Hugging Face or OneFlow.")
+        raise UserError(
+            f"--source {source}: found neither bert_model.ckpt.index, nor pytorch_model.bin, nor {SNAPSHOT_WORDS}/out: "
+            "expected a BERT of Google, Hugging Face or OneFlow."
+        )
     return kind
 
 
@@ -384,13 +514,21 @@ def vocabulary(source, file, words):
     source's tokenizer_config.json, else where no token has capital letters."""
     path = pathlib.Path(file or source / "vocab.txt")
     if not file and not path.is_file():
-        raise UserError(f"{source}: no vocab.txt in this folder: name the model's vocabulary with --vocab_file.")
+        raise UserError(
+            f"{source}: no vocab.txt in this folder: name the model's vocabulary with --vocab_file."
+        )
     tokens = load_vocab(path)
     if len(tokens) > words:
-        raise UserError(f"{path}: it has {len(tokens)} tokens, the model {source} has {words} word vectors: name the vocabulary of this model.")
+        raise UserError(
+            f"{path}: it has {len(tokens)} tokens, the model {source} has {words} word vectors: name the vocabulary of this model."
+        )
     if (source / "tokenizer_config.json").is_file():
         return path, len(tokens), tokenizer_for(source, path).do_lower_case
-    return path, len(tokens), not any(re.search("[A-Z]", token) for token in tokens if not re.fullmatch(r"\[.*\]", token))
+    return (
+        path,
+        len(tokens),
+        not any(re.search("[A-Z]", token) for token in tokens if not re.fullmatch(r"\[.*\]", token)),
+    )
 
 
 if __name__ == "__main__":

@@ -39,8 +39,13 @@ def to_device(batch, domains, device):
     """A Batch as a TensorBatch; `domains` is a DomainTable."""
     tokens = (tensor(array, device) for array in (batch.input_ids, batch.input_mask, batch.segment_ids))
     content = token_weights(content_mask(batch.input_mask, batch.segment_ids))
-    return TensorBatch(*tokens, tensor(content, device), tensor(domain_mix(batch.domain, *domains), device),
-                       tensor(batch.label.astype(np.int64), device), batch)
+    return TensorBatch(
+        *tokens,
+        tensor(content, device),
+        tensor(domain_mix(batch.domain, *domains), device),
+        tensor(batch.label.astype(np.int64), device),
+        batch,
+    )
 
 
 def tensor(array, device):
@@ -76,7 +81,7 @@ def infer(model, block, batch_size, domains, device, answer):
 def batch_by_length(block, batch_size):
     """The rows of a block of records, the longest first, in batches: a list of int arrays."""
     order = np.argsort(-lengths(block), kind="stable")
-    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 @contextlib.contextmanager
@@ -100,14 +105,18 @@ def class_logits(model, arrays, task, batch_size, domains, device):
     """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the ranks take turns at batches."""
     logits = np.zeros((len(arrays["label"]), len(task.labels)), np.float32)
     with eval_mode(model):
-        for rows in batch_by_length(arrays, batch_size)[get_rank()::get_world_size()]:
-            logits[rows] = model(to_device(make_batch(arrays, rows), domains, device), last_hidden=False).logits.numpy()
+        for rows in batch_by_length(arrays, batch_size)[get_rank() :: get_world_size()]:
+            logits[rows] = model(
+                to_device(make_batch(arrays, rows), domains, device), last_hidden=False
+            ).logits.numpy()
     return all_reduce_sum(logits, device)
 
 
 def logits_metrics(logits, arrays, task):
     """`classification_metrics` of class logits [N, M] for the records stacked in `arrays`."""
-    return classification_metrics(logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task)
+    return classification_metrics(
+        logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task
+    )
 
 
 def classification_metrics(predicted, label, domain, task):
@@ -120,7 +129,13 @@ def classification_metrics(predicted, label, domain, task):
         {"examples", "accuracy", "domains": {name: accuracy}, "domain_average", "macro_f1"}.
     """
     right = predicted == label
-    per_domain = {name: float(right[domain == k].mean()) for k, name in enumerate(task.domains) if (domain == k).any()}
-    return {"examples": len(label), "accuracy": float(right.mean()), "domains": per_domain,
-            "domain_average": float(np.mean(list(per_domain.values()))),
-            "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0))}
+    per_domain = {
+        name: float(right[domain == k].mean()) for k, name in enumerate(task.domains) if (domain == k).any()
+    }
+    return {
+        "examples": len(label),
+        "accuracy": float(right.mean()),
+        "domains": per_domain,
+        "domain_average": float(np.mean(list(per_domain.values()))),
+        "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0)),
+    }

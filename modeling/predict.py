@@ -31,14 +31,22 @@ def wants_prediction(args):
         UserError: they ask for training or an evaluation beside it, or have what only a prediction takes.
     """
     if not args.do_predict:
-        alone = ("predict_file", "output_file", *(["model_load_dir"] if hasattr(args, "student_model") else []))
+        alone = (
+            "predict_file",
+            "output_file",
+            *(["model_load_dir"] if hasattr(args, "student_model") else []),
+        )
         for name in alone:
             if getattr(args, name) is not None:
-                raise UserError(f"--{name} is for a prediction, and --do_predict is not given: give it, or leave --{name} out.")
+                raise UserError(
+                    f"--{name} is for a prediction, and --do_predict is not given: give it, or leave --{name} out."
+                )
         return False
     for name in ("do_train", "do_eval", "resume", "resume_from"):
         if getattr(args, name):
-            raise UserError(f"--do_predict and --{name} are both given, and a prediction is a run of its own: leave one of them out.")
+            raise UserError(
+                f"--do_predict and --{name} are both given, and a prediction is a run of its own: leave one of them out."
+            )
     for name in ("model_load_dir", "predict_file"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is needed with --do_predict; --help says what it names.")
@@ -54,7 +62,9 @@ def check_output(path, texts):
     if not path.parent.is_dir():
         raise UserError(f"--output_file {path}: there is no folder {path.parent}: make it, or name another.")
     if path.exists() and texts != "-" and os.path.realpath(path) == os.path.realpath(texts):
-        raise UserError(f"--output_file {path}: this is the file of the texts, which would be overwritten: name another.")
+        raise UserError(
+            f"--output_file {path}: this is the file of the texts, which would be overwritten: name another."
+        )
 
 
 def predict(args):
@@ -67,15 +77,29 @@ def predict(args):
     task, seq_length, domains = task_from_meta(folder)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, seq_length, tokenizer)
-    model, device = DomainClassifier(folder.config, len(task.labels), domains.K, class_heads=class_head_kind(folder)), select_device(args.device)
+    model, device = (
+        DomainClassifier(folder.config, len(task.labels), domains.K, class_heads=class_head_kind(folder)),
+        select_device(args.device),
+    )
     load_weights(model, folder, allow_missing=())
     model.to(device)
-    with open_lines(args.predict_file) as lines, open_output(args.output_file) as out, progress(unit="text") as bar:
-        texts = encode_lines(task, STDIN if args.predict_file == "-" else args.predict_file, lines, tokenizer, seq_length)
-        for number, window in enumerate(probabilities(model, texts, args.eval_batch_size_per_device, domains, device)):
+    with (
+        open_lines(args.predict_file) as lines,
+        open_output(args.output_file) as out,
+        progress(unit="text") as bar,
+    ):
+        texts = encode_lines(
+            task, STDIN if args.predict_file == "-" else args.predict_file, lines, tokenizer, seq_length
+        )
+        for number, window in enumerate(
+            probabilities(model, texts, args.eval_batch_size_per_device, domains, device)
+        ):
             if number == 0:  # not before: texts with a fault at their start leave no line
                 out.write("\t".join(("label", *task.labels)) + "\n")
-            out.writelines("\t".join((task.labels[row.argmax()], *(f"{value:.6f}" for value in row))) + "\n" for row in window)
+            out.writelines(
+                "\t".join((task.labels[row.argmax()], *(f"{value:.6f}" for value in row))) + "\n"
+                for row in window
+            )
             out.flush()
             bar.update(len(window))
 
@@ -88,13 +112,19 @@ def task_from_meta(folder):
     """
     meta, path = folder.meta, folder.path
     if meta is None:
-        raise UserError(f"--model_load_dir {path}: this model was not trained here, and its classes are not known: name a snapshot.")
+        raise UserError(
+            f"--model_load_dir {path}: this model was not trained here, and its classes are not known: name a snapshot."
+        )
     if not any(name.startswith(CLASS_HEADS) for name in folder.arrays):
         raise UserError(f"--model_load_dir {path}: its weights have no class head: take another snapshot.")
     check_meta(meta, META_TYPES, path)
     if len(meta["text"]) > 2:
-        raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {len(meta['text'])} columns of text, expected 1 or 2: take another snapshot.")
-    task = Task(meta["task"], tuple(meta["text"]), "domain", "label", tuple(meta["labels"]), tuple(meta["domains"]))
+        raise UserError(
+            f"{pathlib.Path(path, 'meta.json')}: found {len(meta['text'])} columns of text, expected 1 or 2: take another snapshot."
+        )
+    task = Task(
+        meta["task"], tuple(meta["text"]), "domain", "label", tuple(meta["labels"]), tuple(meta["domains"])
+    )
     K = len(task.domains)
     seen = teacher_meta(meta, task, path)["seen_domains"] if meta["kind"] == "teacher" else range(K)
     return task, meta["seq_length"], DomainTable(K, tuple(seen))
@@ -125,7 +155,9 @@ def encode_lines(task, path, lines, tokenizer, seq_length):
     for line, raw in enumerate(lines, 1):
         texts = split_fields(path, line, raw, task.text)
         check_texts(path, line, task.text, texts)
-        yield encode_line(tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length, f"{path}:{line}")
+        yield encode_line(
+            tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length, f"{path}:{line}"
+        )
     if not line:
         raise UserError(f"{path}: found no text, expected one on each line.")
 
@@ -135,11 +167,18 @@ def probabilities(model, texts, batch_size, domains, device, window=WINDOW):
 
     Their domain is not known: a model with a class head for each domain takes the mean of those that it was trained on.
     """
+
     def answer(model, batch):
         return softmax(model(batch, last_hidden=False).logits.numpy())
 
     texts = iter(texts)
     while rows := list(itertools.islice(texts, window)):
-        block = {name: np.stack([getattr(row, name) for row in rows]) for name in ("input_ids", "input_mask", "segment_ids")}
-        block.update({name: np.zeros(len(rows), np.int32) for name in ("label", "idxs", "weights")}, domain=np.full(len(rows), domains.K))
+        block = {
+            name: np.stack([getattr(row, name) for row in rows])
+            for name in ("input_ids", "input_mask", "segment_ids")
+        }
+        block.update(
+            {name: np.zeros(len(rows), np.int32) for name in ("label", "idxs", "weights")},
+            domain=np.full(len(rows), domains.K),
+        )
         yield np.stack(infer(model, block, batch_size, domains, device, answer))

@@ -15,9 +15,15 @@ def row(folder):
     timings = map(json.loads, (folder / "timing.jsonl").read_text(encoding="utf-8").splitlines())
     speed = [each["examples_per_second"] for each in timings if each["event"] == "test"][-1]
     test = results["test"]
-    return {"run": folder.name, **{name: f"{100 * value:.1f}" for name, value in test["domains"].items()},
-            "average": f"{100 * test['domain_average']:.1f}", "all": f"{100 * test['accuracy']:.1f}",
-            "parameters": f"{results['parameters'] / 1e6:.1f} M", "file": f"{results['bytes'] / 1e6:.0f} MB", "examples/s": f"{speed:.0f}"}
+    return {
+        "run": folder.name,
+        **{name: f"{100 * value:.1f}" for name, value in test["domains"].items()},
+        "average": f"{100 * test['domain_average']:.1f}",
+        "all": f"{100 * test['accuracy']:.1f}",
+        "parameters": f"{results['parameters'] / 1e6:.1f} M",
+        "file": f"{results['bytes'] / 1e6:.0f} MB",
+        "examples/s": f"{speed:.0f}",
+    }
 
 
 def main():

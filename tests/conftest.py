@@ -14,17 +14,27 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # on tiny matrices threads do nothing but wait for each other
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # on tiny matrices threads do nothing but wait for each other
 
 import util  # noqa: F401  (before numpy, as in the scripts: it names the BLAS kernel, on which the last bits depend)
 
 import numpy as np  # isort: skip
 import pytest  # isort: skip
 
-WORDS = ("the a it is was not very good great fine bad awful dull book plot film scene sound phone screen pan knife works broke love "
-         "hate . , !").split()
-TINY = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 32,
-        "max_position_embeddings": 32}
+WORDS = (
+    "the a it is was not very good great fine bad awful dull book plot film scene sound phone screen pan knife works broke love "
+    "hate . , !"
+).split()
+TINY = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -61,7 +71,9 @@ def tiny_model(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     model = DomainClassifier(config, 2, 4)
     init_weights(model, 0, 0.2)
-    arrays = {name: parameter.numpy() for name, parameter in model.named_parameters() if name.startswith("bert.")}
+    arrays = {
+        name: parameter.numpy() for name, parameter in model.named_parameters() if name.startswith("bert.")
+    }
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -76,9 +88,17 @@ def tiny_data(tmp_path_factory):
         lines = ["review\tdomain\tsentiment"]
         for i in range(count):
             label = ("positive", "negative")[i % 2]
-            mood = stream.choice(("good", "great", "fine", "love") if i % 2 == 0 else ("bad", "awful", "dull", "hate"))
-            words = [*stream.choice(WORDS[:8], stream.integers(2, 12)), mood, *stream.choice(WORDS[13:24], stream.integers(1, 5))]
-            lines.append("\t".join((" ".join(words), ("books", "dvd", "electronics", "kitchen")[i // 2 % 4], label)))
+            mood = stream.choice(
+                ("good", "great", "fine", "love") if i % 2 == 0 else ("bad", "awful", "dull", "hate")
+            )
+            words = [
+                *stream.choice(WORDS[:8], stream.integers(2, 12)),
+                mood,
+                *stream.choice(WORDS[13:24], stream.integers(1, 5)),
+            ]
+            lines.append(
+                "\t".join((" ".join(words), ("books", "dvd", "electronics", "kitchen")[i // 2 % 4], label))
+            )
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
@@ -87,8 +107,15 @@ def tiny_data(tmp_path_factory):
 
 STAGES = ("preprocess", "meta_teacher", "meta_teacher_eval", "meta_distill")
 DATA = {"task_name": "senti", "data_dir": "data", "seq_length": 32, "seed": 1, "cpu_processes": 1}
-TRAINING = {"num_epochs": 2, "batch_size_per_device": 7, "eval_every_step_num": 2, "save_every_step_num": 3, "learning_rate": 3e-3,
-            "do_train": True, "do_eval": True}  # 32 examples: 5 steps an epoch, the last of 4 examples
+TRAINING = {
+    "num_epochs": 2,
+    "batch_size_per_device": 7,
+    "eval_every_step_num": 2,
+    "save_every_step_num": 3,
+    "learning_rate": 3e-3,
+    "do_train": True,
+    "do_eval": True,
+}  # 32 examples: 5 steps an epoch, the last of 4 examples
 
 
 class Outcome(NamedTuple):
@@ -101,8 +128,12 @@ class Outcome(NamedTuple):
 
 def words(flags):
     """The words of a command line: {flag: value}; True stands for a flag without a value, None and False for its absence."""
-    return [word for name, value in flags.items() if value is not None and value is not False
-            for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
+    return [
+        word
+        for name, value in flags.items()
+        if value is not None and value is not False
+        for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+    ]
 
 
 def call(script, folder, flags):
@@ -123,8 +154,14 @@ def call(script, folder, flags):
 
 def call_process(script, folder, flags, patch=""):
     """The same in a process of its own; `patch` is Python code that runs before the script's."""
-    start = [str(ROOT / f"{script}.py")] if not patch else [
-        "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'\n{patch}\nimport {script}; {script}.main()"]
+    start = (
+        [str(ROOT / f"{script}.py")]
+        if not patch
+        else [
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'\n{patch}\nimport {script}; {script}.main()",
+        ]
+    )
     done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
@@ -139,12 +176,22 @@ def stage_flags(folder, **more):
 
     Those of the later stages hold once the earlier have run: they name the best teacher.
     """
-    teacher = best(folder / "teacher").relative_to(folder) if (folder / "teacher" / "best.json").exists() else None
+    teacher = (
+        best(folder / "teacher").relative_to(folder) if (folder / "teacher" / "best.json").exists() else None
+    )
     training = {**DATA, **TRAINING, **more}
-    return {"preprocess": {**DATA, "model_load_dir": "bert", "resave_ofrecord": True},
-            "meta_teacher": {**training, "model_load_dir": "bert", "model_save_dir": "teacher"},
-            "meta_teacher_eval": {**DATA, "model_load_dir": teacher},
-            "meta_distill": {**training, "student_model": "bert", "student_layers": 2, "teacher_model": teacher, "model_save_dir": "student"}}
+    return {
+        "preprocess": {**DATA, "model_load_dir": "bert", "resave_ofrecord": True},
+        "meta_teacher": {**training, "model_load_dir": "bert", "model_save_dir": "teacher"},
+        "meta_teacher_eval": {**DATA, "model_load_dir": teacher},
+        "meta_distill": {
+            **training,
+            "student_model": "bert",
+            "student_layers": 2,
+            "teacher_model": teacher,
+            "model_save_dir": "student",
+        },
+    }
 
 
 def lay_out(folder, tiny_model, tiny_data):

@@ -32,10 +32,17 @@ USERS_OWN = {  # what only the user has, and words by which README's text introd
     "texts.txt": "One text a line",
     "-": "`-` is standard input",
 }
-MADE_BY_SCRIPT = {"scripts/setup.sh": [".venv"], "scripts/test.sh": [".venv"],
-                  "scripts/demo.sh": [".venv", "data/DEMO", "models/MiniLM", "output/demo-teacher", "output/demo-student"]}
-MADE_BY_FLAG = re.compile(r"--(target|output\w*|results|model_save_dir|knowledge_dir|ofrecord_dir|download_dir)")
-PATH_FLAG = re.compile(r"--(\w*_dir|\w*_file|\w*_python|model|student_model|teacher_model|source|target|reviews|resume_from|output|results)")
+MADE_BY_SCRIPT = {
+    "scripts/setup.sh": [".venv"],
+    "scripts/test.sh": [".venv"],
+    "scripts/demo.sh": [".venv", "data/DEMO", "models/MiniLM", "output/demo-teacher", "output/demo-student"],
+}
+MADE_BY_FLAG = re.compile(
+    r"--(target|output\w*|results|model_save_dir|knowledge_dir|ofrecord_dir|download_dir)"
+)
+PATH_FLAG = re.compile(
+    r"--(\w*_dir|\w*_file|\w*_python|model|student_model|teacher_model|source|target|reviews|resume_from|output|results)"
+)
 PATH_VARIABLE = re.compile(r"(\w+_)?(DIR|FILE|PYTHON|MODEL|RUN)")
 PLACEHOLDER = re.compile(r"([A-Z]+_)*(FOLDER|RUN|SNAPSHOT|DIR|FILE|NAME|TEACHER|STUDENT|MODEL)")
 OTHER_PROGRAMS = {"source", "cd", "git", "cat", "head", "less", "tar"}
@@ -96,7 +103,8 @@ def commands_of(text):
     starts = re.compile(r"([A-Z_]+=\S+ )*(python3? |bash |source |(bash )?scripts/\w+\.sh( |$))")
     inside = [code for code in inline_code(text) if starts.match(code)]
     return [c for block in blocks(text, "(?:bash|sh|shell)") for c in split_commands(block)] + [
-        c for code in inside for c in split_commands(code, in_block=False)]
+        c for code in inside for c in split_commands(code, in_block=False)
+    ]
 
 
 # --------------------------------------------------------------------------------------- what a script takes
@@ -109,7 +117,10 @@ class Parser(BaseException):
 @functools.cache
 def parser_of(path):
     """The argparse parser of the Python file at `path`, taken when its main() is about to parse; None: it has none."""
-    if "parse_args(" not in (source := (ROOT / path).read_text(encoding="utf-8")) and "config.parse(" not in source:
+    if (
+        "parse_args(" not in (source := (ROOT / path).read_text(encoding="utf-8"))
+        and "config.parse(" not in source
+    ):
         return None
 
     def caught(self, *_):
@@ -117,7 +128,11 @@ def parser_of(path):
 
     name = str(pathlib.Path(path).with_suffix("")).replace("/", ".")
     module = importlib.import_module(name)
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", caught), mock.patch.object(sys, "argv", [path]), pytest.raises(Parser) as seen:
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", caught),
+        mock.patch.object(sys, "argv", [path]),
+        pytest.raises(Parser) as seen,
+    ):
         module.main()
     return seen.value.args[0]
 
@@ -146,7 +161,10 @@ def complaint(parser, words, required=True):
 def stubbed(path, words, variables, folder):
     """The commands that a shell script gives to $PYTHON, a stand-in that prints its words."""
     stub = folder / "python"
-    stub.write_text('#!/bin/bash\nif [ "$1" = scripts/best.py ]; then echo BEST; else echo "python3 ${*@Q}"; fi\n', encoding="utf-8")
+    stub.write_text(
+        '#!/bin/bash\nif [ "$1" = scripts/best.py ]; then echo BEST; else echo "python3 ${*@Q}"; fi\n',
+        encoding="utf-8",
+    )
     stub.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], **variables, "PYTHON": str(stub)}
     for name in ("TEACHER_RUN", "STUDENT_RUN"):  # a finished run would be left alone
@@ -155,7 +173,14 @@ def stubbed(path, words, variables, folder):
             environment.setdefault(name, f"output/{variables.get('TASK_NAME', 'senti')}-{default}")
             if (ROOT / environment[name] / "results.json").exists():
                 environment[name] += "-of-the-test"
-    done = subprocess.run(["bash", str(ROOT / path), *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(
+        ["bash", str(ROOT / path), *words],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
     assert done.returncode == 0, done.stderr
     return split_commands(done.stdout)
 
@@ -179,8 +204,14 @@ class Checker:
         """Is it in the repository, made before, a placeholder, or the user's own?"""
         path = path.rstrip("/")
         first, _, rest = path.partition("/")
-        placeholder = first if PLACEHOLDER.fullmatch(first) else rest.partition("/")[0] if first == "output" else ""
-        if "..." in path or PLACEHOLDER.fullmatch(placeholder) and re.search(rf"\b{placeholder}\b", prose(self.text)):
+        placeholder = (
+            first if PLACEHOLDER.fullmatch(first) else rest.partition("/")[0] if first == "output" else ""
+        )
+        if (
+            "..." in path
+            or PLACEHOLDER.fullmatch(placeholder)
+            and re.search(rf"\b{placeholder}\b", prose(self.text))
+        ):
             return True
         if any(first == own and words in prose(self.text) for own, words in USERS_OWN.items()):
             return True
@@ -259,12 +290,19 @@ class Checker:
                 flag, equals, word = word.partition("=")
                 if not equals:
                     continue
-            made = path.startswith("data/") and flag == "--data_dir" or path == "data/prepare/fetch.py" and flag == "--model"
+            made = (
+                path.startswith("data/")
+                and flag == "--data_dir"
+                or path == "data/prepare/fetch.py"
+                and flag == "--model"
+            )
             if made or MADE_BY_FLAG.fullmatch(flag):
                 makes.append(word.rstrip("/"))
             elif ("/" in word or PATH_FLAG.fullmatch(flag)) and word.strip("."):
                 self.need(word, command)
-        if "--do_train" in words and "--model_save_dir" not in words:  # the time in the name of such a run is the user's
+        if (
+            "--do_train" in words and "--model_save_dir" not in words
+        ):  # the time in the name of such a run is the user's
             dates = re.findall(r"output/model_save-[\d:-]+", self.text)
             makes += dates
         if path == "scripts/reproduce/__main__.py":
@@ -290,15 +328,30 @@ class Checker:
 
 STAGES = ("preprocess.py", "meta_teacher.py", "meta_teacher_eval.py", "meta_distill.py")
 COMMAND = re.compile(r'parse(_args)?\(.*__name__ == "__main__"', re.S)
-MODULES = tuple(sorted(str(path.relative_to(ROOT)) for folder in ("data", "modeling") for path in (ROOT / folder).rglob("*.py")
-                       if COMMAND.search(path.read_text(encoding="utf-8")))) + ("tests/faults/fuzz.py", "tests/benchmark/__main__.py")
+MODULES = tuple(
+    sorted(
+        str(path.relative_to(ROOT))
+        for folder in ("data", "modeling")
+        for path in (ROOT / folder).rglob("*.py")
+        if COMMAND.search(path.read_text(encoding="utf-8"))
+    )
+) + ("tests/faults/fuzz.py", "tests/benchmark/__main__.py")
 
 
 @functools.cache
 def in_git():
     """Files and folders of the repository: what git does not ignore, or all where there is no git."""
-    done = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    files = done.stdout.split("\n") if done.returncode == 0 else [str(path.relative_to(ROOT)) for path in ROOT.rglob("*")]
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    files = (
+        done.stdout.split("\n")
+        if done.returncode == 0
+        else [str(path.relative_to(ROOT)) for path in ROOT.rglob("*")]
+    )
     files = {file for file in files if file and (ROOT / file).exists()}
     return files | {str(parent) for file in files for parent in pathlib.Path(file).parents} - {"."}
 
@@ -306,22 +359,35 @@ def in_git():
 @functools.cache
 def name_is_read(name):
     """Does a script or a test mention this environment variable?"""
-    return any(re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")) for path in in_git()
-               if path.endswith((".py", ".sh")) and path != "tests/test_readme.py")
+    return any(
+        re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8"))
+        for path in in_git()
+        if path.endswith((".py", ".sh")) and path != "tests/test_readme.py"
+    )
 
 
 def slug(heading):
     """GitHub's anchor of a heading."""
-    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()).replace(" ", "-")
+    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()).replace(
+        " ", "-"
+    )
 
 
 def broken_links(text):
     """Anchors without a heading, and relative links and images without a file."""
     without_code = re.sub(r"`[^`\n]*`", "", prose(text))
-    targets = re.findall(r"\]\(([^)\s]+)\)", without_code) + re.findall(r'(?:src|href)="([^"]+)"', without_code)
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_code) + re.findall(
+        r'(?:src|href)="([^"]+)"', without_code
+    )
     anchors = {slug(heading) for heading in re.findall(r"^#+ (.*)$", prose(text), re.M)}
-    return [target for target in targets if not re.match(r"https?:|mailto:", target) and (
-        target[1:] not in anchors if target.startswith("#") else target.partition("#")[0] not in in_git())]
+    return [
+        target
+        for target in targets
+        if not re.match(r"https?:|mailto:", target)
+        and (
+            target[1:] not in anchors if target.startswith("#") else target.partition("#")[0] not in in_git()
+        )
+    ]
 
 
 # --------------------------------------------------------------------------------------- tests
@@ -363,32 +429,49 @@ def test_help(path):
 
 FETCH = "python3 -m data.prepare.fetch --model models/MiniLM --data_dir data/DEMO"
 STAGE1 = "python3 preprocess.py --task_name demo --data_dir data/DEMO --model_load_dir models/MiniLM"
-GOOD = (f"Texts.\n\n```bash\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
-        "TASK_NAME=demo DATA_DIR=data/DEMO bash scripts/1_preprocess.sh\n```\n")
+GOOD = (
+    f"Texts.\n\n```bash\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
+    "TASK_NAME=demo DATA_DIR=data/DEMO bash scripts/1_preprocess.sh\n```\n"
+)
 
 
-@pytest.mark.parametrize("old, new, why", [
-    ("--seq_length", "--seq_lenght", "--seq_lenght"),
-    ("--seq_length=64", "--seq_length=none", "invalid"),
-    ("preprocess.py --task", "preproces.py --task", "there is no preproces.py"),
-    ("data.prepare.fetch", "data.fech", "there is no data/fech.py"),
-    ("1_preprocess.sh", "1_preproces.sh", "there is no scripts/1_preproces.sh"),
-    ("1_preprocess.sh", "setup.sh --tset", "knows no --tset"),
-    ("bash scripts", "sbatch scripts", "unknown program"),
-    ("TASK_NAME=", "TASK_NAM=", "nothing reads TASK_NAM"),
-    ("--model_load_dir models/MiniLM", "--model_load_dir models/Mini", "nothing before it makes models/Mini"),
-    ("--model_load_dir models/MiniLM", "--model_load_dir sorted_data_acl", "nothing before it makes sorted_data_acl"),  # not introduced
-    ("--model_load_dir models/MiniLM", "--model_load_dir FOLDER", "nothing before it makes FOLDER"),
-    ("--model_load_dir models/MiniLM", "--model_load_dir /models", "absolute"),
-    (" --data_dir data/DEMO &&", " &&", "required: --data_dir"),
-    (f"{FETCH} && \\\n", "", "nothing before it makes data/DEMO"),
-    ("bash scripts/1_preprocess.sh", "scripts/reproduce.sh --rows tabel", "tabel"),
-    ("bash scripts/1_preprocess.sh", "scripts/reproduce.sh --dryrun", "--dryrun"),
-    ("Texts.", "`--data_porton 0.05`", "--data_porton"),
-    ("Texts.", "`--data_portion 5`", "no script takes this"),
-    ("Texts.", "`python3 meta_distill.py --temprature 2`", "--temprature"),
-    ("Texts.", "`python3 -m data.prepare.mnli --source multinli --data_dir data/MNLI`", "no command makes multinli"),
-])
+@pytest.mark.parametrize(
+    "old, new, why",
+    [
+        ("--seq_length", "--seq_lenght", "--seq_lenght"),
+        ("--seq_length=64", "--seq_length=none", "invalid"),
+        ("preprocess.py --task", "preproces.py --task", "there is no preproces.py"),
+        ("data.prepare.fetch", "data.fech", "there is no data/fech.py"),
+        ("1_preprocess.sh", "1_preproces.sh", "there is no scripts/1_preproces.sh"),
+        ("1_preprocess.sh", "setup.sh --tset", "knows no --tset"),
+        ("bash scripts", "sbatch scripts", "unknown program"),
+        ("TASK_NAME=", "TASK_NAM=", "nothing reads TASK_NAM"),
+        (
+            "--model_load_dir models/MiniLM",
+            "--model_load_dir models/Mini",
+            "nothing before it makes models/Mini",
+        ),
+        (
+            "--model_load_dir models/MiniLM",
+            "--model_load_dir sorted_data_acl",
+            "nothing before it makes sorted_data_acl",
+        ),  # not introduced
+        ("--model_load_dir models/MiniLM", "--model_load_dir FOLDER", "nothing before it makes FOLDER"),
+        ("--model_load_dir models/MiniLM", "--model_load_dir /models", "absolute"),
+        (" --data_dir data/DEMO &&", " &&", "required: --data_dir"),
+        (f"{FETCH} && \\\n", "", "nothing before it makes data/DEMO"),
+        ("bash scripts/1_preprocess.sh", "scripts/reproduce.sh --rows tabel", "tabel"),
+        ("bash scripts/1_preprocess.sh", "scripts/reproduce.sh --dryrun", "--dryrun"),
+        ("Texts.", "`--data_porton 0.05`", "--data_porton"),
+        ("Texts.", "`--data_portion 5`", "no script takes this"),
+        ("Texts.", "`python3 meta_distill.py --temprature 2`", "--temprature"),
+        (
+            "Texts.",
+            "`python3 -m data.prepare.mnli --source multinli --data_dir data/MNLI`",
+            "no command makes multinli",
+        ),
+    ],
+)
 def test_faults_are_told(tmp_path, old, new, why):
     """A README with one fault is told of that fault, and the same README without it of none."""
     assert faults(GOOD, tmp_path) == []
@@ -400,4 +483,8 @@ def test_faults_are_told(tmp_path, old, new, why):
 def test_link_faults_are_told():
     text = "## The `four` stages, by hand\n[a](#the-four-stages-by-hand) [b](#no) ![c](scripts/no.svg) [d](README.md) [e](https://a.b/c)\n"
     assert broken_links(text) == ["#no", "scripts/no.svg"]
-    assert ABSOLUTE.search("`/home/me/x`") and ABSOLUTE.search("~/x") and not ABSOLUTE.search("a/tmp/x https://a/tmp/")
+    assert (
+        ABSOLUTE.search("`/home/me/x`")
+        and ABSOLUTE.search("~/x")
+        and not ABSOLUTE.search("a/tmp/x https://a/tmp/")
+    )

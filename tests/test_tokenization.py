@@ -40,7 +40,11 @@ GOLDEN = [  # text, words uncased, words cased; from tokenizers 0.23.3
     ("\u0130stanbul \u0131", ["istanbul", "\u0131"], ["\u0130stanbul", "\u0131"]),
     ("Stra\xdfe \u1e9e", ["stra\xdfe", "\xdf"], ["Stra\xdfe", "\u1e9e"]),
     ("\u039f\u0394\u039f\u03a3", ["\u03bf\u03b4\u03bf\u03c3"], ["\u039f\u0394\u039f\u03a3"]),
-    ("\u4f60\u597dA\u3042\u3044", ["\u4f60", "\u597d", "a\u3042\u3044"], ["\u4f60", "\u597d", "A\u3042\u3044"]),
+    (
+        "\u4f60\u597dA\u3042\u3044",
+        ["\u4f60", "\u597d", "a\u3042\u3044"],
+        ["\u4f60", "\u597d", "A\u3042\u3044"],
+    ),
     ("\ud55c", ["\u1112\u1161\u11ab"], ["\ud55c"]),
     ("\uac00\u1100", ["\u1100\u1161\u1100"], ["\uac00\u1100"]),
     ("ok\U0001f600\ufe0f ok", ["ok\U0001f600", "ok"], ["ok\U0001f600\ufe0f", "ok"]),
@@ -54,8 +58,16 @@ GOLDEN = [  # text, words uncased, words cased; from tokenizers 0.23.3
     ("\uff21\ufb01\u2163", ["\uff41\ufb01\u2173"], ["\uff21\ufb01\u2163"]),
     ("x\u0323\u0307 x\u0307\u0323", ["x", "x"], ["x\u0323\u0307", "x\u0307\u0323"]),
     ("a\u302e\u200d\U0001d165", ["a\U0001d165\u302e"], ["a\u302e\U0001d165"]),
-    ("a\u2e43b a\u08d4b a\u166db", ["a\u2e43b", "a\u08d4b", "a", "\u166d", "b"], ["a\u2e43b", "a\u08d4b", "a", "\u166d", "b"]),
-    ("\U0002b820\U0002b91f\U0002b920", ["\U0002b820\U0002b91f", "\U0002b920"], ["\U0002b820\U0002b91f", "\U0002b920"]),
+    (
+        "a\u2e43b a\u08d4b a\u166db",
+        ["a\u2e43b", "a\u08d4b", "a", "\u166d", "b"],
+        ["a\u2e43b", "a\u08d4b", "a", "\u166d", "b"],
+    ),
+    (
+        "\U0002b820\U0002b91f\U0002b920",
+        ["\U0002b820\U0002b91f", "\U0002b920"],
+        ["\U0002b820\U0002b91f", "\U0002b920"],
+    ),
 ]
 
 
@@ -69,22 +81,29 @@ def test_words_are_those_of_the_golden_cases(text, uncased, cased):
 def test_every_ascii_character_has_its_role():
     """Letters and digits stay in a word, visible others stand alone, whitespace parts, the other control characters vanish."""
     for char in map(chr, range(128)):
-        middle = [f"a{char.lower()}b"] if char.isalnum() else ["a", "b"] if char in " \t\n\r" else ["a", char, "b"]
-        assert BasicTokenizer().tokenize(f"a{char}b") == (middle if char in " \t\n\r" or char.isprintable() else ["ab"])
+        middle = (
+            [f"a{char.lower()}b"] if char.isalnum() else ["a", "b"] if char in " \t\n\r" else ["a", char, "b"]
+        )
+        assert BasicTokenizer().tokenize(f"a{char}b") == (
+            middle if char in " \t\n\r" or char.isprintable() else ["ab"]
+        )
 
 
 # --------------------------------------------------------------------------------------- pieces
 
 
-@pytest.mark.parametrize("word, pieces", [
-    ("unable", ["[UNK]"]),
-    ("unaff", ["una", "##ff"]),
-    ("unab", ["una", "##b"]),
-    ("wanted", ["want", "##ed"]),
-    ("thex", ["[UNK]"]),
-    ("", []),
-    (" the \n plot ", ["the", "plot"]),
-])
+@pytest.mark.parametrize(
+    "word, pieces",
+    [
+        ("unable", ["[UNK]"]),
+        ("unaff", ["una", "##ff"]),
+        ("unab", ["una", "##b"]),
+        ("wanted", ["want", "##ed"]),
+        ("thex", ["[UNK]"]),
+        ("", []),
+        (" the \n plot ", ["the", "plot"]),
+    ],
+)
 def test_pieces_are_the_longest_that_fit(word, pieces):
     """The longest piece is taken even where a shorter one would have let the word be put together; then the word is [UNK]."""
     assert WordpieceTokenizer(dict.fromkeys(SPECIAL + WORDS)).tokenize(word) == pieces
@@ -95,7 +114,12 @@ def test_words_over_100_characters_are_unknown():
     vocab = dict.fromkeys(SPECIAL + WORDS)
     assert WordpieceTokenizer(vocab).tokenize("a" * 100) == ["a"] + ["##a"] * 99
     assert WordpieceTokenizer(vocab).tokenize("a" * 101) == ["[UNK]"]
-    assert WordpieceTokenizer(vocab, unk_token="?", max_input_chars_per_word=3).tokenize("aaa aaaa") == ["a", "##a", "##a", "?"]
+    assert WordpieceTokenizer(vocab, unk_token="?", max_input_chars_per_word=3).tokenize("aaa aaaa") == [
+        "a",
+        "##a",
+        "##a",
+        "?",
+    ]
 
 
 # --------------------------------------------------------------------------------------- the whole tokenizer
@@ -107,7 +131,11 @@ def test_tokens_and_ids_map_to_each_other(tmp_path):
     tokens = tokenizer.tokenize("The plot was unaff, na!")
     assert tokens == ["the", "plot", "was", "una", "##ff", ",", "[UNK]", "!"]
     ids = tokenizer.convert_tokens_to_ids(tokens)
-    assert ids == [(SPECIAL + WORDS).index(token) for token in tokens] == list(tokenizer.ids("The plot was unaff, na!"))
+    assert (
+        ids
+        == [(SPECIAL + WORDS).index(token) for token in tokens]
+        == list(tokenizer.ids("The plot was unaff, na!"))
+    )
     assert tokenizer.convert_ids_to_tokens(ids) == tokens
 
 
@@ -146,7 +174,10 @@ def test_features_of_a_text(tmp_path):
     """[CLS] a [SEP], then [PAD] with mask 0; arrays of int32."""
     tokenizer = FullTokenizer(write_vocab(tmp_path))
     features = encode(tokenizer, "The plot.", None, 8)
-    assert tokenizer.convert_ids_to_tokens(features.input_ids) == "[CLS] the plot . [SEP] [PAD] [PAD] [PAD]".split()
+    assert (
+        tokenizer.convert_ids_to_tokens(features.input_ids)
+        == "[CLS] the plot . [SEP] [PAD] [PAD] [PAD]".split()
+    )
     assert features.input_mask.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
     assert features.segment_ids.tolist() == [0] * 8
     assert features.was_cut is False
@@ -157,7 +188,10 @@ def test_features_of_a_pair(tmp_path):
     """[CLS] a [SEP] b [SEP]: segment 1 from the first token of b to the last [SEP]."""
     tokenizer = FullTokenizer(write_vocab(tmp_path))
     features = encode(tokenizer, "the plot", "was", 8)
-    assert tokenizer.convert_ids_to_tokens(features.input_ids) == "[CLS] the plot [SEP] was [SEP] [PAD] [PAD]".split()
+    assert (
+        tokenizer.convert_ids_to_tokens(features.input_ids)
+        == "[CLS] the plot [SEP] was [SEP] [PAD] [PAD]".split()
+    )
     assert features.input_mask.tolist() == [1] * 6 + [0] * 2
     assert features.segment_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
 
@@ -192,7 +226,9 @@ def test_pairs_are_cut_as_in_the_bert_release(tmp_path):
             features = encode(tokenizer, "a " * n, "b " * m, seq_length)
             a, b = cut_longest_first(["a"] * n, ["b"] * m, seq_length - 3)
             expected = ["[CLS]", *a, "[SEP]", *b, "[SEP]"]
-            assert tokenizer.convert_ids_to_tokens(features.input_ids[:features.input_mask.sum()]) == expected
+            assert (
+                tokenizer.convert_ids_to_tokens(features.input_ids[: features.input_mask.sum()]) == expected
+            )
             assert features.segment_ids.sum() == len(b) + 1
             assert features.was_cut is (n + m > seq_length - 3)
 
@@ -204,8 +240,8 @@ def test_encoding_equals_cutting_all_the_tokens(tmp_path):
         tokens = tokenizer.tokenize(text)
         for seq_length in range(3, 60):
             features = encode(tokenizer, text, None, seq_length)
-            kept = ["[CLS]", *tokens[:seq_length - 2], "[SEP]"]
-            assert tokenizer.convert_ids_to_tokens(features.input_ids[:features.input_mask.sum()]) == kept
+            kept = ["[CLS]", *tokens[: seq_length - 2], "[SEP]"]
+            assert tokenizer.convert_ids_to_tokens(features.input_ids[: features.input_mask.sum()]) == kept
             assert features.was_cut is (len(tokens) > seq_length - 2)
 
 
@@ -214,7 +250,9 @@ def test_no_more_is_tokenized_than_is_kept(tmp_path, monkeypatch, space):
     """The words of a long text beyond seq_length never reach WordPiece, with and without blanks between them."""
     tokenizer, words = FullTokenizer(write_vocab(tmp_path)), []
     pieces = tokenizer.wordpiece_tokenizer.tokenize
-    monkeypatch.setattr(tokenizer.wordpiece_tokenizer, "tokenize", lambda word: words.append(word) or pieces(word))
+    monkeypatch.setattr(
+        tokenizer.wordpiece_tokenizer, "tokenize", lambda word: words.append(word) or pieces(word)
+    )
     assert encode(tokenizer, space.join(map(str, range(100_000))), None, 32).was_cut
     assert len(words) == 31
 
@@ -235,31 +273,45 @@ def test_vocabulary_is_one_token_a_line(tmp_path):
     """A byte order mark, CRLF and a missing last newline change nothing; other separators of Unicode are part of a token."""
     expected = {token: number for number, token in enumerate([*SPECIAL, "a\u2028b", "\x85", "\xa0"])}
     text = "\n".join(expected)
-    for number, content in enumerate((text, text + "\n", "\ufeff" + text, (text + "\n").replace("\n", "\r\n"))):
+    for number, content in enumerate(
+        (text, text + "\n", "\ufeff" + text, (text + "\n").replace("\n", "\r\n"))
+    ):
         path = tmp_path / str(number)
         path.write_bytes(content.encode())
         assert load_vocab(path) == expected
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "vocab.txt:1: an empty file"),
-    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n\nthe\n", "vocab.txt:5: an empty line"),
-    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n\n", "vocab.txt:6: an empty line"),
-    (b"[PAD]\nthe\n", r"vocab.txt: 2 lines, but no \[UNK\] \[CLS\] \[SEP\],.* is this a vocab.txt\?"),
-    (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n[CLS]\n", r"vocab.txt:6: the token '\[CLS\]' is on line 3 already"),
-    (b"[PAD]\n[UNK]\nna\xefve\n", r"vocab.txt:3: not UTF-8.* is this a vocab.txt\?"),
-    ("[PAD]\n[UNK]\n".encode("utf-16"), "vocab.txt:1: not UTF-8"),
-    ("[PAD]\n[UNK]\n".encode("utf-16-le"), r"but no \[PAD\] \[UNK\]"),
-    (b"\n", "vocab.txt:1: an empty file"),
-    (b'{"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}', r"1 lines, but no \[PAD\]"),  # tokenizer.json, or any other JSON
-    (b"[PAD]\t0\n[UNK]\t1\n[CLS]\t2\n[SEP]\t3\n", r"4 lines, but no \[PAD\]"),  # with scores or ids beside the tokens
-    (b"<unk>\n<s>\n</s>\n", r"but no \[PAD\]"),  # of another kind of model
-    (b"[pad]\n[unk]\n[cls]\n[sep]\n", r"but no \[PAD\]"),
-    (b"[PAD] \n[UNK] \n[CLS] \n[SEP] \n", r"but no \[PAD\]"),
-    (b"\x80\x04\x95pickle", "vocab.txt:1: not UTF-8"),
-    (b"\0" * 1000, r"1 lines, but no \[PAD\]"),
-    (b"x" * 10 ** 6 + b"\n" + b"x" * 10 ** 6 + b"\n", "vocab.txt:2: the token '.{79} is on line 1 already"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "vocab.txt:1: an empty file"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n\nthe\n", "vocab.txt:5: an empty line"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n\n", "vocab.txt:6: an empty line"),
+        (b"[PAD]\nthe\n", r"vocab.txt: 2 lines, but no \[UNK\] \[CLS\] \[SEP\],.* is this a vocab.txt\?"),
+        (
+            b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n[CLS]\n",
+            r"vocab.txt:6: the token '\[CLS\]' is on line 3 already",
+        ),
+        (b"[PAD]\n[UNK]\nna\xefve\n", r"vocab.txt:3: not UTF-8.* is this a vocab.txt\?"),
+        ("[PAD]\n[UNK]\n".encode("utf-16"), "vocab.txt:1: not UTF-8"),
+        ("[PAD]\n[UNK]\n".encode("utf-16-le"), r"but no \[PAD\] \[UNK\]"),
+        (b"\n", "vocab.txt:1: an empty file"),
+        (
+            b'{"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}',
+            r"1 lines, but no \[PAD\]",
+        ),  # tokenizer.json, or any other JSON
+        (
+            b"[PAD]\t0\n[UNK]\t1\n[CLS]\t2\n[SEP]\t3\n",
+            r"4 lines, but no \[PAD\]",
+        ),  # with scores or ids beside the tokens
+        (b"<unk>\n<s>\n</s>\n", r"but no \[PAD\]"),  # of another kind of model
+        (b"[pad]\n[unk]\n[cls]\n[sep]\n", r"but no \[PAD\]"),
+        (b"[PAD] \n[UNK] \n[CLS] \n[SEP] \n", r"but no \[PAD\]"),
+        (b"\x80\x04\x95pickle", "vocab.txt:1: not UTF-8"),
+        (b"\0" * 1000, r"1 lines, but no \[PAD\]"),
+        (b"x" * 10**6 + b"\n" + b"x" * 10**6 + b"\n", "vocab.txt:2: the token '.{79} is on line 1 already"),
+    ],
+)
 def test_broken_vocabularies_are_refused(tmp_path, content, message):
     """The error names the file, the line where there is one, and what is wrong."""
     (tmp_path / "vocab.txt").write_bytes(content)
@@ -283,21 +335,38 @@ def test_vocabulary_and_case_of_a_model_folder(tmp_path):
         folder.mkdir()
     inside, outside = write_vocab(model), write_vocab(other, ["x"])
     assert tokenizer_for(model).vocab_sha256 == sha256(inside)
-    assert tokenizer_for(model, outside).vocab_sha256 == tokenizer_for(str(model), str(outside)).vocab_sha256 == sha256(outside)
+    assert (
+        tokenizer_for(model, outside).vocab_sha256
+        == tokenizer_for(str(model), str(outside)).vocab_sha256
+        == sha256(outside)
+    )
     assert tokenizer_for(model, outside).do_lower_case is True
     (other / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert tokenizer_for(model, outside).do_lower_case is False
     assert tokenizer_for(model).do_lower_case is True
-    (model / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": null, "model_max_length": 512}')
+    (model / "tokenizer_config.json").write_text(
+        '{"do_lower_case": true, "strip_accents": null, "model_max_length": 512}'
+    )
     assert tokenizer_for(model, outside).basic_tokenizer.do_lower_case is True
 
 
-@pytest.mark.parametrize("setting", [
-    {"do_lower_case": "yes"}, {"strip_accents": False}, {"do_lower_case": False, "strip_accents": True},
-    {"do_lower_case": 1}, {"do_lower_case": 0.0}, {"do_lower_case": None}, {"strip_accents": 1}, {"never_split": {}},
-    {"do_basic_tokenize": "x" * 10 ** 5},
-    {"tokenize_chinese_chars": False}, {"never_split": ["x"]}, {"tokenizer_class": "BertJapaneseTokenizer"},
-])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"do_lower_case": "yes"},
+        {"strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"do_lower_case": 1},
+        {"do_lower_case": 0.0},
+        {"do_lower_case": None},
+        {"strip_accents": 1},
+        {"never_split": {}},
+        {"do_basic_tokenize": "x" * 10**5},
+        {"tokenize_chinese_chars": False},
+        {"never_split": ["x"]},
+        {"tokenizer_class": "BertJapaneseTokenizer"},
+    ],
+)
 def test_settings_of_other_tokenizers_are_refused(tmp_path, setting):
     """A configuration that would give other tokens than ours is an error that names file and setting."""
     write_vocab(tmp_path)
@@ -308,7 +377,9 @@ def test_settings_of_other_tokenizers_are_refused(tmp_path, setting):
 
 # --------------------------------------------------------------------------------------- parity
 
-EXCEPTIONS = {"\U00011938"}  # Python 3.9 and later decompose it, the tables of tokenizers do not; no vocabulary has it
+EXCEPTIONS = {
+    "\U00011938"
+}  # Python 3.9 and later decompose it, the tables of tokenizers do not; no vocabulary has it
 
 
 def reference(vocab_file, lower):
@@ -341,18 +412,38 @@ def assigned(first, end):
 def hard_texts(count, seed):
     """Random texts in which characters of many kinds meet: whitespace, controls, accents, scripts, emoji, special tokens."""
     draw, known = random.Random(seed), assigned(0, 0x30000)
-    scripts = 0x4E00, 0x3000, 0xAC00, 0xF900, 0x2F800  # Chinese, kana, Hangul, and two blocks that are decomposed to Chinese
+    scripts = (
+        0x4E00,
+        0x3000,
+        0xAC00,
+        0xF900,
+        0x2F800,
+    )  # Chinese, kana, Hangul, and two blocks that are decomposed to Chinese
     kinds = [
         list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"),
         list(" \t\n\r\xa0\u2003\u3000\u2028\u2029\x0b\x0c\x1c\x85"),
-        [char for char in known if unicodedata.category(char) in ("Cc", "Cf", "Co")][:300] + ["\0", "\ufffd", "\ufffe"],
+        [char for char in known if unicodedata.category(char) in ("Cc", "Cf", "Co")][:300]
+        + ["\0", "\ufffd", "\ufffe"],
         [char for char in known if unicodedata.category(char) in ("Mn", "Mc", "Me")],
         [char for char in known if unicodedata.category(char)[0] in "PS"],
         [char for char in known if unicodedata.decomposition(char)],
-        list("\u0130\u0131\xdf\u1e9e\u03a3\u03c3\u03c2\ufb01\u01c5\u212a\u2126\u1100\u1161\u11a8\uac00\uac01"),
+        list(
+            "\u0130\u0131\xdf\u1e9e\u03a3\u03c3\u03c2\ufb01\u01c5\u212a\u2126\u1100\u1161\u11a8\uac00\uac01"
+        ),
         [char for first in scripts for char in assigned(first, first + 0x100)],
         list(map(chr, [*range(0x1F600, 0x1F650), 0x1F3FD, 0xFE0F, 0x200D, 0x20E3, 0x1F1E6, 0x1F1E7])),
-        [*SPECIAL, "[sep]", "[ SEP ]", "##a", "a" * 99, "a" * 100, "b" * 101, "\xe9" * 100, "e\u0301" * 100, "e\u0301" * 101],
+        [
+            *SPECIAL,
+            "[sep]",
+            "[ SEP ]",
+            "##a",
+            "a" * 99,
+            "a" * 100,
+            "b" * 101,
+            "\xe9" * 100,
+            "e\u0301" * 100,
+            "e\u0301" * 101,
+        ],
         known,
     ]
     for _ in range(count):
@@ -364,7 +455,9 @@ def test_parity_on_hard_texts(tmp_path, lower):
     """Characters of all kinds in all neighbourhoods give the library's tokens and ids, known words and unknown ones."""
     texts = list(hard_texts(1500, seed=1))
     chars = sorted({char for text in texts for word in BasicTokenizer(lower).tokenize(text) for char in word})
-    vocab = write_vocab(tmp_path, dict.fromkeys([*WORDS, *chars[::2], *("##" + char for char in [*chars[::3], *"abc"])]))
+    vocab = write_vocab(
+        tmp_path, dict.fromkeys([*WORDS, *chars[::2], *("##" + char for char in [*chars[::3], *"abc"])])
+    )
     made, ours = reference(vocab, lower), FullTokenizer(vocab, lower)
     for text in texts:
         theirs = made.encode(text, add_special_tokens=False)
@@ -381,13 +474,23 @@ def test_parity_with_transformers_on_real_reviews():
     theirs, ours = transformers.BertTokenizerFast.from_pretrained(folders[0]), tokenizer_for(folders[0])
     assert len(theirs) == len(ours.vocab) == 30522
     files = sorted(pathlib.Path(folders[1]).rglob("*.review"))
-    raw = [text for file in files for text in re.findall(rb"<review_text>\n?(.*?)\n?</review_text>", file.read_bytes(), re.S)]
+    raw = [
+        text
+        for file in files
+        for text in re.findall(rb"<review_text>\n?(.*?)\n?</review_text>", file.read_bytes(), re.S)
+    ]
     reviews = [text.decode("utf-8") for text in raw]
     assert len(reviews) == 8000
     for text in [*reviews, *hard_texts(2000, seed=2)]:
-        assert list(ours.ids(text)) == theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"], ascii(text)
+        assert (
+            list(ours.ids(text))
+            == theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ), ascii(text)
     for text in reviews:
-        features, expected = encode(ours, text, None, 128), theirs(text, truncation=True, max_length=128, padding="max_length")
+        features, expected = (
+            encode(ours, text, None, 128),
+            theirs(text, truncation=True, max_length=128, padding="max_length"),
+        )
         assert features.input_ids.tolist() == expected["input_ids"], text
         assert features.input_mask.tolist() == expected["attention_mask"], text
     tokens = collections.Counter(token for text in reviews for token in ours.tokenize(text))
@@ -396,8 +499,15 @@ def test_parity_with_transformers_on_real_reviews():
 
 def test_wrong_values_of_every_setting(tmp_path):
     """Each setting of tokenizer_config.json with each kind of wrong value: told on one line, or no other tokens; the case is a bool."""
-    good = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True, "do_basic_tokenize": True, "never_split": None,
-            "tokenizer_class": "BertTokenizer", "model_max_length": 512}
+    good = {
+        "do_lower_case": True,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "do_basic_tokenize": True,
+        "never_split": None,
+        "tokenizer_class": "BertTokenizer",
+        "model_max_length": 512,
+    }
     write_vocab(tmp_path)
     for key in good:
         for wrong in (*WRONG, KeyError):
@@ -405,7 +515,11 @@ def test_wrong_values_of_every_setting(tmp_path):
             try:
                 assert type(tokenizer_for(tmp_path).do_lower_case) is bool
             except UserError as error:
-                named = "not valid JSON" if wrong == "\ud800" or isinstance(wrong, float) and not np.isfinite(wrong) else key
+                named = (
+                    "not valid JSON"
+                    if wrong == "\ud800" or isinstance(wrong, float) and not np.isfinite(wrong)
+                    else key
+                )
                 assert named in str(error) and len(str(error).splitlines()) == 1 and len(str(error)) < 500
 
 
@@ -414,12 +528,20 @@ def test_a_text_of_nothing_but_accents_takes_no_longer_than_another(accents):
     """Sorting accents takes the square of their number; here the time grows with the number, so that no text hangs a run."""
     started = time.process_time()
     BasicTokenizer().tokenize("a" + accents * (60_000 // len(accents)) + "b")
-    assert time.process_time() - started < 1  # in one piece: 3 seconds, and a quarter of an hour for a million
+    assert (
+        time.process_time() - started < 1
+    )  # in one piece: 3 seconds, and a quarter of an hour for a million
 
 
 def test_accents_are_sorted_as_in_one_piece():
     """A long text is decomposed in pieces; where they end makes no difference to what comes out."""
     for size in range(250, 260):
-        text = "".join(itertools.islice(itertools.cycle("a\u08d4\u08e3\u0323\u0307\u1e69x"), size)) + "a\u08d4\u08e3b" * 200
+        text = (
+            "".join(itertools.islice(itertools.cycle("a\u08d4\u08e3\u0323\u0307\u1e69x"), size))
+            + "a\u08d4\u08e3b" * 200
+        )
         whole = unicodedata.normalize("NFD", text)
-        assert "".join(unicodedata.normalize("NFD", piece) for piece in tokenization._pieces_to_sort(text)) == whole
+        assert (
+            "".join(unicodedata.normalize("NFD", piece) for piece in tokenization._pieces_to_sort(text))
+            == whole
+        )

@@ -14,7 +14,18 @@ import pytest
 from conftest import ROOT
 
 import util
-from util import Run, UserError, atomic_file, atomic_folder, entry, lock, make_folder, random_stream, read_json, write_json
+from util import (
+    Run,
+    UserError,
+    atomic_file,
+    atomic_folder,
+    entry,
+    lock,
+    make_folder,
+    random_stream,
+    read_json,
+    write_json,
+)
 
 
 class Broken(Exception):
@@ -23,8 +34,15 @@ class Broken(Exception):
 
 def python(code, *words, **options):
     """A process that runs Python code from the repository's root."""
-    return subprocess.Popen([sys.executable, *words, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, stdin=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, *words, "-c", code],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        **options,
+    )
 
 
 # --------------------------------------------------------------------------------------- whole files
@@ -81,8 +99,10 @@ def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch
 
 def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_path):
     """SIGKILL in the block: the old folder is whole; what the dead writer left is not mixed into the next one's folder."""
-    code = ("import os, sys, util\nwith util.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
-            "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')")
+    code = (
+        "import os, sys, util\nwith util.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
+        "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')"
+    )
     path = tmp_path / "snapshot"
     for more in ([], ["die"], []):
         process = subprocess.run([sys.executable, "-c", code, path, *more], cwd=ROOT)
@@ -91,7 +111,10 @@ def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_pa
     assert os.listdir(tmp_path) == ["snapshot"]
 
 
-@pytest.mark.parametrize("content, words", [(None, "is missing"), ("{", "not valid JSON"), ("[1]", "holds a list"), (b"\xff", "not valid JSON")])
+@pytest.mark.parametrize(
+    "content, words",
+    [(None, "is missing"), ("{", "not valid JSON"), ("[1]", "holds a list"), (b"\xff", "not valid JSON")],
+)
 def test_json_that_cannot_be_read_is_named(tmp_path, content, words):
     """read_json names the file, what it is, and the fault."""
     path = tmp_path / "manifest.json"
@@ -128,8 +151,12 @@ def test_metrics_have_no_clock_and_forget_what_is_written_again(tmp_path):
         run.timing(step=step)
     run.metric(step=4, dev={"accuracy": 0.5})
     text = (tmp_path / "metrics.jsonl").read_text()
-    assert text.startswith('{"step": 1, "loss": 0.3333333333333333}\n') and all("seconds" in line for line in open(tmp_path / "timing.jsonl"))
-    (tmp_path / "metrics.jsonl").write_text(text[:-2])  # '... "dev": {"accuracy": 0.5}' looks whole by its last character
+    assert text.startswith('{"step": 1, "loss": 0.3333333333333333}\n') and all(
+        "seconds" in line for line in open(tmp_path / "timing.jsonl")
+    )
+    (tmp_path / "metrics.jsonl").write_text(
+        text[:-2]
+    )  # '... "dev": {"accuracy": 0.5}' looks whole by its last character
     run.forget_after(4)
     assert [json.loads(line)["step"] for line in open(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
     run.forget_after(2)
@@ -145,7 +172,14 @@ def test_a_stream_is_a_function_of_its_arguments():
     random_stream(1, "order", 2).random(100)
     np.random.seed(0)
     assert np.array_equal(random_stream(1, "dropout", 2, 3).random(4), first)
-    others = [(2, "dropout", 2, 3), (1, "order", 2, 3), (1, "dropout", 3, 2), (1, "dropout", 2), (1, "dropout", 2, 3, 1), (1, "dropout", 2, 3, 0)]
+    others = [
+        (2, "dropout", 2, 3),
+        (1, "order", 2, 3),
+        (1, "dropout", 3, 2),
+        (1, "dropout", 2),
+        (1, "dropout", 2, 3, 1),
+        (1, "dropout", 2, 3, 0),
+    ]
     assert not any(np.array_equal(random_stream(*key).random(4), first) for key in others)
     assert random_stream(np.int64(1), "dropout", np.int32(2), 3).random(4).tolist() == first.tolist()
 
@@ -170,15 +204,21 @@ def ended(capsys):
 def raising(error):
     def main():
         raise error
+
     return main
 
 
 def test_a_user_error_is_one_sentence_and_code_2(ended):
     """The sentence on standard error, nothing else."""
-    assert ended(raising(UserError("a.tsv:3: found x, expected y: mend it."))) == (2, "error: a.tsv:3: found x, expected y: mend it.\n")
+    assert ended(raising(UserError("a.tsv:3: found x, expected y: mend it."))) == (
+        2,
+        "error: a.tsv:3: found x, expected y: mend it.\n",
+    )
 
 
-@pytest.mark.parametrize("number, words", [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")])
+@pytest.mark.parametrize(
+    "number, words", [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")]
+)
 def test_a_full_disk_and_a_missing_permission_are_sentences(ended, number, words):
     """With the file's name where the system tells it."""
     assert ended(raising(OSError(number, words, "out/file"))) == (2, f"error: out/file: {words}.\n")
@@ -187,9 +227,11 @@ def test_a_full_disk_and_a_missing_permission_are_sentences(ended, number, words
 
 def test_a_full_disk_is_a_sentence_in_real_life(ended):
     """/dev/full takes no byte."""
+
     def main():
         with open("/dev/full", "w") as file:
             file.write("x")
+
     if not pathlib.Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     code, err = ended(main)
@@ -209,8 +251,10 @@ def test_faults_of_ours_keep_their_traceback():
 def test_a_fault_of_a_launched_rank_ends_it_at_once(tmp_path):
     """Whatever was raised, a system call's error too: the traceback is left to the launcher, and OneFlow's farewell, which waits, left out."""
     for fault in ("ZeroDivisionError()", "OSError(errno.EBADF, 'bad file')"):
-        code = (f"import atexit, errno, time; from util import entry\natexit.register(time.sleep, 60)\n"
-                f"@entry\ndef main():\n    raise {fault}\nmain()")
+        code = (
+            f"import atexit, errno, time; from util import entry\natexit.register(time.sleep, 60)\n"
+            f"@entry\ndef main():\n    raise {fault}\nmain()"
+        )
         launched = {**os.environ, "METAKD_EXIT_REPORT_DIR": str(tmp_path), "RANK": "0"}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, env=launched)
         words = json.loads((tmp_path / "0.json").read_text())
@@ -242,9 +286,17 @@ def test_an_interrupt_is_no_error_of_the_user(ended):
     assert ended(raising(KeyboardInterrupt("stopped here."))) == (130, "stopped here.\n")
 
 
-@pytest.mark.parametrize("command", [["preprocess.py"], ["meta_teacher.py"], ["meta_teacher_eval.py"], ["meta_distill.py"],
-                                     ["-m", "data.prepare.fetch"],
-                                     ["-m", "data.prepare.amazon"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["preprocess.py"],
+        ["meta_teacher.py"],
+        ["meta_teacher_eval.py"],
+        ["meta_distill.py"],
+        ["-m", "data.prepare.fetch"],
+        ["-m", "data.prepare.amazon"],
+    ],
+)
 def test_a_python_without_the_libraries_gets_a_sentence(command):
     """-S hides what is installed, as a Python does for which nothing was: the sentence says what to install."""
     done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)
@@ -262,10 +314,15 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("setting, words", [("sys.version_info = (3, 11, 2)", "needs 3.9 or 3.10"),
-                                            ("util.np.__version__ = '2.1.0'", "cannot exchange arrays with numpy 2"),
-                                            (NO_LIBRARY, "oneflow does not load (libcudnn.so.8"),
-                                            ("util.ONEFLOW_VERSION = '0.8.0'", "0.8.0 is needed")])
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("sys.version_info = (3, 11, 2)", "needs 3.9 or 3.10"),
+        ("util.np.__version__ = '2.1.0'", "cannot exchange arrays with numpy 2"),
+        (NO_LIBRARY, "oneflow does not load (libcudnn.so.8"),
+        ("util.ONEFLOW_VERSION = '0.8.0'", "0.8.0 is needed"),
+    ],
+)
 def test_a_wrong_python_numpy_or_engine_gets_a_sentence(setting, words):
     """load_oneflow ends the process with code 2 and says what to install, before anything aborts in C++."""
     process = python(f"import sys, util\n{setting}\nutil.load_oneflow()")

@@ -17,7 +17,7 @@ def barrier():
 
 def share(rows):
     """The rows of a batch that this rank works on: with those sorted by length, every rank gets its part of long and short ones."""
-    return rows[get_rank()::get_world_size()]
+    return rows[get_rank() :: get_world_size()]
 
 
 def all_reduce_sum(array, device):
@@ -84,7 +84,9 @@ def share_over_ranks(pieces, count, do, what):
                     do(number, block)
                 bar.update(len(block["idxs"]))
         except KeyboardInterrupt as stopped:
-            raise KeyboardInterrupt(f"{stopped} The parts that are done are kept: the same command goes on with them.") from None
+            raise KeyboardInterrupt(
+                f"{stopped} The parts that are done are kept: the same command goes on with them."
+            ) from None
     barrier()
     return number + 1
 

@@ -16,7 +16,18 @@ import tempfile
 import time
 import types
 
-from util import EXIT_REPORT_DIR, STOPPED, Signals, UserError, get_rank, get_world_size, load_oneflow, read_json, stop, stop_with_parent
+from util import (
+    EXIT_REPORT_DIR,
+    STOPPED,
+    Signals,
+    UserError,
+    get_rank,
+    get_world_size,
+    load_oneflow,
+    read_json,
+    stop,
+    stop_with_parent,
+)
 
 flow = load_oneflow()
 from oneflow.distributed import launch as oneflow_launch  # noqa: E402
@@ -24,7 +35,10 @@ from oneflow.distributed import launch as oneflow_launch  # noqa: E402
 PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
 MOST = 1024  # ranks of one machine; a snapshot that says more is broken
 LEAST = 4  # examples of a batch that are worth a rank
-TO_SAVE, TO_DIE = 600, 3  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
+TO_SAVE, TO_DIE = (
+    600,
+    3,
+)  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
 
 
 def launch_ranks(args, batch=None):
@@ -53,13 +67,19 @@ def _on_gpus(args):
 def _local_ranks(args, batch):
     """How many ranks this machine takes part with."""
     if args.node_rank >= args.num_nodes:
-        raise UserError(f"--node_rank {args.node_rank}: of --num_nodes {args.num_nodes} the last is {args.num_nodes - 1}.")
+        raise UserError(
+            f"--node_rank {args.node_rank}: of --num_nodes {args.num_nodes} the last is {args.num_nodes - 1}."
+        )
     if _on_gpus(args):
         if args.gpu_num_per_node > flow.cuda.device_count():
-            raise UserError(f"--gpu_num_per_node {args.gpu_num_per_node}: OneFlow finds {flow.cuda.device_count()} GPUs here.")
+            raise UserError(
+                f"--gpu_num_per_node {args.gpu_num_per_node}: OneFlow finds {flow.cuda.device_count()} GPUs here."
+            )
         return args.gpu_num_per_node
     if args.gpu_num_per_node > 1:
-        raise UserError(f"--gpu_num_per_node {args.gpu_num_per_node}: there is no GPU to run on; --cpu_processes is the flag for CPUs.")
+        raise UserError(
+            f"--gpu_num_per_node {args.gpu_num_per_node}: there is no GPU to run on; --cpu_processes is the flag for CPUs."
+        )
     if getattr(args, "resume_from", None):
         return _resumed_ranks(args)
     if args.cpu_processes != "auto":
@@ -71,15 +91,19 @@ def _local_ranks(args, batch):
 def _resumed_ranks(args):
     """The ranks of the run that --resume_from names, on this machine; what is wrong with the snapshot is said where it is read."""
     try:
-        total = read_json(pathlib.Path(args.resume_from, "meta.json"), "the description of the snapshot")["ranks"]
+        total = read_json(pathlib.Path(args.resume_from, "meta.json"), "the description of the snapshot")[
+            "ranks"
+        ]
         local = max(1, int(total) // args.num_nodes)
     except (UserError, KeyError, TypeError, ValueError):
         return 1
     if local > MOST:
         return 1
     if args.cpu_processes not in ("auto", local):
-        raise UserError(f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes {args.cpu_processes} it would "
-                        "become another one: leave the flag out.")
+        raise UserError(
+            f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes {args.cpu_processes} it would "
+            "become another one: leave the flag out."
+        )
     return local
 
 
@@ -112,7 +136,18 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None):
         with socket.socket() as free:
             free.bind((address, 0))
             port = free.getsockname()[1]
-    where = ["--nproc_per_node", local, "--nnodes", nodes, "--node_rank", node, "--master_addr", address, "--master_port", port]
+    where = [
+        "--nproc_per_node",
+        local,
+        "--nnodes",
+        nodes,
+        "--node_rank",
+        node,
+        "--master_addr",
+        address,
+        "--master_port",
+        port,
+    ]
     with tempfile.TemporaryDirectory(prefix="meta-kd-ranks-") as folder:
         code = _run([*map(str, where), "--logdir", os.path.join(folder, "none"), *_program()], folder, local)
         if code:
@@ -123,7 +158,10 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None):
 def _program():
     """The words that start this program again: a script, or a module by -m."""
     main = sys.modules["__main__"]
-    return [*(("-m", main.__spec__.name) if main.__spec__ else (os.path.abspath(main.__file__),)), *sys.argv[1:]]
+    return [
+        *(("-m", main.__spec__.name) if main.__spec__ else (os.path.abspath(main.__file__),)),
+        *sys.argv[1:],
+    ]
 
 
 def _run(words, folder, local):
@@ -158,7 +196,9 @@ def _be_launcher(words, folder, local):
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(name, str(max(1, cores() // local)))
         sys.argv = ["oneflow.distributed.launch", *words]
-        oneflow_launch.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 50))  # it looks once a second, and sleeps on
+        oneflow_launch.time = types.SimpleNamespace(
+            sleep=lambda seconds: time.sleep(seconds / 50)
+        )  # it looks once a second, and sleeps on
         oneflow_launch.main()
         os._exit(0)
     finally:  # CalledProcessError, SystemExit
@@ -196,11 +236,19 @@ def _explain(folder, numbers, total):
             stop(**each)
     if Signals.asked:
         stop(**words[0]) if words else stop(f"{Signals.words()}.", STOPPED)
-    noise = {number: folder / f"{number}.err" for number in numbers if not (folder / f"{number}.json").exists()}
+    noise = {
+        number: folder / f"{number}.err" for number in numbers if not (folder / f"{number}.json").exists()
+    }
     for number, file in noise.items():
         if not file.exists() or not file.stat().st_size:
-            stop(f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended with it: fewer "
-                 "--cpu_processes need less; what was saved is whole.", 1)
+            stop(
+                f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended with it: fewer "
+                "--cpu_processes need less; what was saved is whole.",
+                1,
+            )
     for number, file in noise.items():
-        stop(f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the run ended with it; what was "
-             "saved is whole.", 1)
+        stop(
+            f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the run ended with it; what was "
+            "saved is whole.",
+            1,
+        )

@@ -76,7 +76,9 @@ class DomainClassifier(nn.Module):
             self.domain_classifiers = ClassHeads(config, M, K)
         else:
             self.classifier = nn.Linear(config.hidden_size, M)
-        self.domain_head = domain_head and DomainHead(config, K, self.dropouts, domains_out=domain_head == "corrupted")
+        self.domain_head = domain_head and DomainHead(
+            config, K, self.dropouts, domains_out=domain_head == "corrupted"
+        )
         for name, (inputs, outputs) in (maps or {}).items():
             self.add_module(name, nn.Linear(inputs, outputs, bias=False))
 
@@ -87,10 +89,14 @@ class DomainClassifier(nn.Module):
             scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them.
             last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where not.
         """
-        encoder = self.bert(batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads, last_hidden)
+        encoder = self.bert(
+            batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads, last_hidden
+        )
         pooled = self.dropout(encoder.pooled)
         several = hasattr(self, "domain_classifiers")
-        return Answers(self.domain_classifiers(pooled, batch.domain_mix) if several else self.classifier(pooled), encoder)
+        return Answers(
+            self.domain_classifiers(pooled, batch.domain_mix) if several else self.classifier(pooled), encoder
+        )
 
     def domain_feature(self, encoder, batch):
         """h_d of each example, [B, H], from the Outputs of the encoder."""
@@ -99,7 +105,13 @@ class DomainClassifier(nn.Module):
 
 def build_teacher(config, task, domain_head, class_heads="shared"):
     """A teacher for `task`, with the domain-corruption head or without, and with one class head or one for each domain."""
-    return DomainClassifier(config, len(task.labels), len(task.domains), "corrupted" if domain_head else None, class_heads=class_heads)
+    return DomainClassifier(
+        config,
+        len(task.labels),
+        len(task.domains),
+        "corrupted" if domain_head else None,
+        class_heads=class_heads,
+    )
 
 
 def class_head_kind(folder):
@@ -114,11 +126,22 @@ def build_student(config, task, teacher_width, terms):
         terms: the names of the loss terms, of "representation", "transfer", "hidden" and others.
     """
     widths = (config.hidden_size, teacher_width)
-    maps = {f"{term}_map": widths for term in ("representation", "transfer", "hidden") if term in terms and len(set(widths)) > 1}
-    return DomainClassifier(config, len(task.labels), len(task.domains), "feature" if "transfer" in terms else None, maps)
+    maps = {
+        f"{term}_map": widths
+        for term in ("representation", "transfer", "hidden")
+        if term in terms and len(set(widths)) > 1
+    }
+    return DomainClassifier(
+        config, len(task.labels), len(task.domains), "feature" if "transfer" in terms else None, maps
+    )
 
 
-STUDENT_ONLY = ("domain_head.", "representation_map.", "transfer_map.", "hidden_map.")  # what a student that serves does without
+STUDENT_ONLY = (
+    "domain_head.",
+    "representation_map.",
+    "transfer_map.",
+    "hidden_map.",
+)  # what a student that serves does without
 
 
 def text_embedding(hidden, content_weights):

@@ -13,9 +13,18 @@ from util import UserError, load_oneflow
 
 flow = load_oneflow()
 
-PREDICTION, INTERMEDIATE = ("soft", "hard"), ("attention", "representation", "hidden", "transfer")  # the latter weighted by lambda
-FLAGS = {"soft": "soft_label_weight", "hard": "hard_label_weight", "attention": "attention_loss_weight",
-         "representation": "representation_loss_weight", "hidden": "hidden_loss_weight", "transfer": "transfer_loss_weight"}
+PREDICTION, INTERMEDIATE = (
+    ("soft", "hard"),
+    ("attention", "representation", "hidden", "transfer"),
+)  # the latter weighted by lambda
+FLAGS = {
+    "soft": "soft_label_weight",
+    "hard": "hard_label_weight",
+    "attention": "attention_loss_weight",
+    "representation": "representation_loss_weight",
+    "hidden": "hidden_loss_weight",
+    "transfer": "transfer_loss_weight",
+}
 
 
 def active_terms(args):
@@ -28,13 +37,19 @@ def active_terms(args):
     if not terms:
         raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
     if args.intermediate_epochs >= args.num_epochs:
-        raise UserError(f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
-                        "for the second phase: lower it.")
+        raise UserError(
+            f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
+            "for the second phase: lower it."
+        )
     if args.intermediate_epochs and args.max_steps:
-        raise UserError(f"--max_steps {args.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
-                        "--intermediate_epochs 0.")
+        raise UserError(
+            f"--max_steps {args.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
+            "--intermediate_epochs 0."
+        )
     if args.intermediate_epochs and not (set(terms) & set(INTERMEDIATE) and set(terms) & set(PREDICTION)):
-        raise UserError("--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0.")
+        raise UserError(
+            "--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0."
+        )
     return terms
 
 
@@ -46,14 +61,20 @@ def needs_teacher(terms):
 def check_knowledge_covers(terms, manifest, config):
     """Raises a UserError where the knowledge of that manifest cannot serve a term for a student of that BertConfig."""
     if "transfer" in terms and not manifest["domain_feature"]:
-        raise UserError("--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain feature to pass "
-                        "on: set --transfer_loss_weight 0, or train a teacher with its domain head.")
+        raise UserError(
+            "--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain feature to pass "
+            "on: set --transfer_loss_weight 0, or train a teacher with its domain head."
+        )
     if "hidden" in terms and not manifest["hidden_states"]:
-        raise UserError("--hidden_loss_weight: the knowledge holds no hidden states: run meta_teacher_eval.py with --hidden_states.")
+        raise UserError(
+            "--hidden_loss_weight: the knowledge holds no hidden states: run meta_teacher_eval.py with --hidden_states."
+        )
     heads = manifest["attention_heads"]
     if "attention" in terms and heads not in ("mean", config.num_attention_heads):
-        raise UserError(f"the knowledge holds the scores of each of {heads} heads, and the student has {config.num_attention_heads}: "
-                        "run meta_teacher_eval.py with --attention_heads mean.")
+        raise UserError(
+            f"the knowledge holds the scores of each of {heads} heads, and the student has {config.num_attention_heads}: "
+            "run meta_teacher_eval.py with --attention_heads mean."
+        )
 
 
 # --------------------------------------------------------------------------------------- targets
@@ -75,7 +96,9 @@ class TeacherTargets(NamedTuple):
     temperature: float
 
 
-NO_TARGETS = TeacherTargets(None, None, None, None, {}, {}, None, None, None, True, 1.0)  # where hard labels are all there is to learn from
+NO_TARGETS = TeacherTargets(
+    None, None, None, None, {}, {}, None, None, None, True, 1.0
+)  # where hard labels are all there is to learn from
 
 
 def make_targets(items, batch, terms, matches, manifest, args, device):
@@ -86,20 +109,43 @@ def make_targets(items, batch, terms, matches, manifest, args, device):
         terms: the names of the terms that count; matches: {student layer: teacher layer}, both from 1.
         manifest: of the knowledge.
     """
-    T, at, mask = batch.input_ids.shape[1], {layer: i for i, layer in enumerate(manifest["layers"])}, batch.input_mask
-    logits, representation, feature = (np.stack([item[key] for item in items]) for key in ("logits", "representation", "domain_feature"))
+    T, at, mask = (
+        batch.input_ids.shape[1],
+        {layer: i for i, layer in enumerate(manifest["layers"])},
+        batch.input_mask,
+    )
+    logits, representation, feature = (
+        np.stack([item[key] for item in items]) for key in ("logits", "representation", "domain_feature")
+    )
     expertise = np.ones(len(logits), np.float32)
     if args.expertise_weight == "lambda":
         expertise = losses.domain_expertise(batch.weights, logits, batch.label)
-    attention = {student: pad([item["attention"][at[teacher]] for item in items], T, 2)
-                 for student, teacher in matches.items() if "attention" in terms}
-    hidden = {student: tensor(pad([item["hidden"][at[teacher]] for item in items], T, 1), device)
-              for student, teacher in matches.items() if "hidden" in terms}
+    attention = {
+        student: pad([item["attention"][at[teacher]] for item in items], T, 2)
+        for student, teacher in matches.items()
+        if "attention" in terms
+    }
+    hidden = {
+        student: tensor(pad([item["hidden"][at[teacher]] for item in items], T, 1), device)
+        for student, teacher in matches.items()
+        if "hidden" in terms
+    }
     pairs = losses.pair_weights(mask) if attention else None
     tokens = tensor(losses.token_weights(mask), device) if hidden else None
     centring = losses.centring_matrix(mask) if args.attention_match == "centred" and attention else None
-    return TeacherTargets(tensor(logits, device), tensor(expertise, device), tensor(representation, device), tensor(feature, device),
-                  attention, hidden, pairs, tokens, centring, manifest["attention_heads"] == "mean", args.temperature)
+    return TeacherTargets(
+        tensor(logits, device),
+        tensor(expertise, device),
+        tensor(representation, device),
+        tensor(feature, device),
+        attention,
+        hidden,
+        pairs,
+        tokens,
+        centring,
+        manifest["attention_heads"] == "mean",
+        args.temperature,
+    )
 
 
 def pad(arrays, T, axes):
@@ -112,9 +158,9 @@ def pad(arrays, T, axes):
     result = np.zeros((len(arrays), *shape), np.float32)
     for row, array in zip(result, arrays):
         if axes == 1:
-            row[:len(array)] = array
+            row[: len(array)] = array
         else:
-            row[..., :array.shape[-1], :array.shape[-1]] = array
+            row[..., : array.shape[-1], : array.shape[-1]] = array
     return result
 
 
@@ -134,7 +180,9 @@ def student_loss(model, batch, targets, terms):
     values = {name: TERMS[name](model, answers, batch, targets) for name in terms}  # each [B]
     loss = 0.0
     for name, value in values.items():
-        loss = loss + terms[name] * losses.batch_mean(value, targets.expertise if name in INTERMEDIATE else None)
+        loss = loss + terms[name] * losses.batch_mean(
+            value, targets.expertise if name in INTERMEDIATE else None
+        )
     return loss, {name: losses.batch_mean(value) for name, value in values.items()}
 
 
@@ -148,11 +196,15 @@ def _hard(model, answers, batch, targets):
 
 def _attention(model, answers, batch, targets):
     student = [answers.encoder.scores[layer] for layer in targets.attention]
-    return losses.attention_loss(student, list(targets.attention.values()), targets.pair_weights, targets.centring)
+    return losses.attention_loss(
+        student, list(targets.attention.values()), targets.pair_weights, targets.centring
+    )
 
 
 def _representation(model, answers, batch, targets):
-    return losses.squared_error(_mapped(model, "representation_map", answers.encoder.pooled), targets.representation)
+    return losses.squared_error(
+        _mapped(model, "representation_map", answers.encoder.pooled), targets.representation
+    )
 
 
 def _hidden(model, answers, batch, targets):
@@ -161,11 +213,19 @@ def _hidden(model, answers, batch, targets):
 
 
 def _transfer(model, answers, batch, targets):
-    return losses.squared_error(_mapped(model, "transfer_map", model.domain_feature(answers.encoder, batch)), targets.domain_feature)
+    return losses.squared_error(
+        _mapped(model, "transfer_map", model.domain_feature(answers.encoder, batch)), targets.domain_feature
+    )
 
 
-TERMS = {"soft": _soft, "hard": _hard, "attention": _attention, "representation": _representation, "hidden": _hidden,
-         "transfer": _transfer}
+TERMS = {
+    "soft": _soft,
+    "hard": _hard,
+    "attention": _attention,
+    "representation": _representation,
+    "hidden": _hidden,
+    "transfer": _transfer,
+}
 
 
 def _mapped(model, name, values):

@@ -88,7 +88,11 @@ class AttentionError(Operation):
         for student, teacher in zip(students, self.teachers):
             error = _by_head(student - there(teacher))
             for head in range(error.shape[1]):
-                one = error[:, head] if self.centring is None else flow.matmul(error[:, head], there(self.centring))
+                one = (
+                    error[:, head]
+                    if self.centring is None
+                    else flow.matmul(error[:, head], there(self.centring))
+                )
                 total = total + (one * one * there(self.weights)).sum(dim=(1, 2))
         return total / (len(students) * error.shape[1])
 

@@ -23,10 +23,16 @@ svg text { font-family: system-ui, sans-serif !important; }
 
 def page(title, summary, sections):
     """The page as a text. sections: (heading, pieces of HTML) each; one without a piece is left out."""
-    body = "".join(f"<section>\n<h2>{escaped(heading)}</h2>\n" + "\n".join(pieces) + "\n</section>\n" for heading, pieces in sections if pieces)
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escaped(title)}</title>\n'
-            f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{escaped(title)}</h1>\n<p>{escaped(summary)}</p>\n{body}</body>\n</html>\n")
+    body = "".join(
+        f"<section>\n<h2>{escaped(heading)}</h2>\n" + "\n".join(pieces) + "\n</section>\n"
+        for heading, pieces in sections
+        if pieces
+    )
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escaped(title)}</title>\n'
+        f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{escaped(title)}</h1>\n<p>{escaped(summary)}</p>\n{body}</body>\n</html>\n"
+    )
 
 
 def escaped(value):
@@ -42,8 +48,10 @@ def table(header, rows, words=False):
     """A table whose cells are texts or what `percent` and `shaded` return. words: of texts, not of numbers."""
     cells = "\n".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in header)
-    return (f'<div class="wide"><table{" class=words" if words else ""}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{cells}\n</tbody>\n'
-            "</table></div>")
+    return (
+        f'<div class="wide"><table{" class=words" if words else ""}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{cells}\n</tbody>\n'
+        "</table></div>"
+    )
 
 
 class Cell(str):
@@ -56,7 +64,9 @@ def _cell(value):
 
 def percent(value):
     """A share as a cell in percent, the exact number beside it for whoever reads by machine; an empty cell for None."""
-    return Cell("<td></td>" if value is None else f'<td><data value="{float(value)!r}">{100 * value:.2f}</data></td>')
+    return Cell(
+        "<td></td>" if value is None else f'<td><data value="{float(value)!r}">{100 * value:.2f}</data></td>'
+    )
 
 
 def shaded(count, whole):

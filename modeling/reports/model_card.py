@@ -11,10 +11,14 @@ classify = pipeline("text-classification", "FOLDER")  # this folder
 classify({example}, truncation=True, max_length={seq_length})
 ```
 """
-NO_PIPELINE = ("It has one class head for each domain, which transformers does not know: as a `BertModel` it opens there, without its heads. "
-               "`meta_teacher_eval.py` and `meta_teacher.py --do_eval` use all of it.")
-LICENSE = ("The weights were trained from those of another model, whose license holds for them too, and so may that of the training data; this "
-           "card grants nothing beyond them.")
+NO_PIPELINE = (
+    "It has one class head for each domain, which transformers does not know: as a `BertModel` it opens there, without its heads. "
+    "`meta_teacher_eval.py` and `meta_teacher.py --do_eval` use all of it."
+)
+LICENSE = (
+    "The weights were trained from those of another model, whose license holds for them too, and so may that of the training data; this "
+    "card grants nothing beyond them."
+)
 
 
 def model_card(meta, flags, examples, has_classifier):
@@ -26,35 +30,62 @@ def model_card(meta, flags, examples, has_classifier):
         has_classifier: it has one class head for all domains, as transformers expects.
     """
     kind = KINDS[meta["kind"]]
-    sections = {"Results on dev": _dev_table(meta["dev"]), "Data": _data(meta, examples), "Intended use": _use(meta),
-                "How to use it": _usage(meta) if has_classifier else NO_PIPELINE, "Limits": _limits(meta),
-                "Training": _training(meta, flags), "License": LICENSE}
-    return (_front_matter(kind, has_classifier) + f"\n# {kind[0].upper()}{kind[1:]} of the task {plain(meta['task'])}\n\n"
-            f"A BERT that tells {_listed(meta['labels'])} apart in texts of the domains {_listed(meta['domains'])}; Meta-KD on OneFlow.\n"
-            + "".join(f"\n## {heading}\n\n{text.strip()}\n" for heading, text in sections.items()))
+    sections = {
+        "Results on dev": _dev_table(meta["dev"]),
+        "Data": _data(meta, examples),
+        "Intended use": _use(meta),
+        "How to use it": _usage(meta) if has_classifier else NO_PIPELINE,
+        "Limits": _limits(meta),
+        "Training": _training(meta, flags),
+        "License": LICENSE,
+    }
+    return (
+        _front_matter(kind, has_classifier)
+        + f"\n# {kind[0].upper()}{kind[1:]} of the task {plain(meta['task'])}\n\n"
+        f"A BERT that tells {_listed(meta['labels'])} apart in texts of the domains {_listed(meta['domains'])}; Meta-KD on OneFlow.\n"
+        + "".join(f"\n## {heading}\n\n{text.strip()}\n" for heading, text in sections.items())
+    )
 
 
 def _front_matter(kind, has_classifier):
     """YAML, each value written as JSON, which YAML reads as well."""
-    facts = {"library_name": "transformers", **({"pipeline_tag": "text-classification"} if has_classifier else {}),
-             "tags": ["bert", "text-classification", "meta-kd", "knowledge-distillation", kind]}
+    facts = {
+        "library_name": "transformers",
+        **({"pipeline_tag": "text-classification"} if has_classifier else {}),
+        "tags": ["bert", "text-classification", "meta-kd", "knowledge-distillation", kind],
+    }
     return "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in facts.items()) + "---\n"
 
 
 def _dev_table(dev):
-    rows = {**dev["domains"], "average of the domains": dev["domain_average"], "all examples": dev["accuracy"]}
-    return (table(("domain", "accuracy, percent"), [(name, f"{100 * value:.2f}") for name, value in rows.items()])
-            + f"\nOver {dev['examples']} examples; macro-F1 {100 * dev['macro_f1']:.2f}. This snapshot was chosen by its accuracy there, so "
-            "that dev flatters it; results on test, where they were made, stand in `results.json` of its run.")
+    rows = {
+        **dev["domains"],
+        "average of the domains": dev["domain_average"],
+        "all examples": dev["accuracy"],
+    }
+    return (
+        table(("domain", "accuracy, percent"), [(name, f"{100 * value:.2f}") for name, value in rows.items()])
+        + f"\nOver {dev['examples']} examples; macro-F1 {100 * dev['macro_f1']:.2f}. This snapshot was chosen by its accuracy there, so "
+        "that dev flatters it; results on test, where they were made, stand in `results.json` of its run."
+    )
 
 
 def _data(meta, examples):
     seen = [meta["domains"][k] for k in meta["seen_domains"]]
     unlabelled = ", those without a label included" if meta.get("unlabelled_sha256") else ""
-    return table(("fact", "value"), [
-        ("task", meta["task"]), ("columns of the text", ", ".join(meta["text"])), ("labels", ", ".join(meta["labels"])),
-        ("domains", ", ".join(meta["domains"])), ("domains in training", ", ".join(seen)), (f"training examples{unlabelled}", examples),
-        ("longest text in tokens", meta["seq_length"]), ("SHA-256 of the training records", meta["content_sha256"])])
+    return table(
+        ("fact", "value"),
+        [
+            ("task", meta["task"]),
+            ("columns of the text", ", ".join(meta["text"])),
+            ("labels", ", ".join(meta["labels"])),
+            ("domains", ", ".join(meta["domains"])),
+            ("domains in training", ", ".join(seen)),
+            (f"training examples{unlabelled}", examples),
+            ("longest text in tokens", meta["seq_length"]),
+            ("SHA-256 of the training records", meta["content_sha256"]),
+        ],
+    )
 
 
 def _use(meta):
@@ -64,15 +95,21 @@ def _use(meta):
 
 
 def _usage(meta):
-    return PIPELINE.format(example='"a text"' if len(meta["text"]) == 1 else '{"text": "first text", "text_pair": "second text"}',
-                           seq_length=meta["seq_length"])
+    return PIPELINE.format(
+        example='"a text"'
+        if len(meta["text"]) == 1
+        else '{"text": "first text", "text_pair": "second text"}',
+        seq_length=meta["seq_length"],
+    )
 
 
 def _limits(meta):
-    return (f"- It answers with one of {_listed(meta['labels'])} whatever the text is.\n"
-            f"- A text is cut after {meta['seq_length']} tokens.\n"
-            "- How it does in domains or languages other than those above was not measured, nor whether it treats groups of people alike.\n"
-            "- The probabilities were not calibrated.")
+    return (
+        f"- It answers with one of {_listed(meta['labels'])} whatever the text is.\n"
+        f"- A text is cut after {meta['seq_length']} tokens.\n"
+        "- How it does in domains or languages other than those above was not measured, nor whether it treats groups of people alike.\n"
+        "- The probabilities were not calibrated."
+    )
 
 
 def _training(meta, flags):
@@ -81,8 +118,13 @@ def _training(meta, flags):
         lines.append(f"SHA-256 of its teacher's weights: {meta['teacher_sha256']}.")
     if not flags:
         return "\n\n".join([*lines, "All flags had their defaults."])
-    return "\n\n".join([*lines, "Flags that differ from their defaults, paths left out:",
-                        table(("flag", "value"), [(f"--{name}", value) for name, value in flags.items()])])
+    return "\n\n".join(
+        [
+            *lines,
+            "Flags that differ from their defaults, paths left out:",
+            table(("flag", "value"), [(f"--{name}", value) for name, value in flags.items()]),
+        ]
+    )
 
 
 def _listed(names):

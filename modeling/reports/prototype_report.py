@@ -28,24 +28,63 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
         axes: prototypes of length 1, [K, M, H], NaN where there is none.
     """
     scores, (sample, shown) = np.asarray(scores), sample_of(rows, vectors)
-    cells = {f"{task.domains[k]}, {task.labels[m]}": scores[(domain == k) & (label == m)]
-             for k in range(len(task.domains)) for m in range(len(task.labels))}
+    cells = {
+        f"{task.domains[k]}, {task.labels[m]}": scores[(domain == k) & (label == m)]
+        for k in range(len(task.domains))
+        for m in range(len(task.labels))
+    }
     cells = {name: found for name, found in cells.items() if len(found)}
-    summary = (f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, from {scores.min():.4f} to {scores.max():.4f}; "
-               f"alpha is {alpha:g}.")
-    return page(f"Prototype scores of the task {task.name}", summary, [
-        ("Scores of the training examples", [
-            note("The score is the cosine of a text's vector to the prototype of its class, in its own domain and in the others: 1 is typical."),
-            *([charts.boxes("prototype score", cells, "score: quartiles, 5th and 95th percentile")] if charts.matplotlib else []),
-            score_table(cells)]),
-        ("Map of examples and prototypes", prototype_map(task, domain[sample], label[sample], shown, axes))])
+    summary = (
+        f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, from {scores.min():.4f} to {scores.max():.4f}; "
+        f"alpha is {alpha:g}."
+    )
+    return page(
+        f"Prototype scores of the task {task.name}",
+        summary,
+        [
+            (
+                "Scores of the training examples",
+                [
+                    note(
+                        "The score is the cosine of a text's vector to the prototype of its class, in its own domain and in the others: 1 is typical."
+                    ),
+                    *(
+                        [charts.boxes("prototype score", cells, "score: quartiles, 5th and 95th percentile")]
+                        if charts.matplotlib
+                        else []
+                    ),
+                    score_table(cells),
+                ],
+            ),
+            (
+                "Map of examples and prototypes",
+                prototype_map(task, domain[sample], label[sample], shown, axes),
+            ),
+        ],
+    )
 
 
 def score_table(cells):
     """Count, mean, spread and quartiles of the scores of each domain and class."""
     quartiles = {name: np.quantile(found, (0, 0.25, 0.5, 0.75, 1)) for name, found in cells.items()}
-    rows = [(name, len(found), *(f"{value:.4f}" for value in (found.mean(), found.std(), *quartiles[name]))) for name, found in cells.items()]
-    return table(("domain, class", "examples", "mean", "deviation", "least", "lower quartile", "median", "upper quartile", "greatest"), rows)
+    rows = [
+        (name, len(found), *(f"{value:.4f}" for value in (found.mean(), found.std(), *quartiles[name])))
+        for name, found in cells.items()
+    ]
+    return table(
+        (
+            "domain, class",
+            "examples",
+            "mean",
+            "deviation",
+            "least",
+            "lower quartile",
+            "median",
+            "upper quartile",
+            "greatest",
+        ),
+        rows,
+    )
 
 
 def prototype_map(task, domain, label, vectors, axes):
@@ -56,7 +95,23 @@ def prototype_map(task, domain, label, vectors, axes):
     if len(vectors) < 3:
         return [note("Fewer than three examples make no map.")]
     plane = PCA(2, svd_solver="full").fit(vectors.astype(np.float64))
-    large = {(k, m): plane.transform(axes[k, m][None])[0] for k, m in np.ndindex(axes.shape[:2]) if not np.isnan(axes[k, m]).any()}
+    large = {
+        (k, m): plane.transform(axes[k, m][None])[0]
+        for k, m in np.ndindex(axes.shape[:2])
+        if not np.isnan(axes[k, m]).any()
+    }
     share = 100 * plane.explained_variance_ratio_.sum()
-    return [charts.scatter("examples (small) and prototypes (large)", plane.transform(vectors), large, domain, label, task.domains, task.labels),
-            note(f"{len(vectors)} examples; the plane shows {share:.0f}% of their variance. Colour: domain; shape: class.")]
+    return [
+        charts.scatter(
+            "examples (small) and prototypes (large)",
+            plane.transform(vectors),
+            large,
+            domain,
+            label,
+            task.domains,
+            task.labels,
+        ),
+        note(
+            f"{len(vectors)} examples; the plane shows {share:.0f}% of their variance. Colour: domain; shape: class."
+        ),
+    ]

@@ -10,7 +10,13 @@ from util import atomic_file, read_json
 
 POINTS = 200  # of a curve at most
 MISTAKES = 10
-NOT_VALUES = ("step", "epoch", "phase", "examples", "lr")  # of a line of metrics.jsonl; the rest are losses and the gradient's norm
+NOT_VALUES = (
+    "step",
+    "epoch",
+    "phase",
+    "examples",
+    "lr",
+)  # of a line of metrics.jsonl; the rest are losses and the gradient's norm
 
 
 def write_report(run, path, make, *facts):
@@ -39,15 +45,33 @@ def run_page(folder, meta, flags, teacher_model=None):
     rows = read_predictions(folder / "predictions.tsv", "test")
     steps, evaluations = read_metrics(folder / "metrics.jsonl")
     test = results["test"]
-    summary = (f"{100 * test['accuracy']:.2f}% of {test['examples']} test examples are right; {results['parameters']:,} parameters, "
-               f"{results['bytes'] / 1e6:.1f} MB; {results['snapshot']}, step {meta['step']}.")
-    return page(f"{meta['kind'].capitalize()} of the task {results['task']}", summary, [
-        ("Accuracy in percent", [accuracy_table(results, teacher_results(teacher_model, results["task"]))]),
-        ("Training", training_charts(steps, evaluations)),
-        ("Labels on test", [confusion_table(rows, meta["labels"])]),
-        ("Most confident mistakes on test", mistakes(rows, meta["labels"])),
-        ("Flags that differ from their defaults, paths left out", [
-            table(("flag", "value"), [(f"--{name}", value) for name, value in flags.items()], words=True) if flags else note("None.")])])
+    summary = (
+        f"{100 * test['accuracy']:.2f}% of {test['examples']} test examples are right; {results['parameters']:,} parameters, "
+        f"{results['bytes'] / 1e6:.1f} MB; {results['snapshot']}, step {meta['step']}."
+    )
+    return page(
+        f"{meta['kind'].capitalize()} of the task {results['task']}",
+        summary,
+        [
+            (
+                "Accuracy in percent",
+                [accuracy_table(results, teacher_results(teacher_model, results["task"]))],
+            ),
+            ("Training", training_charts(steps, evaluations)),
+            ("Labels on test", [confusion_table(rows, meta["labels"])]),
+            ("Most confident mistakes on test", mistakes(rows, meta["labels"])),
+            (
+                "Flags that differ from their defaults, paths left out",
+                [
+                    table(
+                        ("flag", "value"), [(f"--{name}", value) for name, value in flags.items()], words=True
+                    )
+                    if flags
+                    else note("None.")
+                ],
+            ),
+        ],
+    )
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -55,14 +79,18 @@ def run_page(folder, meta, flags, teacher_model=None):
 
 def read_predictions(path, split):
     """The lines of one split of a predictions.tsv, a list of {column: text}; the probability of a label under ("p", label)."""
-    header, *lines = (line.split("\t") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    header, *lines = (
+        line.split("\t") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    )
     keys = [*header[:5], *(("p", label) for label in header[5:])]
     return [dict(zip(keys, line)) for line in lines if line[0] == split]
 
 
 def read_metrics(path):
     """The lines of a metrics.jsonl: (those of steps, those of evaluations), none where there is no such file."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )
     return [line for line in lines if "dev" not in line], [line for line in lines if "dev" in line]
 
 
@@ -81,10 +109,16 @@ def teacher_results(teacher_model, task):
 
 def accuracy_table(results, teacher=None):
     """Dev and test by domain, the average of the domains, all examples and macro-F1; the teacher's test beside them if there is one."""
-    columns = [("dev", results["dev"]), ("test", results["test"])] + ([("teacher, test", teacher["test"])] if teacher else [])
+    columns = [("dev", results["dev"]), ("test", results["test"])] + (
+        [("teacher, test", teacher["test"])] if teacher else []
+    )
     domains = dict.fromkeys(name for _, metrics in columns for name in metrics["domains"])
     rows = [(name, *(percent(metrics["domains"].get(name)) for _, metrics in columns)) for name in domains]
-    for name, key in (("average of the domains", "domain_average"), ("all examples", "accuracy"), ("macro-F1", "macro_f1")):
+    for name, key in (
+        ("average of the domains", "domain_average"),
+        ("all examples", "accuracy"),
+        ("macro-F1", "macro_f1"),
+    ):
         rows.append((name, *(percent(metrics[key]) for _, metrics in columns)))
     rows.append(("number of examples", *(metrics["examples"] for _, metrics in columns)))
     return table(("domain", *(name for name, _ in columns)), rows)
@@ -94,7 +128,10 @@ def confusion_table(rows, labels):
     """How many test examples of each label (lines) are taken for which (columns)."""
     counts = collections.Counter((row["label"], row["predicted"]) for row in rows)
     lines = [[counts[label, predicted] for predicted in labels] for label in labels]
-    return table(("label, predicted as", *labels), [(label, *(shaded(count, sum(line)) for count in line)) for label, line in zip(labels, lines)])
+    return table(
+        ("label, predicted as", *labels),
+        [(label, *(shaded(count, sum(line)) for count in line)) for label, line in zip(labels, lines)],
+    )
 
 
 def mistakes(rows, labels):
@@ -103,9 +140,16 @@ def mistakes(rows, labels):
     wrong.sort(key=lambda pair: (-pair[0], int(pair[1]["idxs"])))
     if not wrong:
         return [note("None.")]
-    lines = [(row["idxs"], row["domain"], row["label"], row["predicted"], f"{probability:.4f}") for probability, row in wrong[:MISTAKES]]
-    return [note(f"{len(wrong)} of {len(rows)} are wrong. idxs is the number of the example in test.tsv, from 0."),
-            table(("idxs", "domain", "label", "predicted", "probability"), lines, words=True)]
+    lines = [
+        (row["idxs"], row["domain"], row["label"], row["predicted"], f"{probability:.4f}")
+        for probability, row in wrong[:MISTAKES]
+    ]
+    return [
+        note(
+            f"{len(wrong)} of {len(rows)} are wrong. idxs is the number of the example in test.tsv, from 0."
+        ),
+        table(("idxs", "domain", "label", "predicted", "probability"), lines, words=True),
+    ]
 
 
 # --------------------------------------------------------------------------------------- curves
@@ -120,12 +164,17 @@ def training_charts(steps, evaluations):
     drawn = []
     if evaluations:
         domains = {name: None for line in evaluations for name in line["dev"]["domains"]}
-        curves = {name: _curve(evaluations, lambda line, name=name: line["dev"]["domains"].get(name)) for name in domains}
+        curves = {
+            name: _curve(evaluations, lambda line, name=name: line["dev"]["domains"].get(name))
+            for name in domains
+        }
         curves = {"all examples": _curve(evaluations, lambda line: line["dev"]["accuracy"]), **curves}
         drawn.append(charts.lines("accuracy on dev", curves, label="percent", scale=100, markers=True))
     names = dict.fromkeys(name for line in steps for name in line if name not in NOT_VALUES)
     for name in (*names, "lr"):
-        title = {"lr": "learning rate", "gradient_norm": "norm of the gradient"}.get(name, name if name == "loss" else f"{name} (part of the loss)")
+        title = {"lr": "learning rate", "gradient_norm": "norm of the gradient"}.get(
+            name, name if name == "loss" else f"{name} (part of the loss)"
+        )
         drawn.append(charts.lines(title, {name: thin([line for line in steps if name in line], name)}))
     width = _width(len(steps))
     means = [note(f"A point is the mean over {width} steps.")] if width > 1 else []
@@ -145,7 +194,9 @@ def thin(lines, name):
     """(steps, values) of at most POINTS points, each the mean over the examples of some steps and standing at the last of them."""
     steps, values, width = [], [], _width(len(lines))
     for start in range(0, len(lines), width):
-        group = lines[start:start + width]
+        group = lines[start : start + width]
         steps.append(group[-1]["step"])
-        values.append(sum(line[name] * line["examples"] for line in group) / sum(line["examples"] for line in group))
+        values.append(
+            sum(line[name] * line["examples"] for line in group) / sum(line["examples"] for line in group)
+        )
     return steps, values

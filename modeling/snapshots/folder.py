@@ -25,11 +25,31 @@ flow = load_oneflow()
 
 FORMAT = "meta-kd-snapshot-1"
 WEIGHTS = "model.safetensors"
-READ = ("config.json", "model.safetensors", "meta.json", "vocab.txt", "tokenizer_config.json")  # in every snapshot, and named in its manifest
-META_TYPES = {"kind": "a text", "step": "a count", "task": "a text", "labels": "a list of different names", "domains": "a list of different names"}
+READ = (
+    "config.json",
+    "model.safetensors",
+    "meta.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+)  # in every snapshot, and named in its manifest
+META_TYPES = {
+    "kind": "a text",
+    "step": "a count",
+    "task": "a text",
+    "labels": "a list of different names",
+    "domains": "a list of different names",
+}
 TEACHER_TYPES = {"domain_head": "true or false", "seen_domains": "a list of counts"}
 LAYERS = "bert.encoder.layer."
-HEADS = ("classifier.", "domain_classifiers.", "domain_head.", "representation_map.", "transfer_map.", "hidden_map.", "bert.pooler.")
+HEADS = (
+    "classifier.",
+    "domain_classifiers.",
+    "domain_head.",
+    "representation_map.",
+    "transfer_map.",
+    "hidden_map.",
+    "bert.pooler.",
+)
 
 
 class ModelFolder(NamedTuple):
@@ -60,22 +80,32 @@ def read_model(path, what="--model_load_dir"):
         raise UserError(f"{what} {path}: there is no such folder.")
     check_not_run(path, what)
     if source_format(path):
-        raise UserError(f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
-                        f"--source {path} --target DIR' and name DIR.")
+        raise UserError(
+            f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
+            f"--source {path} --target DIR' and name DIR."
+        )
     sharded = (path / f"{WEIGHTS}.index.json").is_file() and not (path / WEIGHTS).is_file()
     for name in ("config.json",) if sharded else ("config.json", WEIGHTS):
         if not (path / name).is_file():
-            raise UserError(f"{what} {path}: {name} is missing; expected a Hugging Face BERT folder with config.json and "
-                            "model.safetensors, or a snapshot.")
+            raise UserError(
+                f"{what} {path}: {name} is missing; expected a Hugging Face BERT folder with config.json and "
+                "model.safetensors, or a snapshot."
+            )
     before = _manifest_bytes(path)
     meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
     config, arrays = BertConfig.from_file(path / "config.json"), _read_weights(path)
     for name, shape in encoder_shapes(config):
         if name not in arrays:
-            raise UserError(f"{path}: the weight {name} is missing: expected the weights that its config.json describes.")
+            raise UserError(
+                f"{path}: the weight {name} is missing: expected the weights that its config.json describes."
+            )
         if arrays[name].shape != shape:
-            raise UserError(f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model.")
-    folder = ModelFolder(path, config, arrays, meta, _shards_sha256(path) if sharded else sha256(path / WEIGHTS))
+            raise UserError(
+                f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model."
+            )
+    folder = ModelFolder(
+        path, config, arrays, meta, _shards_sha256(path) if sharded else sha256(path / WEIGHTS)
+    )
     if meta is not None and _manifest_bytes(path) != before:
         raise UserError(f"{path}: this snapshot was replaced by another one while it was read: try again.")
     return folder
@@ -85,7 +115,9 @@ def check_not_run(path, what):
     """Refuses the folder of a run where one of its snapshots is meant. Args: what: the flag that named it."""
     if (path / "best.json").is_file():
         best = read_json(path / "best.json", "the name of the best snapshot").get("snapshot")
-        raise UserError(f"{what} {path}: this is the folder of a run: name a snapshot in it, such as {path / str(best)}.")
+        raise UserError(
+            f"{what} {path}: this is the folder of a run: name a snapshot in it, such as {path / str(best)}."
+        )
 
 
 def _shards_sha256(path):
@@ -107,22 +139,39 @@ def read_snapshot_meta(path, what="--model_load_dir"):
     path = pathlib.Path(path)
     check_not_run(path, what)
     if not (path / "meta.json").is_file():
-        raise UserError(f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or meta_distill.py.")
+        raise UserError(
+            f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or meta_distill.py."
+        )
     if not (path / "manifest.json").is_file():
-        raise UserError(f"{path}: this snapshot has no manifest.json, so it was not written to its end: take another snapshot.")
+        raise UserError(
+            f"{path}: this snapshot has no manifest.json, so it was not written to its end: take another snapshot."
+        )
     manifest = read_json(path / "manifest.json", "the manifest of the snapshot")
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{path / 'manifest.json'}: found format {manifest.get('format')!r:.60}, expected {FORMAT!r}: "
-                        "it was written by another version of this suite.")
+        raise UserError(
+            f"{path / 'manifest.json'}: found format {manifest.get('format')!r:.60}, expected {FORMAT!r}: "
+            "it was written by another version of this suite."
+        )
     files = manifest.get("sha256")
     if not isinstance(files, dict) or not {*READ} <= set(files):
-        raise UserError(f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot.")
+        raise UserError(
+            f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot."
+        )
     there = os.listdir(path)
     for name, expected in files.items():
-        if pathlib.Path(name).name != name or name not in there or (path / name).is_symlink() or not (path / name).is_file():
-            raise UserError(f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or a link: take another snapshot.")
+        if (
+            pathlib.Path(name).name != name
+            or name not in there
+            or (path / name).is_symlink()
+            or not (path / name).is_file()
+        ):
+            raise UserError(
+                f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or a link: take another snapshot."
+            )
         if sha256(path / name) != expected:
-            raise UserError(f"{path / name}: its content is not what the snapshot's manifest says: take another snapshot.")
+            raise UserError(
+                f"{path / name}: its content is not what the snapshot's manifest says: take another snapshot."
+            )
     meta = read_json(path / "meta.json", "the description of the snapshot")
     check_meta(meta, META_TYPES, path)
     return meta
@@ -132,7 +181,9 @@ def check_meta(meta, types, path):
     """Raises a UserError where a key of `meta`, of the snapshot at `path`, is not of the type that `types` says."""
     for key, kind in types.items():
         if key not in meta or not TYPES[kind](meta[key]):
-            raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot.")
+            raise UserError(
+                f"{pathlib.Path(path, 'meta.json')}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot."
+            )
 
 
 def _read_weights(path):
@@ -144,11 +195,15 @@ def _read_weights(path):
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
             values = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else None
         if values is None or not np.isfinite(values).all():
-            raise UserError(f"{path / WEIGHTS}: the tensor {name!r:.80} holds {array.dtype if values is None else 'values that are not finite'}, "
-                            "expected finite floats: take another copy of the model.")
+            raise UserError(
+                f"{path / WEIGHTS}: the tensor {name!r:.80} holds {array.dtype if values is None else 'values that are not finite'}, "
+                "expected finite floats: take another copy of the model."
+            )
         name = current_name(name)
         if name in renamed:
-            raise UserError(f"{path / WEIGHTS}: it holds {name!r:.80} under two names, expected one: take another copy of the model.")
+            raise UserError(
+                f"{path / WEIGHTS}: it holds {name!r:.80} under two names, expected one: take another copy of the model."
+            )
         renamed[name] = values
     return renamed
 
@@ -157,7 +212,9 @@ def _load_arrays(path):
     try:
         return load_file(path)
     except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable safetensors file of float tensors ({' '.join(str(error).split()):.200}).") from None
+        raise UserError(
+            f"{path}: not a readable safetensors file of float tensors ({' '.join(str(error).split()):.200})."
+        ) from None
 
 
 def check_fits_model(folder, task, seq_length, tokenizer):
@@ -165,25 +222,38 @@ def check_fits_model(folder, task, seq_length, tokenizer):
     one segment where the task has pairs of texts."""
     positions, words = folder.config.max_position_embeddings, folder.config.vocab_size
     if seq_length > positions:
-        raise UserError(f"--seq_length {seq_length}: the model {folder.path} has {positions} positions: lower it.")
+        raise UserError(
+            f"--seq_length {seq_length}: the model {folder.path} has {positions} positions: lower it."
+        )
     if len(tokenizer.vocab) > words:
-        raise UserError(f"{tokenizer.vocab_file}: it has {len(tokenizer.vocab)} tokens, the model {folder.path} has {words} word vectors: "
-                        "name the vocabulary of this model.")
+        raise UserError(
+            f"{tokenizer.vocab_file}: it has {len(tokenizer.vocab)} tokens, the model {folder.path} has {words} word vectors: "
+            "name the vocabulary of this model."
+        )
     if len(task.text) > folder.config.type_vocab_size:
-        raise UserError(f"{folder.path}: the model has {folder.config.type_vocab_size} segment, and the task {task.name} has pairs of texts: "
-                        "name a model with type_vocab_size 2.")
+        raise UserError(
+            f"{folder.path}: the model has {folder.config.type_vocab_size} segment, and the task {task.name} has pairs of texts: "
+            "name a model with type_vocab_size 2."
+        )
 
 
 def keep_layers(folder, wanted):
     """`folder` with `wanted` evenly spaced layers of its encoder, ending with the last: 3 of 6 -> layers 2, 4, 6."""
     layers = folder.config.num_hidden_layers
     if wanted > layers:
-        raise UserError(f"--student_layers {wanted}: {folder.path} has {layers} layers: ask for at most as many.")
+        raise UserError(
+            f"--student_layers {wanted}: {folder.path} has {layers} layers: ask for at most as many."
+        )
     arrays = {name: array for name, array in folder.arrays.items() if not name.startswith(LAYERS)}
     for new, old in enumerate(evenly_spaced_layers(wanted, layers)):
         prefix = f"{LAYERS}{old - 1}."
-        arrays.update({f"{LAYERS}{new}.{name[len(prefix):]}": array
-                       for name, array in folder.arrays.items() if name.startswith(prefix)})
+        arrays.update(
+            {
+                f"{LAYERS}{new}.{name[len(prefix) :]}": array
+                for name, array in folder.arrays.items()
+                if name.startswith(prefix)
+            }
+        )
     config = BertConfig.from_dict({**folder.config.to_dict(), "num_hidden_layers": wanted})
     return folder._replace(config=config, arrays=arrays)
 
@@ -202,22 +272,30 @@ def load_weights(model, folder, log=None, allow_missing=HEADS):
     left_over = sorted(set(folder.arrays) - set(parameters))
     too_many = [name for name in left_over if name.startswith(LAYERS)]
     if too_many:
-        raise UserError(f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not describe, {too_many[0]} "
-                        "first: mend num_hidden_layers there, or take another copy of the model.")
+        raise UserError(
+            f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not describe, {too_many[0]} "
+            "first: mend num_hidden_layers there, or take another copy of the model."
+        )
     missing = [name for name in parameters if name not in folder.arrays]
     needed = [name for name in missing if not name.startswith(allow_missing)]
     if needed:
-        raise UserError(f"{folder.path}: {len(needed)} weights of this model are missing, {needed[0]} first: "
-                        "expected the weights that its config.json describes.")
+        raise UserError(
+            f"{folder.path}: {len(needed)} weights of this model are missing, {needed[0]} first: "
+            "expected the weights that its config.json describes."
+        )
     for name, parameter in parameters.items():
         if name in folder.arrays:
             if folder.arrays[name].shape != tuple(parameter.shape):
-                raise UserError(f"{folder.path}: {name} has the shape {folder.arrays[name].shape}, this model needs "
-                                f"{tuple(parameter.shape)}: it is a model of another architecture or task.")
+                raise UserError(
+                    f"{folder.path}: {name} has the shape {folder.arrays[name].shape}, this model needs "
+                    f"{tuple(parameter.shape)}: it is a model of another architecture or task."
+                )
             parameter.data.copy_(flow.tensor(np.ascontiguousarray(folder.arrays[name])))
     if log:
-        log(f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} new{_listed(missing)}, "
-            f"{len(left_over)} left over{_listed(left_over)}")
+        log(
+            f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} new{_listed(missing)}, "
+            f"{len(left_over)} left over{_listed(left_over)}"
+        )
 
 
 def _listed(names):
@@ -231,13 +309,17 @@ def teacher_meta(meta, task, path):
         UserError: a plain model, a student, or a teacher of another task.
     """
     if (meta or {}).get("kind") != "teacher":
-        raise UserError(f"{path}: it holds {'a ' + meta['kind'][:60] if meta else 'a model that was not trained here'}, expected a "
-                        "meta-teacher: name a snapshot of meta_teacher.py.")
+        raise UserError(
+            f"{path}: it holds {'a ' + meta['kind'][:60] if meta else 'a model that was not trained here'}, expected a "
+            "meta-teacher: name a snapshot of meta_teacher.py."
+        )
     check_task(meta, task, path)
     check_meta(meta, TEACHER_TYPES, path)
     if not {*meta["seen_domains"]} <= {*range(len(task.domains))} or not meta["seen_domains"]:
-        raise UserError(f"{path}: it was trained on the domains {meta['seen_domains']!r:.60}, of the {len(task.domains)} that there are: "
-                        "take another snapshot.")
+        raise UserError(
+            f"{path}: it was trained on the domains {meta['seen_domains']!r:.60}, of the {len(task.domains)} that there are: "
+            "take another snapshot."
+        )
     return meta
 
 
@@ -245,8 +327,10 @@ def check_task(meta, task, path):
     """Raises a UserError where `meta` of the snapshot at `path` tells of other labels or domains than the task has."""
     for key in ("labels", "domains"):
         if tuple(meta[key]) != getattr(task, key):
-            raise UserError(f"{path}: its {key} are {', '.join(meta[key])}, the task {task.name} has {', '.join(getattr(task, key))}: "
-                            "name a snapshot of this task.")
+            raise UserError(
+                f"{path}: its {key} are {', '.join(meta[key])}, the task {task.name} has {', '.join(getattr(task, key))}: "
+                "name a snapshot of this task."
+            )
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -264,24 +348,43 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         optimizer: {name: array}, its state, for snapshot_last.
         card: the text of README.md, for a best snapshot.
     """
-    arrays = {name: parameter.numpy() for name, parameter in model.named_parameters() if not name.startswith(tuple(left_out))}
+    arrays = {
+        name: parameter.numpy()
+        for name, parameter in model.named_parameters()
+        if not name.startswith(tuple(left_out))
+    }
     labels = dict(enumerate(meta["labels"]))
-    kind = "BertForSequenceClassification" if hasattr(model, "classifier") else "BertModel"  # transformers knows no head per domain
-    config = {**model.bert.config.to_dict(), "architectures": [kind],
-              "id2label": {str(i): name for i, name in labels.items()}, "label2id": {name: i for i, name in labels.items()}}
+    kind = (
+        "BertForSequenceClassification" if hasattr(model, "classifier") else "BertModel"
+    )  # transformers knows no head per domain
+    config = {
+        **model.bert.config.to_dict(),
+        "architectures": [kind],
+        "id2label": {str(i): name for i, name in labels.items()},
+        "label2id": {name: i for i, name in labels.items()},
+    }
     with atomic_folder(path) as folder:
         write_json(folder / "config.json", config)
         _save_arrays(arrays, folder / "model.safetensors")
         shutil.copyfile(tokenizer.vocab_file, folder / "vocab.txt")
-        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.do_lower_case,
-                                                      "model_max_length": model.bert.config.max_position_embeddings})
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": tokenizer.do_lower_case,
+                "model_max_length": model.bert.config.max_position_embeddings,
+            },
+        )
         write_json(folder / "meta.json", meta)
         if card is not None:
             with atomic_file(folder / "README.md", "w") as file:
                 file.write(card)
         if optimizer is not None:
             _save_arrays(optimizer, folder / "optimizer.safetensors")
-        write_json(folder / "manifest.json", {"format": FORMAT, "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}})
+        write_json(
+            folder / "manifest.json",
+            {"format": FORMAT, "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}},
+        )
 
 
 def _save_arrays(arrays, path):
@@ -297,11 +400,23 @@ def _save_arrays(arrays, path):
 
 def read_optimizer(path):
     """The optimizer's state of a snapshot_last, {name: array}, its hash already checked by `read_model`."""
-    if "optimizer.safetensors" not in read_json(pathlib.Path(path, "manifest.json"), "the manifest of the snapshot")["sha256"]:
-        raise UserError(f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run.")
+    if (
+        "optimizer.safetensors"
+        not in read_json(pathlib.Path(path, "manifest.json"), "the manifest of the snapshot")["sha256"]
+    ):
+        raise UserError(
+            f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run."
+        )
     arrays = _load_arrays(pathlib.Path(path, "optimizer.safetensors"))
     for name, array in arrays.items():
-        if array.dtype != np.float32 or not np.isfinite(array).all() or name.startswith("exp_avg_sq.") and (array < 0).any():
-            raise UserError(f"{pathlib.Path(path, 'optimizer.safetensors')}: {name!r:.80} holds values that no optimizer has: "
-                            "resume from another snapshot_last, or start a new run.")
+        if (
+            array.dtype != np.float32
+            or not np.isfinite(array).all()
+            or name.startswith("exp_avg_sq.")
+            and (array < 0).any()
+        ):
+            raise UserError(
+                f"{pathlib.Path(path, 'optimizer.safetensors')}: {name!r:.80} holds values that no optimizer has: "
+                "resume from another snapshot_last, or start a new run."
+            )
     return arrays

@@ -20,19 +20,69 @@ from modeling.reports.run_report import run_page, write_report
 from modeling.reports.tensorboard import Board
 from modeling.snapshots.folder import check_meta, check_task, load_weights, read_model, save_snapshot
 from modeling.training.loop import metrics_line
-from util import Run, UserError, atomic_file, get_rank, get_world_size, new_run_folder, read_json, remove_folder, version_and_flag_lines, write_json
+from util import (
+    Run,
+    UserError,
+    atomic_file,
+    get_rank,
+    get_world_size,
+    new_run_folder,
+    read_json,
+    remove_folder,
+    version_and_flag_lines,
+    write_json,
+)
 
-PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir",
-         "unlabelled_file"}  # their content counts
-CHANGEABLE = {"eval_batch_size_per_device", "save_every_step_num", "save_total_limit", "log_every_step_num",
-            "device"}  # may differ when a run is resumed
-PER_CALL = {"resume", "resume_from", "model_save_dir", "resave_ofrecord", "cpu_processes", "gpu_num_per_node", "num_nodes", "node_rank",
-           "master_addr", "master_port", "config", "log_dir", "do_predict", "predict_file",
-           "output_file", "changed", "defaults"}  # of one call, not of the run
-PROGRESS_TYPES = {"flags": "an object", "best": "an object or null", "runners_up": "a list"}  # of a snapshot_last
-FACTS = {"content_sha256": "other training texts", "dev_sha256": "other dev texts", "teacher_sha256": "another teacher",
-         "knowledge": "knowledge of other layers or heads", "scores": "other prototype scores", "unlabelled_sha256": "other unlabelled texts",
-         "ranks": "another number of ranks"}  # in words
+PATHS = {
+    "data_dir",
+    "ofrecord_dir",
+    "vocab_file",
+    "model_load_dir",
+    "student_model",
+    "teacher_model",
+    "knowledge_dir",
+    "unlabelled_file",
+}  # their content counts
+CHANGEABLE = {
+    "eval_batch_size_per_device",
+    "save_every_step_num",
+    "save_total_limit",
+    "log_every_step_num",
+    "device",
+}  # may differ when a run is resumed
+PER_CALL = {
+    "resume",
+    "resume_from",
+    "model_save_dir",
+    "resave_ofrecord",
+    "cpu_processes",
+    "gpu_num_per_node",
+    "num_nodes",
+    "node_rank",
+    "master_addr",
+    "master_port",
+    "config",
+    "log_dir",
+    "do_predict",
+    "predict_file",
+    "output_file",
+    "changed",
+    "defaults",
+}  # of one call, not of the run
+PROGRESS_TYPES = {
+    "flags": "an object",
+    "best": "an object or null",
+    "runners_up": "a list",
+}  # of a snapshot_last
+FACTS = {
+    "content_sha256": "other training texts",
+    "dev_sha256": "other dev texts",
+    "teacher_sha256": "another teacher",
+    "knowledge": "knowledge of other layers or heads",
+    "scores": "other prototype scores",
+    "unlabelled_sha256": "other unlabelled texts",
+    "ranks": "another number of ranks",
+}  # in words
 ABSENT_IN_OLD = {"dev_sha256", "knowledge"}  # facts that the snapshots of earlier versions do not have
 END = ", since the learning rate has to fall to 0 at its end"
 
@@ -51,10 +101,24 @@ class Snapshots:
     """
 
     def __init__(self, run, kind, model, tokenizer, meta, args, left_out=(), card=None):
-        self.run, self.kind, self.model, self.tokenizer, self.left_out, self.card = run, kind, model, tokenizer, left_out, card
+        self.run, self.kind, self.model, self.tokenizer, self.left_out, self.card = (
+            run,
+            kind,
+            model,
+            tokenizer,
+            left_out,
+            card,
+        )
         flags = {name: value for name, value in sorted(vars(args).items()) if name not in PATHS | PER_CALL}
-        self.meta, self.step = {**meta, "ranks": get_world_size(), "devices": devices(args), "flags": flags}, 0
-        self.limit, self.defaults, self.kept = args.save_total_limit, args.defaults, []  # kept: the best first
+        self.meta, self.step = (
+            {**meta, "ranks": get_world_size(), "devices": devices(args), "flags": flags},
+            0,
+        )
+        self.limit, self.defaults, self.kept = (
+            args.save_total_limit,
+            args.defaults,
+            [],
+        )  # kept: the best first
 
     @property
     def best(self):
@@ -75,15 +139,22 @@ class Snapshots:
         differ = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         for name in differ:
             if name not in CHANGEABLE:
-                raise UserError(f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has {new.get(name)}, and would end "
-                                f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, or start a new run.")
+                raise UserError(
+                    f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has {new.get(name)}, and would end "
+                    f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, or start a new run."
+                )
         for key, value in ours.items():
             if meta.get(key) != value and key != "flags" and (key in meta or key not in ABSENT_IN_OLD):
                 was, now = (json.dumps(each, ensure_ascii=False)[:60] for each in (meta.get(key), value))
-                raise UserError(f"{path}: that run had {FACTS.get(key, 'another')} ({key} {was}, now {now}): bring back what it had, or start a "
-                                "new run.")
+                raise UserError(
+                    f"{path}: that run had {FACTS.get(key, 'another')} ({key} {was}, now {now}): bring back what it had, or start a "
+                    "new run."
+                )
         if differ:
-            self.run.log("resumed with other flags: " + ", ".join(f"--{name} {new.get(name)} instead of {old.get(name)}" for name in differ))
+            self.run.log(
+                "resumed with other flags: "
+                + ", ".join(f"--{name} {new.get(name)} instead of {old.get(name)}" for name in differ)
+            )
         self.step, self.kept = meta["step"], list_best_snapshots(meta)
         self.run.forget_after(self.step)
 
@@ -102,13 +173,20 @@ class Snapshots:
         accuracy = metrics["accuracy"]
         name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{accuracy!r}"
         found = {"snapshot": name, "step": step, "accuracy": accuracy}
-        ranked = sorted([*self.kept, found], key=lambda each: -each["accuracy"])[:self.limit]
+        ranked = sorted([*self.kept, found], key=lambda each: -each["accuracy"])[: self.limit]
         if found not in ranked or accuracy in [each["accuracy"] for each in self.kept]:
             return
         self.kept = ranked
         if get_rank() == 0:
             meta = {**self.meta, "step": step, "dev": metrics}
-            save_snapshot(self.run.folder / name, self.model, self.tokenizer, meta, self.left_out, card=self.card and self.card(meta))
+            save_snapshot(
+                self.run.folder / name,
+                self.model,
+                self.tokenizer,
+                meta,
+                self.left_out,
+                card=self.card and self.card(meta),
+            )
             write_json(self.run.folder / "best.json", self.best)
             for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
                 if other.name not in [each["snapshot"] for each in self.kept]:
@@ -119,8 +197,13 @@ class Snapshots:
         """Saves model, optimizer and progress, all that a resumed run needs."""
         if get_rank() == 0:
             progress = {"step": step, "best": self.best, "runners_up": self.kept[1:]}
-            save_snapshot(self.run.folder / "snapshot_last", self.model, self.tokenizer, {**self.meta, **progress},
-                          optimizer=optimizer_arrays(optimizer, self.model))
+            save_snapshot(
+                self.run.folder / "snapshot_last",
+                self.model,
+                self.tokenizer,
+                {**self.meta, **progress},
+                optimizer=optimizer_arrays(optimizer, self.model),
+            )
         barrier()
 
     def name_last(self, step):
@@ -142,9 +225,17 @@ def run_facts(task, splits, domains):
         splits: {split: Records}; domains: the DomainTable of the run.
     """
     records = splits["train"]
-    return {"task": task.name, "text": task.text, "labels": task.labels, "domains": task.domains, "seen_domains": domains.seen,
-            "seq_length": records.seq_length, "content_sha256": records.content_sha256, "dev_sha256": splits["dev"].content_sha256,
-            "scores": records.scores}
+    return {
+        "task": task.name,
+        "text": task.text,
+        "labels": task.labels,
+        "domains": task.domains,
+        "seen_domains": domains.seen,
+        "seq_length": records.seq_length,
+        "content_sha256": records.content_sha256,
+        "dev_sha256": splits["dev"].content_sha256,
+        "scores": records.scores,
+    }
 
 
 def load_initial_model(args, task, path, flag):
@@ -155,22 +246,32 @@ def load_initial_model(args, task, path, flag):
             without --do_train, a model that was not trained for this task.
     """
     if not (args.do_train or args.do_eval):
-        raise UserError("neither --do_train nor --do_eval is given, so there is nothing to do: give one or both.")
+        raise UserError(
+            "neither --do_train nor --do_eval is given, so there is nothing to do: give one or both."
+        )
     if not args.do_eval and args.early_stopping_patience:
-        raise UserError("--early_stopping_patience counts evaluations on dev, and without --do_eval there are none: give --do_eval too.")
+        raise UserError(
+            "--early_stopping_patience counts evaluations on dev, and without --do_eval there are none: give --do_eval too."
+        )
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
     if args.resume_from:
         if "best" not in (folder.meta or {}):
-            raise UserError(f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run.")
+            raise UserError(
+                f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run."
+            )
         check_meta({"runners_up": [], **folder.meta}, PROGRESS_TYPES, path)  # older ones have none
         for best in list_best_snapshots(folder.meta):
             if not _is_kept(best):
-                raise UserError(f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step "
-                                "and accuracy: resume from another snapshot_last, or start a new run.")
+                raise UserError(
+                    f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step "
+                    "and accuracy: resume from another snapshot_last, or start a new run."
+                )
     if not args.do_train:
         if folder.meta is None:
-            raise UserError(f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
-                            "name a snapshot, or give --do_train.")
+            raise UserError(
+                f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
+                "name a snapshot, or give --do_train."
+            )
         check_task(folder.meta, task, path)
     return folder
 
@@ -185,13 +286,21 @@ def open_run(args):
     if args.resume_from:
         folder = pathlib.Path(args.resume_from).resolve().parent
         if args.model_save_dir and pathlib.Path(args.model_save_dir).resolve() != folder:
-            raise UserError(f"--resume_from {args.resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir names "
-                            f"{args.model_save_dir}: leave --model_save_dir out.")
+            raise UserError(
+                f"--resume_from {args.resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir names "
+                f"{args.model_save_dir}: leave --model_save_dir out."
+            )
     else:
-        folder = pathlib.Path(args.model_save_dir) if args.model_save_dir else new_run_folder(broadcast(time.time()))
+        folder = (
+            pathlib.Path(args.model_save_dir)
+            if args.model_save_dir
+            else new_run_folder(broadcast(time.time()))
+        )
         if (folder / "snapshot_last").exists() and args.do_train:
-            raise UserError(f"--model_save_dir {folder}: there is a run in it already: go on with it by "
-                            f"--resume_from {folder / 'snapshot_last'}, or name another folder.")
+            raise UserError(
+                f"--model_save_dir {folder}: there is a run in it already: go on with it by "
+                f"--resume_from {folder / 'snapshot_last'}, or name another folder."
+            )
     run = Run(folder)
     if args.log_dir and get_rank() == 0:
         run.board = Board(args.log_dir)
@@ -212,29 +321,46 @@ def changed_flags(args):
 
 def model_card_writer(model, examples, args):
     """What takes meta.json to the model card of a run over `examples`, {name: [N, ...]}."""
-    return lambda meta: model_card(meta, changed_flags(args), len(examples["label"]), hasattr(model, "classifier"))
+    return lambda meta: model_card(
+        meta, changed_flags(args), len(examples["label"]), hasattr(model, "classifier")
+    )
 
 
 def write_flags(folder, args):
     """Writes the flags of a run to flags.json, as --config reads them: all but those of one call, and the ranks that there are now."""
-    flags = {name: value for name, value in sorted(vars(args).items()) if name not in PER_CALL and value is not None}
+    flags = {
+        name: value
+        for name, value in sorted(vars(args).items())
+        if name not in PER_CALL and value is not None
+    }
     if get_rank() == 0:
-        write_json(folder / "flags.json", {**flags, "cpu_processes": get_world_size() // args.num_nodes, "gpu_num_per_node": args.gpu_num_per_node})
+        write_json(
+            folder / "flags.json",
+            {
+                **flags,
+                "cpu_processes": get_world_size() // args.num_nodes,
+                "gpu_num_per_node": args.gpu_num_per_node,
+            },
+        )
 
 
 def describe(run, model, device, splits, task, tokenizer):
     """Logs the model's size, the counts of examples, and the first three training examples as the model sees them."""
     parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
     counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())
-    run.log(f"device {device}, {get_world_size()} rank{'s' * (get_world_size() > 1)}, {parameters:,} parameters; examples: {counts}; "
-            f"labels {', '.join(task.labels)}; "
-            f"domains {', '.join(task.domains)}")
+    run.log(
+        f"device {device}, {get_world_size()} rank{'s' * (get_world_size() > 1)}, {parameters:,} parameters; examples: {counts}; "
+        f"labels {', '.join(task.labels)}; "
+        f"domains {', '.join(task.domains)}"
+    )
     first = splits["train"]
     names = (*task.domains, "(unknown domain)")  # of an unlabelled text
     for row in range(min(3, len(first["label"]))):
         tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][row][first["input_mask"][row] > 0])
-        run.log(f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
-                f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}")
+        run.log(
+            f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
+            f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}"
+        )
 
 
 def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
@@ -248,20 +374,35 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
     """
     load_weights(model, folder, allow_missing=("domain_head.", *STUDENT_ONLY))
     lines = [("split", "idxs", "domain", "label", "predicted", *task.labels)]
-    results = {"task": task.name, "snapshot": folder.path.name, "parameters": sum(array.size for array in folder.arrays.values()),
-               "bytes": (folder.path / "model.safetensors").stat().st_size}
+    results = {
+        "task": task.name,
+        "snapshot": folder.path.name,
+        "parameters": sum(array.size for array in folder.arrays.values()),
+        "bytes": (folder.path / "model.safetensors").stat().st_size,
+    }
     for split, arrays in splits.items():
         started = time.monotonic()
         logits = class_logits(model, arrays, task, args.eval_batch_size_per_device, domains, device)
         results[split] = logits_metrics(logits, arrays, task)
         lines += predictions(logits, arrays, task, split)
-        run.timing(event=split, examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2))
+        run.timing(
+            event=split,
+            examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2),
+        )
         run.log(f"{folder.path.name} | {split} {metrics_line(results[split])}")
     if get_rank() == 0:
         with atomic_file(run.folder / "predictions.tsv", "w") as file:
             file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
         write_json(run.folder / "results.json", results)
-        write_report(run, run.folder / "report.html", run_page, run.folder, folder.meta, changed_flags(args), getattr(args, "teacher_model", None))
+        write_report(
+            run,
+            run.folder / "report.html",
+            run_page,
+            run.folder,
+            folder.meta,
+            changed_flags(args),
+            getattr(args, "teacher_model", None),
+        )
     return results
 
 
@@ -272,21 +413,36 @@ def predictions(logits, arrays, task, split):
     """
     columns = (arrays[name].reshape(-1) for name in ("idxs", "domain", "label"))
     for idxs, domain, label, row in zip(*columns, softmax(logits)):
-        yield split, idxs, task.domains[domain], task.labels[label], task.labels[row.argmax()], *(f"{value:.6f}" for value in row)
+        yield (
+            split,
+            idxs,
+            task.domains[domain],
+            task.labels[label],
+            task.labels[row.argmax()],
+            *(f"{value:.6f}" for value in row),
+        )
 
 
 def best_snapshot(run):
     """The ModelFolder of the best snapshot of a run."""
     name = read_json(run.folder / "best.json", "the name of the best snapshot").get("snapshot")
     if not _is_name(name):
-        raise UserError(f"{run.folder / 'best.json'}: found {name!r:.60} as 'snapshot', expected the name of a snapshot in this folder.")
+        raise UserError(
+            f"{run.folder / 'best.json'}: found {name!r:.60} as 'snapshot', expected the name of a snapshot in this folder."
+        )
     return read_model(run.folder / name)
 
 
 def _is_kept(value):
     """Whether a value of meta.json tells of a best snapshot."""
-    return (isinstance(value, dict) and value.keys() == {"snapshot", "step", "accuracy"} and _is_name(value["snapshot"])
-            and is_count(value["step"]) and type(value["accuracy"]) in (int, float) and 0 <= value["accuracy"] <= 1)
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"snapshot", "step", "accuracy"}
+        and _is_name(value["snapshot"])
+        and is_count(value["step"])
+        and type(value["accuracy"]) in (int, float)
+        and 0 <= value["accuracy"] <= 1
+    )
 
 
 def _is_name(value):

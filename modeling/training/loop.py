@@ -9,7 +9,13 @@ import numpy as np
 from data.batches import epoch_batches, lengths
 from modeling.distributed.collective import all_reduce_mean, shared_loss
 from modeling.distributed.launch import devices
-from modeling.optimization import clip_gradients, learning_rate_at, make_optimizer, restore_optimizer, set_learning_rate
+from modeling.optimization import (
+    clip_gradients,
+    learning_rate_at,
+    make_optimizer,
+    restore_optimizer,
+    set_learning_rate,
+)
 from modeling.snapshots.folder import read_optimizer
 from util import Signals, UserError, get_rank, get_world_size, load_oneflow, progress
 
@@ -34,7 +40,10 @@ def two_phases(args, N, first_loss, second_loss):
     """The phases of a run over N examples: `first_loss` for --intermediate_epochs, then `second_loss`, which alone selects the best."""
     steps = math.ceil(N / batch_size(args))
     change, end = args.intermediate_epochs * steps, args.num_epochs * steps
-    return [Phase("intermediate", 0, change, first_loss, selects=False), Phase("prediction", change, end, second_loss)]
+    return [
+        Phase("intermediate", 0, change, first_loss, selects=False),
+        Phase("prediction", change, end, second_loss),
+    ]
 
 
 def one_phase(args, N, loss):
@@ -69,23 +78,34 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
             continue
         optimizer = make_optimizer(model, args.learning_rate, args.weight_decay_rate)
         if snapshots.step > phase.first:
-            restore_optimizer(optimizer, model, read_optimizer(args.resume_from), snapshots.step - phase.first)
+            restore_optimizer(
+                optimizer, model, read_optimizer(args.resume_from), snapshots.step - phase.first
+            )
         for step in range(max(snapshots.step, phase.first), phase.last):
             epoch, position = divmod(step, steps_per_epoch)
             if position == 0 or batches is None:
                 batches = epoch_batches(lengths(examples), size, args.seed, epoch)
-            rate = learning_rate_at(step - phase.first, phase.last - phase.first, args.warmup_proportion, args.learning_rate,
-                                    args.lr_schedule)
+            rate = learning_rate_at(
+                step - phase.first,
+                phase.last - phase.first,
+                args.warmup_proportion,
+                args.learning_rate,
+                args.lr_schedule,
+            )
             set_learning_rate(optimizer, rate)
             model.dropouts.key(args.seed, step, get_rank(), get_world_size())
 
-            values = accumulate_gradients(share_of_loss, phase.loss, batches[position], epoch, args, model, optimizer)
+            values = accumulate_gradients(
+                share_of_loss, phase.loss, batches[position], epoch, args, model, optimizer
+            )
             norm = clip_gradients(model, args.max_grad_norm)
             optimizer.step()
 
             done = step + 1
             values = {name: value.item() for name, value in values.items()}
-            values = all_reduce_mean({**values, "gradient_norm": norm.item(), "stop": bool(Signals.asked)}, device)
+            values = all_reduce_mean(
+                {**values, "gradient_norm": norm.item(), "stop": bool(Signals.asked)}, device
+            )
             stop = values.pop("stop") > 0  # some rank was told to
             log.step(done, epoch, phase.name, idxs[batches[position]], rate, values)
             if on_dev and phase.selects and (done % args.eval_every_step_num == 0 or done == phase.last):
@@ -96,9 +116,13 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
             if done % args.save_every_step_num == 0 or done == phase.last or stop or enough:
                 snapshots.save_last(done, optimizer)
             if stop:
-                raise KeyboardInterrupt(f"{Signals.words()} after step {done}, which is saved. To go on:\n{snapshots.resume_command()}")
+                raise KeyboardInterrupt(
+                    f"{Signals.words()} after step {done}, which is saved. To go on:\n{snapshots.resume_command()}"
+                )
             if enough:
-                run.log(f"no better accuracy on dev in {args.early_stopping_patience} evaluations: the run ends with step {done}")
+                run.log(
+                    f"no better accuracy on dev in {args.early_stopping_patience} evaluations: the run ends with step {done}"
+                )
                 break
     log.close()
     if not on_dev:
@@ -112,7 +136,10 @@ def should_stop_early(best, step, args):
     """
     if not (args.early_stopping_patience and best):
         return False
-    return step // args.eval_every_step_num - best["step"] // args.eval_every_step_num >= args.early_stopping_patience
+    return (
+        step // args.eval_every_step_num - best["step"] // args.eval_every_step_num
+        >= args.early_stopping_patience
+    )
 
 
 def accumulate_gradients(share_of_loss, make_loss, rows, epoch, args, model, optimizer):
@@ -128,9 +155,11 @@ def accumulate_gradients(share_of_loss, make_loss, rows, epoch, args, model, opt
     optimizer.zero_grad(set_to_none=get_world_size() == 1)
     size, values = batch_size(args) // args.gradient_accumulation_steps, {}
     for start in range(0, len(rows), size):
-        part = share_of_loss(make_loss, rows[start:start + size], epoch, len(rows))
+        part = share_of_loss(make_loss, rows[start : start + size], epoch, len(rows))
         part["loss"].backward()
-        values = {name: values[name] + value.detach() if values else value.detach() for name, value in part.items()}
+        values = {
+            name: values[name] + value.detach() if values else value.detach() for name, value in part.items()
+        }
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = flow.zeros_like(parameter)
@@ -152,8 +181,10 @@ class StepLog:
         """Takes the numbers of a step over the examples `idxs`, the same in every rank. UserError where one is not finite."""
         if not all(np.isfinite(value) for value in values.values()):
             broken = [name for name, value in values.items() if not np.isfinite(value)]
-            raise UserError(f"step {step}: {', '.join(broken)} is not finite, in the batch of the training examples "
-                            f"{', '.join(map(str, idxs))}: the snapshots of this run stay; start another with a lower --learning_rate.")
+            raise UserError(
+                f"step {step}: {', '.join(broken)} is not finite, in the batch of the training examples "
+                f"{', '.join(map(str, idxs))}: the snapshots of this run stay; start another with a lower --learning_rate."
+            )
         self.run.metric(step=step, epoch=epoch, phase=phase, examples=len(idxs), lr=rate, **values)
         for name, value in values.items():
             self.totals[name] = self.totals.get(name, 0.0) + value * len(idxs)
@@ -167,7 +198,9 @@ class StepLog:
         speed, eta = self.examples / seconds, (self.end - step) * seconds / (step - self.from_step)
         width = len(str(self.end))
         parts = " | ".join(f"{name} {total / self.examples:.4f}" for name, total in self.totals.items())
-        self.run.log(f"step {step:0{width}}/{self.end} | {parts} | lr {rate:.1e} | {speed:.0f} ex/s | eta {duration(eta)}")
+        self.run.log(
+            f"step {step:0{width}}/{self.end} | {parts} | lr {rate:.1e} | {speed:.0f} ex/s | eta {duration(eta)}"
+        )
         self.run.timing(event="steps", step=step, examples_per_second=round(speed, 2))
         self._open(step)
 
@@ -183,8 +216,10 @@ class StepLog:
 def metrics_line(metrics):
     """Metrics of `inference.evaluate` for a log line, in percent."""
     domains = " ".join(f"{name} {100 * value:.1f}" for name, value in metrics["domains"].items())
-    return (f"accuracy {100 * metrics['accuracy']:.2f} | {domains} | domain average {100 * metrics['domain_average']:.2f} | "
-            f"macro-F1 {100 * metrics['macro_f1']:.2f}")
+    return (
+        f"accuracy {100 * metrics['accuracy']:.2f} | {domains} | domain average {100 * metrics['domain_average']:.2f} | "
+        f"macro-F1 {100 * metrics['macro_f1']:.2f}"
+    )
 
 
 def duration(seconds):

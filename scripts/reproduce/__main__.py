@@ -41,7 +41,13 @@ from util import UserError, entry, lock, read_json, remove_folder, sha256, stop_
 
 def resolve_command(step):
     """The words of the step's command, the best snapshots of its teachers named where they are known."""
-    return ["python3", *(str(best_snapshot_path(pathlib.Path(word[5:]))) if word.startswith("BEST:") else word for word in step.words)]
+    return [
+        "python3",
+        *(
+            str(best_snapshot_path(pathlib.Path(word[5:]))) if word.startswith("BEST:") else word
+            for word in step.words
+        ),
+    ]
 
 
 def best_snapshot_path(folder):
@@ -59,12 +65,19 @@ def read_step_record(step, args):
         return {}
     record, command = read_json(path, "the record of a run"), resolve_command(step)
     if record["command"] != command:
-        there, here = (" ".join(differing(*pair)) for pair in ((record["command"], command), (command, record["command"])))
-        raise UserError(f"{base(args) / step.name}: made by another command, which had '{there}' where this one has '{here}': "
-                        f"remove that folder and {path}, or name another --output.")
+        there, here = (
+            " ".join(differing(*pair))
+            for pair in ((record["command"], command), (command, record["command"]))
+        )
+        raise UserError(
+            f"{base(args) / step.name}: made by another command, which had '{there}' where this one has '{here}': "
+            f"remove that folder and {path}, or name another --output."
+        )
     if "data" in record and record["data"] != data_hashes(args.data_dir):
-        raise UserError(f"{base(args) / step.name}: made of other TSV files than {args.data_dir} holds now: bring them back, or name another "
-                        "--output.")
+        raise UserError(
+            f"{base(args) / step.name}: made of other TSV files than {args.data_dir} holds now: bring them back, or name another "
+            "--output."
+        )
     return record
 
 
@@ -77,9 +90,11 @@ def data_hashes(data_dir):
 
 def differing(words, others):
     """The flags with their values, and other words, of `words` that are not among `others`."""
+
     def parts(words):
         text = " ".join(words).split(" --")
         return [text[0], *(f"--{part}" for part in text[1:])]
+
     return [part for part in parts(words) if part not in parts(others)] or ["nothing else"]
 
 
@@ -111,7 +126,11 @@ def survey(rows, task, args, finished=(), running=()):
     while True:
         choices = choose(rows, task, args, finished)
         steps = plan(rows, task, args, choices)
-        open_steps = [step for name, step in steps.items() if name not in {*finished, *running} and finished.issuperset(step.needs)]
+        open_steps = [
+            step
+            for name, step in steps.items()
+            if name not in {*finished, *running} and finished.issuperset(step.needs)
+        ]
         more = [step.name for step in open_steps if is_finished(step, args)]
         if not more:
             return steps, choices, finished
@@ -132,14 +151,30 @@ class Job:
     def __init__(self, step, args):
         self.step, self.path, self.started = step, base(args) / f"{step.name}.json", time.monotonic()
         command = resolve_command(step)
-        commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
-        self.record = {"seconds": 0.0, **read_step_record(step, args), "command": command, "commit": commit, "data": data_hashes(args.data_dir)}
+        commit = (
+            subprocess.run(
+                ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True
+            ).stdout.strip()
+            or None
+        )
+        self.record = {
+            "seconds": 0.0,
+            **read_step_record(step, args),
+            "command": command,
+            "commit": commit,
+            "data": data_hashes(args.data_dir),
+        }
         write_json(self.path, self.record)
         self.out = base(args) / f"{step.name}.out"
         with open(self.out, "ab") as out:
-            self.process = subprocess.Popen([sys.executable, str(ROOT / command[1]), *command[2:]], stdout=out, stderr=subprocess.STDOUT,
-                                            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, start_new_session=True,
-                                            preexec_fn=lambda: stop_with_parent(signal.SIGTERM))
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / command[1]), *command[2:]],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
+                preexec_fn=lambda: stop_with_parent(signal.SIGTERM),
+            )
 
     def close(self):
         """Notes the time that the step took, once it has ended."""
@@ -168,7 +203,7 @@ def run_all(rows, task, args):
         while True:
             waiting = [step for name, step in steps.items() if name not in {*running, *finished, *failed}]
             ready = [step for step in waiting if finished.issuperset(step.needs)]
-            for step in ready[:args.jobs - len(running)]:
+            for step in ready[: args.jobs - len(running)]:
                 running[step.name] = Job(step, args)
             if not running:
                 return failed
@@ -179,10 +214,16 @@ def run_all(rows, task, args):
                 if job.process.returncode == 0 and is_finished(job.step, args):
                     steps, choices, finished = survey(rows, task, args, finished | {name}, running)
                     save_disk([name], args)
-                    print(progress_line(job, all_steps(rows, task, args, choices), finished, args), flush=True)
+                    print(
+                        progress_line(job, all_steps(rows, task, args, choices), finished, args), flush=True
+                    )
                 else:
                     failed.add(name)
-                    print(f"{name} failed: {job.last_line()} ({job.out} has the rest)", file=sys.stderr, flush=True)
+                    print(
+                        f"{name} failed: {job.last_line()} ({job.out} has the rest)",
+                        file=sys.stderr,
+                        flush=True,
+                    )
     except BaseException:
         stop_all(running.values())
         raise
@@ -215,7 +256,13 @@ def eta(steps, finished, args):
 def clock(seconds):
     """45s, 3m10s, or 2h05m."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+    return (
+        f"{minutes // 60}h{minutes % 60:02}m"
+        if minutes >= 60
+        else f"{minutes}m{rest:02}s"
+        if minutes
+        else f"{rest}s"
+    )
 
 
 # --------------------------------------------------------------------------------------- collecting
@@ -234,10 +281,16 @@ def collect(rows, task, args):
     if not outcomes:
         print(f"{base(args)}: no row is finished with any seed, so there is no table to make")
         return
-    facts = {"base": base(args), "command": shlex.join(["python3", "-m", "scripts.reproduce", *sys.argv[1:]]), "baseline": args.baseline,
-             "baselines": {row.name: baseline_row(row, args) for row in rows},
-             "teacher candidates": args.teacher_learning_rates, "student candidates": args.student_learning_rates,
-             "train": results.training_examples(task, args.data_dir, args.train_example_num), "data_dir": args.data_dir}
+    facts = {
+        "base": base(args),
+        "command": shlex.join(["python3", "-m", "scripts.reproduce", *sys.argv[1:]]),
+        "baseline": args.baseline,
+        "baselines": {row.name: baseline_row(row, args) for row in rows},
+        "teacher candidates": args.teacher_learning_rates,
+        "student candidates": args.student_learning_rates,
+        "train": results.training_examples(task, args.data_dir, args.train_example_num),
+        "data_dir": args.data_dir,
+    }
     missing = [row.name for row in rows if row.name not in {outcome.row.name for outcome in outcomes}]
     for path in results.write_all(outcomes, task, pathlib.Path(args.results), {**facts, "missing": missing}):
         print(path)
@@ -258,11 +311,13 @@ def baseline_row(row, args):
 
 def comma_list(kind):
     """An argparse type: distinct values of `kind`, such as 1,2,3."""
+
     def convert(text):
         values = [kind(word) for word in text.split(",")]
         if len(set(values)) < len(values):
             raise ValueError
         return values
+
     convert.__name__ = "comma list without repeats"
     return convert
 
@@ -274,23 +329,70 @@ def flags(parser):
     add("--data_dir", default="data/DEMO", help="folder of its TSV files")
     add("--model", default="models/MiniLM", help="the pretrained model that teachers and students start from")
     add("--rows", default="table", help=f"comma list of rows and groups ({', '.join(GROUPS)})")
-    add("--seeds", type=seeds, default=[1, 2, 3, 4, 5], help="comma list of the seeds of students and, without --teacher_seeds, of teachers")
-    add("--teacher_seeds", type=seeds, help="comma list; the i-th student learns from the i-th of these, counted round (default: the seeds)")
-    add("--jobs", type=config.count, default=len(os.sched_getaffinity(0)), help="runs side by side, each on one core")
+    add(
+        "--seeds",
+        type=seeds,
+        default=[1, 2, 3, 4, 5],
+        help="comma list of the seeds of students and, without --teacher_seeds, of teachers",
+    )
+    add(
+        "--teacher_seeds",
+        type=seeds,
+        help="comma list; the i-th student learns from the i-th of these, counted round (default: the seeds)",
+    )
+    add(
+        "--jobs",
+        type=config.count,
+        default=len(os.sched_getaffinity(0)),
+        help="runs side by side, each on one core",
+    )
     add("--train_example_num", type=config.count, help="the first N training examples (default: all)")
     add("--seq_length", type=config.number(int, 3), default=64, help="longest text in tokens")
     add("--batch_size", type=config.count, default=24, help="examples of a training step")
     add("--teacher_epochs", type=config.count, default=3, help="passes of a teacher over its examples")
-    add("--student_epochs", type=config.count, default=4, help="passes of a student over all examples; few-shot rows have up to eight times as many")
-    add("--student_layers", type=config.count, default=3, help="evenly spaced layers of the model that a student takes")
-    add("--attention_weight", type=config.weight, default=0.1, help="weight of the attention term where a student has one")
-    add("--eval_every", type=config.count, default=100, help="steps from one evaluation on dev to the next, over all examples")
-    add("--teacher_learning_rates", type=rates, default=[5e-5], help="comma list of candidates, of which dev chooses for each row")
+    add(
+        "--student_epochs",
+        type=config.count,
+        default=4,
+        help="passes of a student over all examples; few-shot rows have up to eight times as many",
+    )
+    add(
+        "--student_layers",
+        type=config.count,
+        default=3,
+        help="evenly spaced layers of the model that a student takes",
+    )
+    add(
+        "--attention_weight",
+        type=config.weight,
+        default=0.1,
+        help="weight of the attention term where a student has one",
+    )
+    add(
+        "--eval_every",
+        type=config.count,
+        default=100,
+        help="steps from one evaluation on dev to the next, over all examples",
+    )
+    add(
+        "--teacher_learning_rates",
+        type=rates,
+        default=[5e-5],
+        help="comma list of candidates, of which dev chooses for each row",
+    )
     add("--student_learning_rates", type=rates, default=[1e-4], help="the same for students")
     add("--output", default="output/reproduce", help="folder of the runs")
     add("--results", default="results", help="folder of table, CSV and plots")
-    add("--baseline", default="hard", help="the row that student rows are compared with; teachers are compared with mixed")
-    add("--dry_run", action="store_true", help="print the commands that are known before anything is chosen, and run nothing")
+    add(
+        "--baseline",
+        default="hard",
+        help="the row that student rows are compared with; teachers are compared with mixed",
+    )
+    add(
+        "--dry_run",
+        action="store_true",
+        help="print the commands that are known before anything is chosen, and run nothing",
+    )
     add("--collect", action="store_true", help="run nothing; make table, CSV and plots of what is finished")
 
 
@@ -299,16 +401,22 @@ def main():
     args = config.parse(__doc__.split("\n\n")[0], flags)
     task, reported = load_task(args.task_name, args.data_dir), chosen_rows(args.rows)
     if args.baseline not in ROWS:
-        raise UserError(f"--baseline {args.baseline}: there is no such row, expected one of {', '.join(ROWS)}.")
+        raise UserError(
+            f"--baseline {args.baseline}: there is no such row, expected one of {', '.join(ROWS)}."
+        )
     rows = with_teachers(reported)
     if args.student_epochs < 2 and any(row.student == "two-phase" for row in rows):
-        raise UserError("--student_epochs 1 has no room for the two phases of the row meta-two-phase: give 2 or more, or other rows.")
+        raise UserError(
+            "--student_epochs 1 has no room for the two phases of the row meta-two-phase: give 2 or more, or other rows."
+        )
     if args.dry_run:
         known, everything = survey(rows, task, args)[0], all_steps(rows, task, args, {})
         for step in known.values():
             print(shlex.join(["python3", *step.words]))
-        print(f"{len(everything)} steps in all, {sum(step.trains for step in everything.values())} of them training runs; {len(known)} are known "
-              "before more is chosen, and BEST:folder stands for that run's best snapshot")
+        print(
+            f"{len(everything)} steps in all, {sum(step.trains for step in everything.values())} of them training runs; {len(known)} are known "
+            "before more is chosen, and BEST:folder stands for that run's best snapshot"
+        )
         return
     if args.collect:
         collect(reported, task, args)

@@ -22,7 +22,11 @@ def read_split(task, data_dir, split, limit=None):
     """Texts [N], domains [N], labels [N], of the first `limit` rows or of all; the two texts of a pair are joined."""
     examples = list(itertools.islice(read_examples(task, split_path(data_dir, split)), limit))
     texts = [f"{example.text_a} {example.text_b or ''}" for example in examples]
-    return texts, np.array([example.domain for example in examples]), np.array([example.label for example in examples])
+    return (
+        texts,
+        np.array([example.domain for example in examples]),
+        np.array([example.label for example in examples]),
+    )
 
 
 def accuracies(task, right, domains):
@@ -31,7 +35,9 @@ def accuracies(task, right, domains):
     Args:
         right: bool [N]; domains: [N].
     """
-    per_domain = [100 * right[domains == k].mean() if (domains == k).any() else np.nan for k in range(len(task.domains))]
+    per_domain = [
+        100 * right[domains == k].mean() if (domains == k).any() else np.nan for k in range(len(task.domains))
+    ]
     return [*per_domain, np.nanmean(per_domain), 100 * right.mean()]
 
 
@@ -40,16 +46,22 @@ def main():
     parser = module_parser(__doc__)
     parser.add_argument("--task_name", default="senti")
     parser.add_argument("--data_dir", default="data/SENTI")
-    parser.add_argument("--train_example_num", type=count, help="the first N training examples (default: all)")
+    parser.add_argument(
+        "--train_example_num", type=count, help="the first N training examples (default: all)"
+    )
     args = parser.parse_args()
 
     task = load_task(args.task_name, args.data_dir)
     limits = (args.train_example_num, None, None)
-    texts, domains, labels = zip(*(read_split(task, args.data_dir, split, limit) for split, limit in zip(SPLITS, limits)))
+    texts, domains, labels = zip(
+        *(read_split(task, args.data_dir, split, limit) for split, limit in zip(SPLITS, limits))
+    )
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     features = [vectorizer.fit_transform(texts[0]), *map(vectorizer.transform, texts[1:])]
 
-    models = [LogisticRegression(C=strength, max_iter=1000).fit(features[0], labels[0]) for strength in STRENGTHS]
+    models = [
+        LogisticRegression(C=strength, max_iter=1000).fit(features[0], labels[0]) for strength in STRENGTHS
+    ]
     best = max(models, key=lambda model: model.score(features[1], labels[1]))
     print(f"C = {best.C} of {', '.join(map(str, STRENGTHS))}, {features[0].shape[1]} features")
     print(f"{'accuracy':<9}" + "".join(f"{name:>13}" for name in (*task.domains, "mean", "all")))

@@ -11,20 +11,31 @@ from util import UserError
 
 PLAIN = "--domain_loss_weight 0 --weight_scaling none"
 TEACHERS = {  # flags of meta_teacher.py
-    "single": PLAIN, "mixed": PLAIN, "multi-task": f"{PLAIN} --class_heads per_domain", "meta": "",
-    "meta-unweighted": "--weight_scaling none", "meta-raw": "--weight_scaling raw",
-    "meta-spread-0.1": "--weight_scaling spread --weight_spread 0.1", "meta-spread-1": "--weight_scaling spread --weight_spread 1",
-    "meta-no-domain-loss": "--domain_loss_weight 0", "leave-one-out": "",
+    "single": PLAIN,
+    "mixed": PLAIN,
+    "multi-task": f"{PLAIN} --class_heads per_domain",
+    "meta": "",
+    "meta-unweighted": "--weight_scaling none",
+    "meta-raw": "--weight_scaling raw",
+    "meta-spread-0.1": "--weight_scaling spread --weight_spread 0.1",
+    "meta-spread-1": "--weight_scaling spread --weight_spread 1",
+    "meta-no-domain-loss": "--domain_loss_weight 0",
+    "leave-one-out": "",
 }
 NO_FEATURES = "--attention_loss_weight 0 --representation_loss_weight 0 --transfer_loss_weight 0"
 ATTENTION = "--attention_loss_weight {attention_weight}"
 STUDENTS = {  # flags of meta_distill.py
-    "hard": f"--hard_label_weight 1 --soft_label_weight 0 {NO_FEATURES}", "logits": NO_FEATURES,
-    "layers": f"--expertise_weight none --transfer_loss_weight 0 {ATTENTION}", "full": ATTENTION,
-    "two-phase": f"--intermediate_epochs {{third}} {ATTENTION}", "hidden": f"--hidden_loss_weight 1 {ATTENTION}",
-    "full-no-lambda": f"--expertise_weight none {ATTENTION}", "full-no-transfer": f"--transfer_loss_weight 0 {ATTENTION}",
+    "hard": f"--hard_label_weight 1 --soft_label_weight 0 {NO_FEATURES}",
+    "logits": NO_FEATURES,
+    "layers": f"--expertise_weight none --transfer_loss_weight 0 {ATTENTION}",
+    "full": ATTENTION,
+    "two-phase": f"--intermediate_epochs {{third}} {ATTENTION}",
+    "hidden": f"--hidden_loss_weight 1 {ATTENTION}",
+    "full-no-lambda": f"--expertise_weight none {ATTENTION}",
+    "full-no-transfer": f"--transfer_loss_weight 0 {ATTENTION}",
     "full-transfer-30": f"--transfer_loss_weight 30 {ATTENTION}",  # at 0.3, its default, the term is a hundredth of the loss or less
-    "full-centred": f"--attention_match centred {ATTENTION}", "full-hard": f"--hard_label_weight 1 {ATTENTION}",
+    "full-centred": f"--attention_match centred {ATTENTION}",
+    "full-hard": f"--hard_label_weight 1 {ATTENTION}",
 }
 PORTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)  # those of the paper
 
@@ -46,19 +57,57 @@ class Row(NamedTuple):
 
 def _rows():
     """Every row there is, {name: Row}, teachers before their students."""
-    teachers = [Row("single", "table", runs="domain"), Row("mixed", "table weights"), Row("multi-task", "table"), Row("meta", "table weights"),
-                *(Row(name, "weights") for name in ("meta-unweighted", "meta-raw", "meta-spread-0.1", "meta-spread-1", "meta-no-domain-loss")),
-                Row("leave-one-out", "leave-one-out", runs="without")]
-    table = [Row("hard", "table variants few-shot", None, "hard"),
-             *(Row(f"{teacher}-{kind}", "table few-shot" if teacher == "meta" else "table", teacher, kind,
-                   "domain" if teacher == "single" else "all")
-               for teacher in ("single", "mixed", "multi-task", "meta") for kind in ("logits", "layers")),
-             Row("meta-full", "table variants few-shot", "meta", "full")]
-    variants = [Row(f"meta-{kind}", "variants", "meta", kind)
-                for kind in ("two-phase", "hidden", "full-no-lambda", "full-no-transfer", "full-transfer-30", "full-centred", "full-hard")]
+    teachers = [
+        Row("single", "table", runs="domain"),
+        Row("mixed", "table weights"),
+        Row("multi-task", "table"),
+        Row("meta", "table weights"),
+        *(
+            Row(name, "weights")
+            for name in (
+                "meta-unweighted",
+                "meta-raw",
+                "meta-spread-0.1",
+                "meta-spread-1",
+                "meta-no-domain-loss",
+            )
+        ),
+        Row("leave-one-out", "leave-one-out", runs="without"),
+    ]
+    table = [
+        Row("hard", "table variants few-shot", None, "hard"),
+        *(
+            Row(
+                f"{teacher}-{kind}",
+                "table few-shot" if teacher == "meta" else "table",
+                teacher,
+                kind,
+                "domain" if teacher == "single" else "all",
+            )
+            for teacher in ("single", "mixed", "multi-task", "meta")
+            for kind in ("logits", "layers")
+        ),
+        Row("meta-full", "table variants few-shot", "meta", "full"),
+    ]
+    variants = [
+        Row(f"meta-{kind}", "variants", "meta", kind)
+        for kind in (
+            "two-phase",
+            "hidden",
+            "full-no-lambda",
+            "full-no-transfer",
+            "full-transfer-30",
+            "full-centred",
+            "full-hard",
+        )
+    ]
     variants.append(Row("meta-full-by-domain", "variants", "meta", "full", "domain"))
-    few = [row._replace(name=f"{row.name}-{portion}", groups="few-shot", portion=portion)
-           for portion in PORTIONS for row in table if "few-shot" in row.groups.split()]
+    few = [
+        row._replace(name=f"{row.name}-{portion}", groups="few-shot", portion=portion)
+        for portion in PORTIONS
+        for row in table
+        if "few-shot" in row.groups.split()
+    ]
     held_out = [Row("leave-one-out-full", "leave-one-out", "leave-one-out", "full", "domain")]
     return {row.name: row for row in (*teachers, *table, *variants, *few, *held_out)}
 
@@ -72,7 +121,9 @@ def chosen_rows(text):
     words = text.split(",")
     for word in words:
         if word not in ROWS and word not in GROUPS:
-            raise UserError(f"--rows: found {word!r:.60}, expected a group ({', '.join(GROUPS)}) or a row ({', '.join(ROWS)}).")
+            raise UserError(
+                f"--rows: found {word!r:.60}, expected a group ({', '.join(GROUPS)}) or a row ({', '.join(ROWS)})."
+            )
     return [row for row in ROWS.values() if {row.name, *row.groups.split()} & set(words)]
 
 
@@ -113,8 +164,12 @@ def plan(rows, task, args, choices):
     known = [row for row in rows if row.teacher is None or row.teacher in choices]
     for number in range(max(len(args.seeds), len(args.teacher_seeds or ()))):
         for row in known:
-            for (rate, seed), domain in itertools.product(attempts(row, number, args, choices), list_domains(row, task)):
-                steps.update((step.name, step) for step in run_steps(row, domain, rate, seed, task, args, choices))
+            for (rate, seed), domain in itertools.product(
+                attempts(row, number, args, choices), list_domains(row, task)
+            ):
+                steps.update(
+                    (step.name, step) for step in run_steps(row, domain, rate, seed, task, args, choices)
+                )
     return steps
 
 
@@ -122,7 +177,7 @@ def attempts(row, number, args, choices):
     """(learning rate, seed) of the runs of a row with its seed of that number: each candidate with the first, the chosen one with others."""
     seeds = list_seeds(row, args)
     rates = candidates(row, args) if number == 0 else [choices[row.name]] if row.name in choices else []
-    return [(rate, seed) for rate in rates for seed in seeds[number:number + 1]]
+    return [(rate, seed) for rate in rates for seed in seeds[number : number + 1]]
 
 
 def list_seeds(row, args):
@@ -150,21 +205,46 @@ def run_steps(row, domain, rate, seed, task, args, choices):
     flags = [*common(args, records.name), *training(row, domain, rate, seed, task, args)]
     name, folder = run_name(row, domain, rate, seed), base(args)
     if not row.student:
-        return records, Step(name, ("meta_teacher.py", *flags, "--model_load_dir", args.model, "--model_save_dir", str(folder / name)),
-                             (records.name,))
-    flags += ["--student_model", args.model, "--student_layers", str(args.student_layers), "--model_save_dir", str(folder / name)]
+        return records, Step(
+            name,
+            (
+                "meta_teacher.py",
+                *flags,
+                "--model_load_dir",
+                args.model,
+                "--model_save_dir",
+                str(folder / name),
+            ),
+            (records.name,),
+        )
+    flags += [
+        "--student_model",
+        args.model,
+        "--student_layers",
+        str(args.student_layers),
+        "--model_save_dir",
+        str(folder / name),
+    ]
     if row.teacher is None:
         return records, Step(name, ("meta_distill.py", *flags), (records.name,))
     knowledge, teacher = knowledge_step(row, domain, seed, records, args, choices)
     flags += ["--teacher_model", f"BEST:{folder / teacher}", "--knowledge_dir", str(folder / knowledge.name)]
-    return records, knowledge, Step(name, ("meta_distill.py", *flags), (records.name, teacher, knowledge.name))
+    return (
+        records,
+        knowledge,
+        Step(name, ("meta_distill.py", *flags), (records.name, teacher, knowledge.name)),
+    )
 
 
 def records_step(apart, args):
     """Stage 1; apart: a domain that the prototypes do without, or None."""
     name = "ofrecord" if apart is None else f"ofrecord-without-{urllib.parse.quote(apart, safe='')}"
     without = () if apart is None else ("--exclude_domain", apart)
-    return Step(name, ("preprocess.py", *common(args, name), *without, "--model_load_dir", args.model, "--resave_ofrecord"), ())
+    return Step(
+        name,
+        ("preprocess.py", *common(args, name), *without, "--model_load_dir", args.model, "--resave_ofrecord"),
+        (),
+    )
 
 
 def knowledge_step(row, domain, seed, records, args, choices):
@@ -174,8 +254,14 @@ def knowledge_step(row, domain, seed, records, args, choices):
     run = run_name(teacher, where, choices[teacher.name], seeds[args.seeds.index(seed) % len(seeds)])
     hidden = row.student == "hidden"
     name = f"knowledge-{run}" + "-hidden" * hidden
-    words = ["meta_teacher_eval.py", *common(args, records.name), "--model_load_dir", f"BEST:{base(args) / run}",
-             "--knowledge_dir", str(base(args) / name)]
+    words = [
+        "meta_teacher_eval.py",
+        *common(args, records.name),
+        "--model_load_dir",
+        f"BEST:{base(args) / run}",
+        "--knowledge_dir",
+        str(base(args) / name),
+    ]
     words += (["--domain", where] if where else []) + (["--hidden_states"] if hidden else [])
     return Step(name, tuple(words), (records.name, run)), run
 
@@ -183,8 +269,19 @@ def knowledge_step(row, domain, seed, records, args, choices):
 def common(args, records):
     """Flags of all four scripts; records: the name of their folder."""
     limit = ("--train_example_num", str(args.train_example_num)) if args.train_example_num else ()
-    return ("--task_name", args.task_name, "--data_dir", args.data_dir, "--ofrecord_dir", str(base(args) / records),
-            "--seq_length", str(args.seq_length), "--cpu_processes", "1", *limit)
+    return (
+        "--task_name",
+        args.task_name,
+        "--data_dir",
+        args.data_dir,
+        "--ofrecord_dir",
+        str(base(args) / records),
+        "--seq_length",
+        str(args.seq_length),
+        "--cpu_processes",
+        "1",
+        *limit,
+    )
 
 
 def training(row, domain, rate, seed, task, args):
@@ -194,12 +291,31 @@ def training(row, domain, rate, seed, task, args):
         epochs, share = epochs * min(round(1 / row.portion), 8), share * min(round(1 / row.portion), 8)
     if row.runs != "all":
         share *= (1 if row.runs == "domain" else len(task.domains) - 1) / len(task.domains)
-    kind = STUDENTS[row.student].format(attention_weight=args.attention_weight, third=max(1, epochs // 3)) if row.student else TEACHERS[row.name]
+    kind = (
+        STUDENTS[row.student].format(attention_weight=args.attention_weight, third=max(1, epochs // 3))
+        if row.student
+        else TEACHERS[row.name]
+    )
     which = {"all": (), "domain": ("--domain", domain), "without": ("--exclude_domain", domain)}[row.runs]
     portion = ("--data_portion", str(row.portion)) if row.portion < 1 else ()
-    return ("--resume", "--do_train", "--do_eval", "--seed", str(seed), "--num_epochs", str(epochs), "--learning_rate", repr(rate),
-            "--batch_size_per_device", str(args.batch_size), "--eval_every_step_num", str(max(1, round(args.eval_every * share))),
-            *kind.split(), *which, *portion)
+    return (
+        "--resume",
+        "--do_train",
+        "--do_eval",
+        "--seed",
+        str(seed),
+        "--num_epochs",
+        str(epochs),
+        "--learning_rate",
+        repr(rate),
+        "--batch_size_per_device",
+        str(args.batch_size),
+        "--eval_every_step_num",
+        str(max(1, round(args.eval_every * share))),
+        *kind.split(),
+        *which,
+        *portion,
+    )
 
 
 def base(args):

@@ -49,16 +49,24 @@ def read_predictions(folder):
     path, splits = Path(folder, "predictions.tsv"), {"dev": {}, "test": {}}
     with open(path, encoding="utf-8", newline="") as file:
         next(file)  # the header, in which labels have names of their own
-        for split, idxs, domain, label, predicted, *_ in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+        for split, idxs, domain, label, predicted, *_ in csv.reader(
+            file, delimiter="\t", quoting=csv.QUOTE_NONE
+        ):
             splits[split][int(idxs)] = (domain, label, predicted)
     if not splits["dev"]:
-        raise UserError(f"{path}: holds no predictions on dev, by which a learning rate is chosen: remove that run, and run this again.")
+        raise UserError(
+            f"{path}: holds no predictions on dev, by which a learning rate is chosen: remove that run, and run this again."
+        )
     return splits
 
 
 def dev_accuracy(folders):
     """Share of right answers on dev over all runs in `folders`."""
-    right = [label == predicted for folder in folders for _, label, predicted in read_predictions(folder)["dev"].values()]
+    right = [
+        label == predicted
+        for folder in folders
+        for _, label, predicted in read_predictions(folder)["dev"].values()
+    ]
     return sum(right) / len(right)
 
 
@@ -66,24 +74,43 @@ def read_outcome(row, seed, rate, runs):
     """The Outcome of a row whose runs are [(folder, the domain that it is tested on, None: all)]."""
     test = {}
     for folder, domain in runs:
-        test.update((idxs, line) for idxs, line in read_predictions(folder)["test"].items() if domain in (None, line[0]))
+        test.update(
+            (idxs, line)
+            for idxs, line in read_predictions(folder)["test"].items()
+            if domain in (None, line[0])
+        )
     folders = [folder for folder, _ in runs]
     records = [read_json(folder.parent / f"{folder.name}.json", "the record of a run") for folder in folders]
     parameters = read_json(folders[0] / "results.json", "the results of a run")["parameters"]
-    return Outcome(row, seed, rate, dev_accuracy(folders), dict(sorted(test.items())), parameters,
-                   sum(record["seconds"] for record in records), mean_curve([read_curve(folder) for folder in folders]))
+    return Outcome(
+        row,
+        seed,
+        rate,
+        dev_accuracy(folders),
+        dict(sorted(test.items())),
+        parameters,
+        sum(record["seconds"] for record in records),
+        mean_curve([read_curve(folder) for folder in folders]),
+    )
 
 
 def read_curve(folder):
     """{step: (accuracy on dev, dev examples)} of a run."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return {line["step"]: (line["dev"]["accuracy"], line["dev"]["examples"]) for line in lines if "dev" in line}
+    return {
+        line["step"]: (line["dev"]["accuracy"], line["dev"]["examples"]) for line in lines if "dev" in line
+    }
 
 
 def mean_curve(curves):
     """{step: accuracy over the dev examples of all runs}, at the steps that all of them have."""
     steps = sorted(set.intersection(*map(set, curves)))
-    return {step: float(np.average([curve[step][0] for curve in curves], weights=[curve[step][1] for curve in curves])) for step in steps}
+    return {
+        step: float(
+            np.average([curve[step][0] for curve in curves], weights=[curve[step][1] for curve in curves])
+        )
+        for step in steps
+    }
 
 
 def training_examples(task, data_dir, limit):
@@ -105,8 +132,17 @@ def scores(outcome, task):
     domain, label, predicted = (np.array(column) for column in zip(*outcome.test.values()))
     right = label == predicted
     domains = {name: float(right[domain == name].mean()) for name in task.domains if (domain == name).any()}
-    f1 = [2 * (right & (label == m)).sum() / max(1, (label == m).sum() + (predicted == m).sum()) for m in task.labels if m in label or m in predicted]
-    return {"all": float(right.mean()), "domains": domains, "average": float(np.mean(list(domains.values()))), "macro_f1": float(np.mean(f1))}
+    f1 = [
+        2 * (right & (label == m)).sum() / max(1, (label == m).sum() + (predicted == m).sum())
+        for m in task.labels
+        if m in label or m in predicted
+    ]
+    return {
+        "all": float(right.mean()),
+        "domains": domains,
+        "average": float(np.mean(list(domains.values()))),
+        "macro_f1": float(np.mean(f1)),
+    }
 
 
 def interval(accuracies, examples):
@@ -121,7 +157,10 @@ def interval(accuracies, examples):
 def wilson(share, n):
     """Wilson's 95% interval of a share seen in n examples."""
     z = stats.norm.ppf(0.975)
-    middle, half = (share + z**2 / (2 * n)) / (1 + z**2 / n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    middle, half = (
+        (share + z**2 / (2 * n)) / (1 + z**2 / n),
+        z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n),
+    )
     return float(middle - half), float(middle + half)
 
 
@@ -156,7 +195,11 @@ def difference(outcomes, baseline):
         return None
     idxs = sorted(set.intersection(*(set(outcome.test) for outcome in (*outcomes, *baseline))))
     same_seeds = [outcome.seed for outcome in outcomes] == [outcome.seed for outcome in baseline]
-    return paired_difference(correctness(outcomes, idxs), correctness(baseline, idxs), same_seeds) if idxs else None
+    return (
+        paired_difference(correctness(outcomes, idxs), correctness(baseline, idxs), same_seeds)
+        if idxs
+        else None
+    )
 
 
 # --------------------------------------------------------------------------------------- lines of the table
@@ -166,12 +209,24 @@ def summary(outcomes, baseline, task):
     """What the table says of a row. Args: outcomes of the row and of its baseline, one a seed."""
     each = [scores(outcome, task) for outcome in outcomes]
     everything = [score["all"] for score in each]
-    domains = {name: float(np.mean([score["domains"][name] for score in each])) for name in each[0]["domains"]}
-    return {"row": outcomes[0].row, "domains": domains, "average": float(np.mean([score["average"] for score in each])),
-            "all": float(np.mean(everything)), "sd": float(np.std(everything, ddof=1)) if len(everything) > 1 else None,
-            "interval": interval(everything, len(outcomes[0].test)), "difference": difference(outcomes, baseline),
-            "dev": float(np.mean([outcome.dev for outcome in outcomes])), "rate": outcomes[0].rate, "seeds": len(outcomes),
-            "curve": mean_curve([{step: (value, 1) for step, value in outcome.curve.items()} for outcome in outcomes])}
+    domains = {
+        name: float(np.mean([score["domains"][name] for score in each])) for name in each[0]["domains"]
+    }
+    return {
+        "row": outcomes[0].row,
+        "domains": domains,
+        "average": float(np.mean([score["average"] for score in each])),
+        "all": float(np.mean(everything)),
+        "sd": float(np.std(everything, ddof=1)) if len(everything) > 1 else None,
+        "interval": interval(everything, len(outcomes[0].test)),
+        "difference": difference(outcomes, baseline),
+        "dev": float(np.mean([outcome.dev for outcome in outcomes])),
+        "rate": outcomes[0].rate,
+        "seeds": len(outcomes),
+        "curve": mean_curve(
+            [{step: (value, 1) for step, value in outcome.curve.items()} for outcome in outcomes]
+        ),
+    }
 
 
 def percent(value):
@@ -181,14 +236,39 @@ def percent(value):
 def cells(line, task):
     """The cells of a table line, as text."""
     low, high = line["interval"]
-    points = "–" if line["difference"] is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in line["difference"]))
-    return [line["row"].name, *(percent(line["domains"].get(name)) for name in task.domains), percent(line["average"]), percent(line["all"]),
-            percent(line["sd"]), f"{percent(low)} to {percent(high)}", points, percent(line["dev"]), f"{line['rate']:g}", str(line["seeds"])]
+    points = (
+        "–"
+        if line["difference"] is None
+        else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in line["difference"]))
+    )
+    return [
+        line["row"].name,
+        *(percent(line["domains"].get(name)) for name in task.domains),
+        percent(line["average"]),
+        percent(line["all"]),
+        percent(line["sd"]),
+        f"{percent(low)} to {percent(high)}",
+        points,
+        percent(line["dev"]),
+        f"{line['rate']:g}",
+        str(line["seeds"]),
+    ]
 
 
 def tables(lines, task):
     """The Markdown tables, one for each group but those whose rows all stand in another table."""
-    heads = ["row", *task.domains, "average", "all", "sd", "95% interval", "difference", "dev", "rate", "seeds"]
+    heads = [
+        "row",
+        *task.domains,
+        "average",
+        "all",
+        "sd",
+        "95% interval",
+        "difference",
+        "dev",
+        "rate",
+        "seeds",
+    ]
     groups, text = {}, []
     for line in lines:
         for group in line["row"].groups.split():
@@ -196,10 +276,18 @@ def tables(lines, task):
     each = {line["row"].name: cells(line, task) for line in lines}
     for group, names in groups.items():
         earlier = list(groups).index(group)
-        if any(set(names) < set(others) or names == others and place < earlier for place, others in enumerate(groups.values())):
+        if any(
+            set(names) < set(others) or names == others and place < earlier
+            for place, others in enumerate(groups.values())
+        ):
             continue
         rows = [each[name] for name in names]
-        text += [f"## {group}", "", *("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)), ""]
+        text += [
+            f"## {group}",
+            "",
+            *("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *rows)),
+            "",
+        ]
     return "\n".join(text)
 
 
@@ -215,13 +303,20 @@ def footer(outcomes, facts):
     """What stands under the tables."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(facts["base"].glob("*.json"))]
     counts = sorted({len(outcome.test) for outcome in outcomes})
-    rates = {kind: ", ".join(f"{rate:g}" for rate in facts[f"{kind} candidates"]) for kind in ("teacher", "student")}
-    lines = [CAPTION.format(baseline=facts["baseline"], draws=DRAWS).replace("\n", " "), "",
-             f"- {' or '.join(map(str, counts))} test examples, {sum(facts['train'].values())} training examples; seeds "
-             f"{', '.join(map(str, sorted({outcome.seed for outcome in outcomes})))}",
-             f"- learning rates to choose from: {rates['teacher']} for teachers, {rates['student']} for students",
-             f"- {sum(record['seconds'] for record in records) / 60:.0f} machine minutes in all, of commit "
-             f"{', '.join(sorted({str(record['commit'])[:12] for record in records}))}", f"- made by `{facts['command']}`"]
+    rates = {
+        kind: ", ".join(f"{rate:g}" for rate in facts[f"{kind} candidates"])
+        for kind in ("teacher", "student")
+    }
+    lines = [
+        CAPTION.format(baseline=facts["baseline"], draws=DRAWS).replace("\n", " "),
+        "",
+        f"- {' or '.join(map(str, counts))} test examples, {sum(facts['train'].values())} training examples; seeds "
+        f"{', '.join(map(str, sorted({outcome.seed for outcome in outcomes})))}",
+        f"- learning rates to choose from: {rates['teacher']} for teachers, {rates['student']} for students",
+        f"- {sum(record['seconds'] for record in records) / 60:.0f} machine minutes in all, of commit "
+        f"{', '.join(sorted({str(record['commit'])[:12] for record in records}))}",
+        f"- made by `{facts['command']}`",
+    ]
     if facts["missing"]:
         lines.append(f"- not finished: {', '.join(facts['missing'])}")
     return "\n".join(lines)
@@ -229,11 +324,27 @@ def footer(outcomes, facts):
 
 def bag_of_words(task, data_dir, examples):
     """What bag_of_words.py prints over the first `examples` training examples, as a Markdown block; a sentence where it cannot run."""
-    done = subprocess.run([sys.executable, "-m", "scripts.reproduce.bag_of_words", "--task_name", task.name, "--data_dir", data_dir,
-                           "--train_example_num", str(examples)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
-    return f"TF-IDF and logistic regression over the same training examples:\n\n```\n{done.stdout}```" if done.returncode == 0 else \
-        "TF-IDF and logistic regression: bag_of_words.py did not run here."
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "scripts.reproduce.bag_of_words",
+            "--task_name",
+            task.name,
+            "--data_dir",
+            data_dir,
+            "--train_example_num",
+            str(examples),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return (
+        f"TF-IDF and logistic regression over the same training examples:\n\n```\n{done.stdout}```"
+        if done.returncode == 0
+        else "TF-IDF and logistic regression: bag_of_words.py did not run here."
+    )
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -243,10 +354,21 @@ def csv_lines(outcomes, task):
     """The lines of the CSV file, as dicts: one for each row and seed, accuracies from 0 to 1."""
     for outcome in outcomes:
         score, row = scores(outcome, task), outcome.row
-        yield {"row": row.name, "group": row.groups, "teacher": row.teacher or "", "student": row.student or "", "seed": outcome.seed,
-               "learning_rate": outcome.rate, "dev_accuracy": outcome.dev, "test_accuracy": score["all"], "test_domain_average": score["average"],
-               **{f"test_{name}": score["domains"].get(name, "") for name in task.domains}, "macro_f1": score["macro_f1"],
-               "parameters": outcome.parameters, "seconds": outcome.seconds}
+        yield {
+            "row": row.name,
+            "group": row.groups,
+            "teacher": row.teacher or "",
+            "student": row.student or "",
+            "seed": outcome.seed,
+            "learning_rate": outcome.rate,
+            "dev_accuracy": outcome.dev,
+            "test_accuracy": score["all"],
+            "test_domain_average": score["average"],
+            **{f"test_{name}": score["domains"].get(name, "") for name in task.domains},
+            "macro_f1": score["macro_f1"],
+            "parameters": outcome.parameters,
+            "seconds": outcome.seconds,
+        }
 
 
 def write_csv(path, lines):

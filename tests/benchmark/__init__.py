@@ -1,17 +1,21 @@
 """Speed and memory, measured: `python3 -m tests.benchmark [--against torch --torch_python PATH --model FOLDER --reviews FOLDER]`.
 
-    __main__.py    the command: prepares, runs all measurements of a round one after the other, prints the tables
-    groups.py      what is measured, against what, and what is to be reached
-    bench.py       how a measurement is run: a user's command, or a process of ours.py, files.py or with_torch.py
-    processes.py   a command's seconds and the peak memory of its processes
-    sandbox.py     (a process) makes models, reviews and arrays to measure on
-    ours.py        (a process) a training step and inference of ours
-    files.py       (a process) records and knowledge written and read
-    with_torch.py  (a process) all of PyTorch's side
-    tables.py      medians, ratios, Markdown
+__main__.py    the command: prepares, runs all measurements of a round one after the other, prints the tables
+groups.py      what is measured, against what, and what is to be reached
+bench.py       how a measurement is run: a user's command, or a process of ours.py, files.py or with_torch.py
+processes.py   a command's seconds and the peak memory of its processes
+sandbox.py     (a process) makes models, reviews and arrays to measure on
+ours.py        (a process) a training step and inference of ours
+files.py       (a process) records and knowledge written and read
+with_torch.py  (a process) all of PyTorch's side
+tables.py      medians, ratios, Markdown
 """
 
-B, EVAL_B, T = 24, 48, 128  # examples in a step of training, in a batch of inference; tokens of the longest text
+B, EVAL_B, T = (
+    24,
+    48,
+    128,
+)  # examples in a step of training, in a batch of inference; tokens of the longest text
 STEPS = 3  # steps measured in a process, after one that is not
 SEED = 42
 

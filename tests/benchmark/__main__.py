@@ -26,18 +26,61 @@ LEGEND = "Each figure is the median of as many processes as there are rounds. Pe
 
 def parse(argv=None):
     """The flags of the benchmark, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--against", choices=("torch",), help="measure PyTorch with transformers' BERT beside it")
-    parser.add_argument("--torch_python", help="the Python of an environment that has both (default: this one)", default=sys.executable)
-    parser.add_argument("--model", help="a BERT folder (default: random weights, see --size, and a made-up vocabulary)")
-    parser.add_argument("--size", type=int, nargs=2, default=(6, 384), metavar=("LAYERS", "WIDTH"), help="of random weights (default: 6 384)")
-    parser.add_argument("--reviews", help="the folder sorted_data_acl (default: made-up texts with as many words)")
-    parser.add_argument("--examples", type=int, default=600, help=f"reviews of an epoch, {2 * B} or more (default: %(default)s)")
-    parser.add_argument("--growth", type=int, nargs=2, default=(500, 8000), metavar=("FEW", "MANY"),
-                        help="examples of the growth table; MANY also of the records (default: 500 8000)")
-    parser.add_argument("--rounds", type=int, default=3, help="processes per measurement (default: %(default)s)")
-    parser.add_argument("--cores", type=int, default=2, help="ranks of ours and threads of PyTorch, beside one (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=tuple(GROUPS), default=list(GROUPS), help="groups to measure (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--against", choices=("torch",), help="measure PyTorch with transformers' BERT beside it"
+    )
+    parser.add_argument(
+        "--torch_python",
+        help="the Python of an environment that has both (default: this one)",
+        default=sys.executable,
+    )
+    parser.add_argument(
+        "--model", help="a BERT folder (default: random weights, see --size, and a made-up vocabulary)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(6, 384),
+        metavar=("LAYERS", "WIDTH"),
+        help="of random weights (default: 6 384)",
+    )
+    parser.add_argument(
+        "--reviews", help="the folder sorted_data_acl (default: made-up texts with as many words)"
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=600,
+        help=f"reviews of an epoch, {2 * B} or more (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--growth",
+        type=int,
+        nargs=2,
+        default=(500, 8000),
+        metavar=("FEW", "MANY"),
+        help="examples of the growth table; MANY also of the records (default: 500 8000)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="processes per measurement (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cores",
+        type=int,
+        default=2,
+        help="ranks of ours and threads of PyTorch, beside one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=tuple(GROUPS),
+        default=list(GROUPS),
+        help="groups to measure (default: all)",
+    )
     args = parser.parse_args(argv)
     if args.examples < 2 * B or min(args.rounds, args.cores, *args.growth, *args.size) < 1:
         parser.error(f"--examples begins at {2 * B}, all other numbers at 1")
@@ -64,8 +107,14 @@ def main():
     print("\n".join([opening, *texts_lines(args, bench.facts), load.line(), LEGEND]))
     for group in groups:
         print(f"\n**{group.name.capitalize()}.** {group.words}\n")
-        print("\n".join([*measurements_table(group.measures, figures, group.unit), *knowledge_lines(group, figures)]))
-    print("\n**Ratios.** Seconds or peak memory of two measurements of one round, the first over the second; median over the rounds.\n")
+        print(
+            "\n".join(
+                [*measurements_table(group.measures, figures, group.unit), *knowledge_lines(group, figures)]
+            )
+        )
+    print(
+        "\n**Ratios.** Seconds or peak memory of two measurements of one round, the first over the second; median over the rounds.\n"
+    )
     print("\n".join(ratios_table([ratio for group in groups for ratio in group.ratios], figures)))
     sys.exit(int(failed))
 
@@ -98,23 +147,36 @@ def measure(groups, rounds):
 def opening_line(args):
     """Machine, versions, commit."""
     cpu = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
     versions = [f"OneFlow {version(sys.executable, 'oneflow')}"]
     if args.against:
-        versions += [f"{name} {version(args.torch_python, package)}" for name, package in (("PyTorch", "torch"), ("transformers", "transformers"))]
-    return f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; {', '.join(versions)}; commit {commit or 'unknown'}; " \
-           f"rounds: {args.rounds}."
+        versions += [
+            f"{name} {version(args.torch_python, package)}"
+            for name, package in (("PyTorch", "torch"), ("transformers", "transformers"))
+        ]
+    return (
+        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; {', '.join(versions)}; commit {commit or 'unknown'}; "
+        f"rounds: {args.rounds}."
+    )
 
 
 def version(python, package):
     """The version of a package in the environment of `python`."""
-    return run([python, "-c", f"import importlib.metadata; print(importlib.metadata.version({package!r}))"]).out.strip()
+    return run(
+        [python, "-c", f"import importlib.metadata; print(importlib.metadata.version({package!r}))"]
+    ).out.strip()
 
 
 def texts_lines(args, facts):
     """What model and what texts were measured on."""
     yield f"Model: {facts['model']}, {pathlib.Path(args.model).name if args.model else 'random weights, as no --model is named'}."
-    length = f"; of the first {args.examples}, {facts['tokens']:.0f} tokens on average, {facts['cut']:.0%} cut" if "tokens" in facts else ""
+    length = (
+        f"; of the first {args.examples}, {facts['tokens']:.0f} tokens on average, {facts['cut']:.0%} cut"
+        if "tokens" in facts
+        else ""
+    )
     yield f"Texts: {'Amazon reviews' if args.reviews else 'made-up words, as many as Amazon reviews have, as no --reviews are named'}{length}."
 
 

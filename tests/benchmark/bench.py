@@ -34,27 +34,47 @@ class Bench:
 
     def prepare(self):
         """Makes models, data, scores and knowledge; nothing of it is measured."""
-        settings = {"groups": self.groups, "model": self.given, "size": self.size, "reviews": self.reviews, "examples": self.examples,
-                    "workloads": [self.examples, self.half, self.third], "growth": self.growth}
+        settings = {
+            "groups": self.groups,
+            "model": self.given,
+            "size": self.size,
+            "reviews": self.reviews,
+            "examples": self.examples,
+            "workloads": [self.examples, self.half, self.third],
+            "growth": self.growth,
+        }
         run([sys.executable, "-m", "tests.benchmark.sandbox", self.folder, json.dumps(settings)])
         self.facts = json.loads((self.folder / "facts.json").read_text(encoding="utf-8"))
         if {"teacher", "distillation"} & set(self.groups):
             self.stage_1(self.examples, self.model)
         if "distillation" in self.groups:
             for teacher, count in (("narrow", self.examples), ("wide", self.third)):
-                self.stage_3(self.examples, self.folder / f"teacher-{teacher}", self.folder / f"knowledge-{teacher}", train_example_num=count)
+                self.stage_3(
+                    self.examples,
+                    self.folder / f"teacher-{teacher}",
+                    self.folder / f"knowledge-{teacher}",
+                    train_example_num=count,
+                )
 
     # --------------------------------------------------------------------------------------- ours
 
     def stage_1(self, count, model):
         """preprocess.py on data folder <count>, from start to end, records written anew."""
         shutil.rmtree(self.folder / str(count) / "ofrecord", ignore_errors=True)
-        return {**self._stage("preprocess", count, model_load_dir=model, resave_ofrecord=True), "units": count}
+        return {
+            **self._stage("preprocess", count, model_load_dir=model, resave_ofrecord=True),
+            "units": count,
+        }
 
     def stage_3(self, count, teacher, knowledge, **more):
         """meta_teacher_eval.py on data folder <count>, from start to end."""
         shutil.rmtree(knowledge, ignore_errors=True)
-        return {**self._stage("meta_teacher_eval", count, model_load_dir=teacher, knowledge_dir=knowledge, **more), "units": count}
+        return {
+            **self._stage(
+                "meta_teacher_eval", count, model_load_dir=teacher, knowledge_dir=knowledge, **more
+            ),
+            "units": count,
+        }
 
     def teacher_epoch(self, count, workers):
         """An epoch of meta_teacher.py --do_train, by its timing.jsonl."""
@@ -62,28 +82,61 @@ class Bench:
 
     def student_epoch(self, count, workers, teacher):
         """An epoch of meta_distill.py --do_train for a student of 3 layers, by its timing.jsonl."""
-        return self._epoch("meta_distill", count, workers, student_model=self.model, student_layers=3,
-                           teacher_model=self.folder / f"teacher-{teacher}", knowledge_dir=self.folder / f"knowledge-{teacher}")
+        return self._epoch(
+            "meta_distill",
+            count,
+            workers,
+            student_model=self.model,
+            student_layers=3,
+            teacher_model=self.folder / f"teacher-{teacher}",
+            knowledge_dir=self.folder / f"knowledge-{teacher}",
+        )
 
     def process(self, module, *words, workers=1):
         """What a process of ours.py or files.py prints."""
         return _figures(run([sys.executable, "-m", f"tests.benchmark.{module}", *words], processes=workers))
 
     def _stage(self, script, count, workers=None, **flags):
-        flags = {"task_name": "senti", "data_dir": self.folder / str(count), "seq_length": T, "seed": SEED,
-                 "cpu_processes": workers or self.cores, **flags}
-        words = [word for name, value in flags.items() for word in ([f"--{name}"] if value is True else [f"--{name}", value])]
+        flags = {
+            "task_name": "senti",
+            "data_dir": self.folder / str(count),
+            "seq_length": T,
+            "seed": SEED,
+            "cpu_processes": workers or self.cores,
+            **flags,
+        }
+        words = [
+            word
+            for name, value in flags.items()
+            for word in ([f"--{name}"] if value is True else [f"--{name}", value])
+        ]
         outcome = run([sys.executable, ROOT / f"{script}.py", *words], processes=workers or self.cores)
         return {"seconds": outcome.seconds, "megabytes": outcome.megabytes}
 
     def _epoch(self, script, count, workers, **flags):
         folder = self.folder / "run"
-        outcome = self._stage(script, self.examples, workers, model_save_dir=folder, do_train=True, num_epochs=1, train_example_num=count,
-                              batch_size_per_device=B, log_every_step_num=1, **flags)
-        lines = [json.loads(line) for line in (folder / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
+        outcome = self._stage(
+            script,
+            self.examples,
+            workers,
+            model_save_dir=folder,
+            do_train=True,
+            num_epochs=1,
+            train_example_num=count,
+            batch_size_per_device=B,
+            log_every_step_num=1,
+            **flags,
+        )
+        lines = [
+            json.loads(line) for line in (folder / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         ends = [line["seconds"] for line in lines if line["event"] == "steps"]
         shutil.rmtree(folder)
-        return {**outcome, "seconds": (ends[-1] - ends[0]) * self.facts[str(count)]["without_first"], "units": count}
+        return {
+            **outcome,
+            "seconds": (ends[-1] - ends[0]) * self.facts[str(count)]["without_first"],
+            "units": count,
+        }
 
     # --------------------------------------------------------------------------------------- PyTorch's
 

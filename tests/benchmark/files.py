@@ -1,8 +1,8 @@
 """One process of the benchmark, on one core: records and knowledge on disk; the last line that it prints is JSON.
 
-    python3 -m tests.benchmark.files write DATA_DIR MODEL OUT     train.tsv tokenised and written as records, without scores
-    python3 -m tests.benchmark.files read OUT                     all of them read, checked and stacked
-    python3 -m tests.benchmark.files knowledge FOLDER NPZ N       the knowledge of the batches of an epoch over N reviews read
+python3 -m tests.benchmark.files write DATA_DIR MODEL OUT     train.tsv tokenised and written as records, without scores
+python3 -m tests.benchmark.files read OUT                     all of them read, checked and stacked
+python3 -m tests.benchmark.files knowledge FOLDER NPZ N       the knowledge of the batches of an epoch over N reviews read
 """
 
 import json
@@ -46,7 +46,10 @@ def knowledge(folder, npz, N):
     started = time.perf_counter()
     for rows in batches:
         reader.read(rows)
-    seconds, size = time.perf_counter() - started, sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
+    seconds, size = (
+        time.perf_counter() - started,
+        sum(path.stat().st_size for path in pathlib.Path(folder).iterdir()),
+    )
     return {"seconds": seconds, "units": int(N), "bytes": size / len(reader)}
 
 

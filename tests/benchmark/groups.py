@@ -17,7 +17,14 @@ class Group:
     """
 
     def __init__(self, name, words, unit, once=False):
-        self.name, self.words, self.unit, self.once, self.measures, self.ratios = name, words, unit, once, {}, []
+        self.name, self.words, self.unit, self.once, self.measures, self.ratios = (
+            name,
+            words,
+            unit,
+            once,
+            {},
+            [],
+        )
 
     def measure(self, what, side, workers, function, /, *args, **more):
         """Adds a measurement, and returns its Key."""
@@ -31,18 +38,30 @@ class Group:
 
 
 def step(bench):
-    group = Group("step", f"{B} x {T} tokens without padding. Training step: forward, backward, clipping, AdamW; ours by "
-                  "`modeling.training.loop.train`, which also makes the batch and writes a line of metrics. Inference: class logits as an array.",
-                  "tokens")
+    group = Group(
+        "step",
+        f"{B} x {T} tokens without padding. Training step: forward, backward, clipping, AdamW; ours by "
+        "`modeling.training.loop.train`, which also makes the batch and writes a line of metrics. Inference: class logits as an array.",
+        "tokens",
+    )
     ours, what = {}, "training step"
     for n in bench.workers:
         ours[n] = group.measure(what, OURS, n, bench.process, "ours", "step", bench.model, n, workers=n)
         if bench.against:
             theirs = group.measure(what, PYTORCH, n, bench.torch, "step", bench.model, workers=n)
-            group.ratio(f"training step, {pair(n)}", ours[n], theirs, "at most 1.25" if n == 1 else "at most 1.05")
-            group.ratio(f"peak memory of a training step, {pair(n)}", ours[n], theirs, "at most 1.3", "megabytes")
+            group.ratio(
+                f"training step, {pair(n)}", ours[n], theirs, "at most 1.25" if n == 1 else "at most 1.05"
+            )
+            group.ratio(
+                f"peak memory of a training step, {pair(n)}", ours[n], theirs, "at most 1.3", "megabytes"
+            )
     if bench.cores > 1:
-        group.ratio(f"training step, 1 rank over {bench.cores} ranks", ours[1], ours[bench.cores], "at least 1.8" if bench.cores == 2 else "")
+        group.ratio(
+            f"training step, 1 rank over {bench.cores} ranks",
+            ours[1],
+            ours[bench.cores],
+            "at least 1.8" if bench.cores == 2 else "",
+        )
     batch = group.measure("inference", OURS, 1, bench.process, "ours", "inference", bench.model, 1)
     if bench.against:
         theirs = group.measure("inference", PYTORCH, 1, bench.torch, "inference", bench.model)
@@ -51,83 +70,175 @@ def step(bench):
 
 
 def inference(bench):
-    group = Group("inference", f"Class logits of reviews, {EVAL_B} to a batch. Ours: as on dev and test, batches of like length, made, cut and "
-                  f"shared by the ranks, logits gathered, metrics. PyTorch: padded to {T} and made beforehand. The model is warm. One worker "
-                  "does half of the reviews.", "reviews")
+    group = Group(
+        "inference",
+        f"Class logits of reviews, {EVAL_B} to a batch. Ours: as on dev and test, batches of like length, made, cut and "
+        f"shared by the ranks, logits gathered, metrics. PyTorch: padded to {T} and made beforehand. The model is warm. One worker "
+        "does half of the reviews.",
+        "reviews",
+    )
     for n in bench.workers:
         count, what = bench.workload(n), f"{bench.workload(n)} reviews"
-        ours = group.measure(what, OURS, n, bench.process, "ours", "reviews", bench.model, n, bench.npz, count, workers=n)
+        ours = group.measure(
+            what, OURS, n, bench.process, "ours", "reviews", bench.model, n, bench.npz, count, workers=n
+        )
         if bench.against:
-            theirs = group.measure(what, f"{PYTORCH}, padded", n, bench.torch, "reviews", bench.model, bench.npz, count, workers=n)
+            theirs = group.measure(
+                what,
+                f"{PYTORCH}, padded",
+                n,
+                bench.torch,
+                "reviews",
+                bench.model,
+                bench.npz,
+                count,
+                workers=n,
+            )
             group.ratio(f"inference over reviews, {pair(n)}, padded", ours, theirs, "at most 0.8")
     return group
 
 
 def teacher(bench):
-    group = Group("teacher", "An epoch of training on reviews. Ours: `meta_teacher.py --do_train`, both heads, from the end of the first step to "
-                  "the end of the last, by its timing.jsonl, batches made and every step logged. PyTorch: a plain classifier, tensors made "
-                  "beforehand; grouped: with the same rows in a batch as ours, cut as ours. The first step, where memory is laid out, "
-                  f"counts by its tokens as the others do on every side. One worker does half of the reviews. Batches of {B}.", "reviews")
+    group = Group(
+        "teacher",
+        "An epoch of training on reviews. Ours: `meta_teacher.py --do_train`, both heads, from the end of the first step to "
+        "the end of the last, by its timing.jsonl, batches made and every step logged. PyTorch: a plain classifier, tensors made "
+        "beforehand; grouped: with the same rows in a batch as ours, cut as ours. The first step, where memory is laid out, "
+        f"counts by its tokens as the others do on every side. One worker does half of the reviews. Batches of {B}.",
+        "reviews",
+    )
     for n in bench.workers:
         count = bench.workload(n)
         ours = group.measure(f"{count} reviews", f"{OURS}, meta-teacher", n, bench.teacher_epoch, count, n)
         for how, target in (("padded", "at most 0.85"), ("grouped", "at most 1.05")) if bench.against else ():
-            theirs = group.measure(f"{count} reviews", f"{PYTORCH}, {how}", n, bench.torch, "epoch", bench.model, bench.npz, count, how, workers=n)
+            theirs = group.measure(
+                f"{count} reviews",
+                f"{PYTORCH}, {how}",
+                n,
+                bench.torch,
+                "epoch",
+                bench.model,
+                bench.npz,
+                count,
+                how,
+                workers=n,
+            )
             group.ratio(f"meta-teacher epoch, {pair(n)}, {how}", ours, theirs, target)
     return group
 
 
 def distillation(bench):
-    group = Group("distillation", "An epoch of distilling a student of 3 layers. Ours: `meta_distill.py --do_train` with all its terms, from "
-                  "knowledge that stage 3 wrote once (its time is not in here; the growth table has it), timed as the meta-teacher's epoch. "
-                  "PyTorch: the teacher run in every step (no gradients, eval mode), all padded; soft cross-entropy and squared error of "
-                  "attention and pooled vector. Read alone: the knowledge of all batches read and decoded, nothing else, from the system's "
-                  "cache, on one core.", "reviews")
-    for name, words, count, target in (("narrow", "teacher of the model's size", bench.examples, "at most 0.6"),
-                                       ("wide", "12 x 768 teacher", bench.third, "at most 0.25")):
+    group = Group(
+        "distillation",
+        "An epoch of distilling a student of 3 layers. Ours: `meta_distill.py --do_train` with all its terms, from "
+        "knowledge that stage 3 wrote once (its time is not in here; the growth table has it), timed as the meta-teacher's epoch. "
+        "PyTorch: the teacher run in every step (no gradients, eval mode), all padded; soft cross-entropy and squared error of "
+        "attention and pooled vector. Read alone: the knowledge of all batches read and decoded, nothing else, from the system's "
+        "cache, on one core.",
+        "reviews",
+    )
+    for name, words, count, target in (
+        ("narrow", "teacher of the model's size", bench.examples, "at most 0.6"),
+        ("wide", "12 x 768 teacher", bench.third, "at most 0.25"),
+    ):
         what, n = f"{words}, {count} reviews", bench.cores
         ours = group.measure(what, OURS, n, bench.student_epoch, count, n, name)
         if bench.against:
             teacher = bench.folder / f"teacher-{name}"
-            theirs = group.measure(what, f"{PYTORCH}, padded", n, bench.torch, "distillation", bench.model, bench.npz, count, teacher, workers=n)
+            theirs = group.measure(
+                what,
+                f"{PYTORCH}, padded",
+                n,
+                bench.torch,
+                "distillation",
+                bench.model,
+                bench.npz,
+                count,
+                teacher,
+                workers=n,
+            )
             group.ratio(f"distillation epoch, {words}, {pair(n)}", ours, theirs, target)
-        read = group.measure(what, "ours, knowledge read alone", 1, bench.process, "files", "knowledge",
-                             bench.folder / f"knowledge-{name}", bench.npz, count)
+        read = group.measure(
+            what,
+            "ours, knowledge read alone",
+            1,
+            bench.process,
+            "files",
+            "knowledge",
+            bench.folder / f"knowledge-{name}",
+            bench.npz,
+            count,
+        )
         group.ratio(f"knowledge read over the epoch, {words}", read, ours)
     return group
 
 
 def records(bench):
-    group = Group("records", "Records on one core: train.tsv tokenised and written, without scores; all of them read, checked and stacked. "
-                  "Start-up is not in the time.", "reviews")
+    group = Group(
+        "records",
+        "Records on one core: train.tsv tokenised and written, without scores; all of them read, checked and stacked. "
+        "Start-up is not in the time.",
+        "reviews",
+    )
     count = bench.growth[-1]
     write, _ = _records(group, bench, count)
-    group.ratio(f"{count:,} reviews tokenised and written, seconds", write, None, "at most 6" if count == 8000 else "")
+    group.ratio(
+        f"{count:,} reviews tokenised and written, seconds", write, None, "at most 6" if count == 8000 else ""
+    )
     return group
 
 
 def growth(bench):
     few, many = bench.growth
-    group = Group("growth", f"From {few:,} to {many:,} examples: whole commands of stages 1 and 3 with a model of 3 layers in {bench.cores} ranks, "
-                  "start-up, records and knowledge included. Records as above, in processes that do "
-                  "nothing else. Measured in the first round alone.", "reviews", once=True)
+    group = Group(
+        "growth",
+        f"From {few:,} to {many:,} examples: whole commands of stages 1 and 3 with a model of 3 layers in {bench.cores} ranks, "
+        "start-up, records and knowledge included. Records as above, in processes that do "
+        "nothing else. Measured in the first round alone.",
+        "reviews",
+        once=True,
+    )
     model, keys = bench.folder / "teacher-small", {}
     for count in (few, many):
         keys[count] = {
-            "stage 1": group.measure(f"stage 1, {count:,} reviews", OURS, bench.cores, bench.stage_1, count, model),
-            "stage 3": group.measure(f"stage 3, {count:,} reviews", OURS, bench.cores, bench.stage_3, count, model, bench.folder / "knowledge-small"),
-            **dict(zip(("records written", "records read"), _records(group, bench, count)))}
+            "stage 1": group.measure(
+                f"stage 1, {count:,} reviews", OURS, bench.cores, bench.stage_1, count, model
+            ),
+            "stage 3": group.measure(
+                f"stage 3, {count:,} reviews",
+                OURS,
+                bench.cores,
+                bench.stage_3,
+                count,
+                model,
+                bench.folder / "knowledge-small",
+            ),
+            **dict(zip(("records written", "records read"), _records(group, bench, count))),
+        }
     for what in keys[few]:
-        group.ratio(f"peak memory, {what}, {many:,} over {few:,}", keys[many][what], keys[few][what], "at most 1.1" if "stage" in what else "",
-                    "megabytes")
+        group.ratio(
+            f"peak memory, {what}, {many:,} over {few:,}",
+            keys[many][what],
+            keys[few][what],
+            "at most 1.1" if "stage" in what else "",
+            "megabytes",
+        )
         group.ratio(f"time, {what}, {many:,} over {few:,}", keys[many][what], keys[few][what])
     return group
 
 
 def _records(group, bench, count):
-    data, out, reviews = bench.folder / str(count), bench.folder / "records" / str(count), f"{count:,} reviews"
-    return (group.measure(f"records written, {reviews}", OURS, 1, bench.process, "files", "write", data, bench.model, out),
-            group.measure(f"records read, {reviews}", OURS, 1, bench.process, "files", "read", out))
+    data, out, reviews = (
+        bench.folder / str(count),
+        bench.folder / "records" / str(count),
+        f"{count:,} reviews",
+    )
+    return (
+        group.measure(
+            f"records written, {reviews}", OURS, 1, bench.process, "files", "write", data, bench.model, out
+        ),
+        group.measure(f"records read, {reviews}", OURS, 1, bench.process, "files", "read", out),
+    )
 
 
 def pair(workers):
@@ -135,4 +246,11 @@ def pair(workers):
     return f"{workers} rank{'s' * (workers > 1)} against {workers} thread{'s' * (workers > 1)}"
 
 
-GROUPS = {"step": step, "inference": inference, "teacher": teacher, "distillation": distillation, "records": records, "growth": growth}
+GROUPS = {
+    "step": step,
+    "inference": inference,
+    "teacher": teacher,
+    "distillation": distillation,
+    "records": records,
+    "growth": growth,
+}

@@ -1,8 +1,8 @@
 """One process of the benchmark: a training step or inference of ours; the last line that it prints is JSON.
 
-    python3 -m tests.benchmark.ours step MODEL RANKS            seconds of a step, median; units: its tokens
-    python3 -m tests.benchmark.ours inference MODEL RANKS       the same of a batch without padding
-    python3 -m tests.benchmark.ours reviews MODEL RANKS NPZ N   seconds of a pass over N reviews; units: reviews
+python3 -m tests.benchmark.ours step MODEL RANKS            seconds of a step, median; units: its tokens
+python3 -m tests.benchmark.ours inference MODEL RANKS       the same of a batch without padding
+python3 -m tests.benchmark.ours reviews MODEL RANKS NPZ N   seconds of a pass over N reviews; units: reviews
 """
 
 import json
@@ -60,8 +60,24 @@ def step(model):
     """A step of modeling.training.loop.train on batches of B x T tokens without padding: the batch made, forward, backward, gradients
     clipped (of several ranks: averaged before), AdamW, a line in metrics.jsonl. No snapshot."""
     arrays, marks = full_length((STEPS + 1) * B, model.bert.config.vocab_size), []
-    args = config.parse(__doc__, config.task, config.device, config.training, argv=[
-        "--task_name", TASK.name, "--data_dir", ".", "--device", "cpu", "--num_epochs", "1", "--batch_size_per_device", str(B)])
+    args = config.parse(
+        __doc__,
+        config.task,
+        config.device,
+        config.training,
+        argv=[
+            "--task_name",
+            TASK.name,
+            "--data_dir",
+            ".",
+            "--device",
+            "cpu",
+            "--num_epochs",
+            "1",
+            "--batch_size_per_device",
+            str(B),
+        ],
+    )
 
     def loss(rows, epoch):
         marks.append(time.perf_counter())
@@ -76,7 +92,10 @@ def step(model):
 
 def inference(model):
     """Class logits of a batch of B x T tokens without padding, as an array."""
-    batch, marks = to_device(make_batch(full_length(B, model.bert.config.vocab_size), np.arange(B)), DOMAINS, CPU), []
+    batch, marks = (
+        to_device(make_batch(full_length(B, model.bert.config.vocab_size), np.arange(B)), DOMAINS, CPU),
+        [],
+    )
     model.eval()
     with flow.no_grad():
         for _ in range(STEPS + 1):
@@ -89,8 +108,8 @@ def inference(model):
 def reviews(model, npz, N):
     """A pass as over dev and test: batches of EVAL_B reviews of like length, made, cut and shared by the ranks; logits; metrics."""
     with np.load(npz) as file:
-        arrays = {name: file[name][:int(N)] for name in file.files if not name.startswith("batches")}
-    first = {name: array[:EVAL_B * get_world_size()] for name, array in arrays.items()}
+        arrays = {name: file[name][: int(N)] for name in file.files if not name.startswith("batches")}
+    first = {name: array[: EVAL_B * get_world_size()] for name, array in arrays.items()}
     evaluate(model, first, TASK, EVAL_B, DOMAINS, CPU)
     started = time.perf_counter()
     evaluate(model, arrays, TASK, EVAL_B, DOMAINS, CPU)
@@ -99,9 +118,19 @@ def reviews(model, npz, N):
 
 def full_length(N, vocab_size):
     """N examples of T random tokens, as records stacked."""
-    ids, count = np.random.default_rng(SEED).integers(0, vocab_size, (N, T), np.int32), np.arange(N, dtype=np.int32)
-    return {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids), "domain": count % DOMAINS.K,
-            "label": count % 2, "idxs": count, "weights": np.ones(N, np.float32)}
+    ids, count = (
+        np.random.default_rng(SEED).integers(0, vocab_size, (N, T), np.int32),
+        np.arange(N, dtype=np.int32),
+    )
+    return {
+        "input_ids": ids,
+        "input_mask": np.ones_like(ids),
+        "segment_ids": np.zeros_like(ids),
+        "domain": count % DOMAINS.K,
+        "label": count % 2,
+        "idxs": count,
+        "weights": np.ones(N, np.float32),
+    }
 
 
 if __name__ == "__main__":

@@ -33,11 +33,19 @@ def run(command, threads=1, processes=1):
         processes: how many of the command's processes do the work; the peaks of that many, the largest, are added up. Pages that
             they share, such as the libraries' code, count in each.
     """
-    variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    variables = {
+        name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    }
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started, peaks = time.perf_counter(), {}
-        process = subprocess.Popen([str(word) for word in command], cwd=ROOT, env={**os.environ, **variables},
-                                   stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
         try:
             while process.poll() is None:
                 peaks.update(peak_memory(process.pid))
@@ -49,7 +57,9 @@ def run(command, threads=1, processes=1):
         seconds = time.perf_counter() - started
         out, err = (_text(stream) for stream in (out, err))
     if process.returncode:
-        raise Failed(f"'{' '.join(map(str, command))}' ended with {process.returncode}: {(err or out).strip()[-500:]}")
+        raise Failed(
+            f"'{' '.join(map(str, command))}' ended with {process.returncode}: {(err or out).strip()[-500:]}"
+        )
     return Outcome(out, seconds, sum(sorted(peaks.values())[-processes:]))
 
 
@@ -79,8 +89,14 @@ class Load:
     @staticmethod
     def _clocks():
         """Seconds of a clock, of all cores together at work, and of this process and its children that have ended."""
-        user, nice, system, _, _, *interrupts = map(int, pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
-        return time.monotonic(), (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+        user, nice, system, _, _, *interrupts = map(
+            int, pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        )
+        return (
+            time.monotonic(),
+            (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK"),
+            sum(os.times()[:4]),
+        )
 
     def line(self):
         """A sentence that says whether the figures can be trusted."""

@@ -48,7 +48,9 @@ def main():
     if "growth" in groups:
         small = keep_layers(model, min(3, model.config.num_hidden_layers))
         write_teacher(folder / "teacher-small", small.config, tokenizer, small)
-    facts["model"] = f"{model.config.num_hidden_layers} layers x {model.config.hidden_size}, {model.config.num_attention_heads} heads"
+    facts["model"] = (
+        f"{model.config.num_hidden_layers} layers x {model.config.hidden_size}, {model.config.num_attention_heads} heads"
+    )
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -58,10 +60,17 @@ def main():
 def random_model(path, layers, width):
     """A plain model folder with random weights, a head to 32 of its width, and a vocabulary of made-up words."""
     path.mkdir()
-    config = BertConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 32, intermediate_size=4 * width)
+    config = BertConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        intermediate_size=4 * width,
+    )
     model = DomainClassifier(config, 2, 4)
     init_weights(model, SEED, config.initializer_range)
-    arrays = {name: parameter.numpy() for name, parameter in model.named_parameters() if name.startswith("bert.")}
+    arrays = {
+        name: parameter.numpy() for name, parameter in model.named_parameters() if name.startswith("bert.")
+    }
     save_file(arrays, path / "model.safetensors", metadata={"format": "pt"})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [*special, *(f"w{i}" for i in range(config.vocab_size - len(special)))]
@@ -76,8 +85,20 @@ def write_teacher(path, config, tokenizer, weights=None):
     init_weights(model, SEED, config.initializer_range)
     if weights:
         load_weights(model, weights)
-    save_snapshot(path, model, tokenizer, {"kind": "teacher", "step": 0, "task": TASK.name, "labels": TASK.labels, "domains": TASK.domains,
-                                           "seen_domains": list(range(len(TASK.domains))), "domain_head": True})
+    save_snapshot(
+        path,
+        model,
+        tokenizer,
+        {
+            "kind": "teacher",
+            "step": 0,
+            "task": TASK.name,
+            "labels": TASK.labels,
+            "domains": TASK.domains,
+            "seen_domains": list(range(len(TASK.domains))),
+            "domain_head": True,
+        },
+    )
 
 
 # --------------------------------------------------------------------------------------- reviews
@@ -89,14 +110,18 @@ def iterate_rows(source, vocab):
         splits = split_reviews(read_reviews(source))
         return splits["train"] + splits["dev"] + splits["test"]
     stream, words = np.random.default_rng(SEED), np.array([word for word in vocab if word.isalnum()])
-    counts = np.clip(stream.lognormal(np.log(90), 0.9, 8000), 5, 1000).astype(int)  # as many words as the Amazon reviews have
+    counts = np.clip(stream.lognormal(np.log(90), 0.9, 8000), 5, 1000).astype(
+        int
+    )  # as many words as the Amazon reviews have
     return [(" ".join(stream.choice(words, count)), *CELLS[i % len(CELLS)]) for i, count in enumerate(counts)]
 
 
 def write_splits(folder, rows, count):
     """A data folder <count> with the first `count` rows as train, and two of each domain and class as dev and test."""
     if count > len(rows):
-        raise UserError(f"{count} reviews are asked for, and there are {len(rows)}: lower --examples or --growth.")
+        raise UserError(
+            f"{count} reviews are asked for, and there are {len(rows)}: lower --examples or --growth."
+        )
     few = [[row for row in rows if row[1:] == cell][:2] for cell in CELLS]
     heldout = sum(few, [])
     write_task(TASK, folder / str(count), {"train": rows[:count], "dev": heldout, "test": heldout})
@@ -110,13 +135,28 @@ def write_arrays(folder, count, workloads, tokenizer):
         facts: how long the texts are, and for each workload its steps and what `without_first` says of them.
     """
     records = list(encode_split(TASK, folder / str(count), "train", tokenizer, T))
-    arrays = {name: np.array([record[name] for record in records], np.int32) for name in records[0] if name != "was_cut"}
+    arrays = {
+        name: np.array([record[name] for record in records], np.int32)
+        for name in records[0]
+        if name != "was_cut"
+    }
     arrays["weights"] = np.ones(count, np.float32)
-    n, facts = lengths(arrays), {"tokens": float(lengths(arrays).mean()), "cut": sum(record["was_cut"] for record in records) / count}
+    n, facts = (
+        lengths(arrays),
+        {
+            "tokens": float(lengths(arrays).mean()),
+            "cut": sum(record["was_cut"] for record in records) / count,
+        },
+    )
     for workload in workloads:
         batches = epoch_batches(n[:workload], B, SEED, 0)
-        arrays[f"batches_{workload}"] = np.array([np.pad(rows, (0, B - len(rows)), constant_values=-1) for rows in batches])
-        facts[str(workload)] = {"steps": len(batches), "without_first": float(without_first([len(rows) * n[rows].max() for rows in batches]))}
+        arrays[f"batches_{workload}"] = np.array(
+            [np.pad(rows, (0, B - len(rows)), constant_values=-1) for rows in batches]
+        )
+        facts[str(workload)] = {
+            "steps": len(batches),
+            "without_first": float(without_first([len(rows) * n[rows].max() for rows in batches])),
+        }
     np.savez(folder / "reviews.npz", **arrays)
     return facts
 

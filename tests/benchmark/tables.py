@@ -57,15 +57,20 @@ def met(value, target):
 
 def measurements_table(keys, figures, unit):
     """Lines of Markdown: seconds, `unit` per second at the median, and peak memory of each measurement."""
-    lines = [f"| what | side | ranks or threads | seconds, median | min to max | {unit} a second | peak MB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        f"| what | side | ranks or threads | seconds, median | min to max | {unit} a second | peak MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for key in keys:
         runs = figures.get(key)
         if not runs:
             lines.append(f"| {key.what} | {key.side} | {key.workers} | failed | | | |")
             continue
         seconds = median_and_range([run["seconds"] for run in runs])
-        lines.append(f"| {key.what} | {key.side} | {key.workers} | {digits(seconds.median)} | {_range(seconds)} "
-                     f"| {digits(runs[0]['units'] / seconds.median)} | {statistics.median(run['megabytes'] for run in runs):,.0f} |")
+        lines.append(
+            f"| {key.what} | {key.side} | {key.workers} | {digits(seconds.median)} | {_range(seconds)} "
+            f"| {digits(runs[0]['units'] / seconds.median)} | {statistics.median(run['megabytes'] for run in runs):,.0f} |"
+        )
     return lines
 
 
@@ -78,7 +83,9 @@ def ratios_table(ratios, figures):
             lines.append(f"| {ratio.words} | failed | | {ratio.target} | |")
             continue
         reached = ("yes" if met(value.median, ratio.target) else "no") if ratio.target else ""
-        lines.append(f"| {ratio.words} | {digits(value.median)} | {_range(value)} | {ratio.target} | {reached} |")
+        lines.append(
+            f"| {ratio.words} | {digits(value.median)} | {_range(value)} | {ratio.target} | {reached} |"
+        )
     return lines
 
 

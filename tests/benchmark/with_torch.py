@@ -1,10 +1,10 @@
 """One process of PyTorch's side, with transformers' BERT; the last line that it prints is JSON. Threads by OMP_NUM_THREADS.
 
-    python3 -m tests.benchmark.with_torch step MODEL                            seconds of a step, median; units: its tokens
-    python3 -m tests.benchmark.with_torch inference MODEL                       the same of a batch without padding
-    python3 -m tests.benchmark.with_torch reviews MODEL NPZ N                   seconds of a pass over N reviews, padded to T
-    python3 -m tests.benchmark.with_torch epoch MODEL NPZ N padded|grouped      seconds of an epoch of training
-    python3 -m tests.benchmark.with_torch distillation MODEL NPZ N TEACHER      the same with the teacher run in each step, padded
+python3 -m tests.benchmark.with_torch step MODEL                            seconds of a step, median; units: its tokens
+python3 -m tests.benchmark.with_torch inference MODEL                       the same of a batch without padding
+python3 -m tests.benchmark.with_torch reviews MODEL NPZ N                   seconds of a pass over N reviews, padded to T
+python3 -m tests.benchmark.with_torch epoch MODEL NPZ N padded|grouped      seconds of an epoch of training
+python3 -m tests.benchmark.with_torch distillation MODEL NPZ N TEACHER      the same with the teacher run in each step, padded
 """
 
 import json
@@ -25,7 +25,13 @@ def main():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(SEED)
     what, path, *rest = sys.argv[1:]
-    seconds, units = {"step": step, "inference": inference, "reviews": reviews, "epoch": epoch, "distillation": distillation}[what](path, *rest)
+    seconds, units = {
+        "step": step,
+        "inference": inference,
+        "reviews": reviews,
+        "epoch": epoch,
+        "distillation": distillation,
+    }[what](path, *rest)
     print(json.dumps({"seconds": seconds, "units": units}))
 
 
@@ -39,7 +45,9 @@ def step(path):
 def inference(path):
     """Class logits of a batch of B x T tokens without padding."""
     model = classifier(path).eval()
-    return statistics.median(timed(answerer(model), [full_length(model.config.vocab_size)] * (STEPS + 1))[1:]), B * T
+    return statistics.median(
+        timed(answerer(model), [full_length(model.config.vocab_size)] * (STEPS + 1))[1:]
+    ), B * T
 
 
 def reviews(path, npz, N):
@@ -68,8 +76,17 @@ def distillation(path, npz, N, teacher):
         with torch.no_grad():
             logits, attention, pooled = teacher(ids, mask)
         answer, own, vector = student(ids, mask)
-        loss = -(F.softmax(logits, -1) * F.log_softmax(answer, -1)).sum(-1).mean() + F.mse_loss(student.map(vector), pooled)
-        return loss + sum(F.mse_loss(one.mean(1), other.mean(1)) for one, other in zip(own, attention[every - 1::every])) / 3
+        loss = -(F.softmax(logits, -1) * F.log_softmax(answer, -1)).sum(-1).mean() + F.mse_loss(
+            student.map(vector), pooled
+        )
+        return (
+            loss
+            + sum(
+                F.mse_loss(one.mean(1), other.mean(1))
+                for one, other in zip(own, attention[every - 1 :: every])
+            )
+            / 3
+        )
 
     return whole_epoch(trainer(student, loss), pad(npz, int(N), B)), int(N)
 
@@ -82,14 +99,20 @@ class Answering(torch.nn.Module):
 
     def __init__(self, path, layers=None, width=None):
         super().__init__()
-        self.bert = BertModel.from_pretrained(path, attn_implementation="eager", **({"num_hidden_layers": layers} if layers else {}))
+        self.bert = BertModel.from_pretrained(
+            path, attn_implementation="eager", **({"num_hidden_layers": layers} if layers else {})
+        )
         H = self.bert.config.hidden_size
         self.classifier = torch.nn.Linear(H, 2)
         self.map = torch.nn.Identity() if width in (None, H) else torch.nn.Linear(H, width, bias=False)
 
     def forward(self, ids, mask):  # -> [B, M], a list of [B, A, T, T], [B, H]
         outputs = self.bert(input_ids=ids, attention_mask=mask, output_attentions=True)
-        return self.classifier(F.dropout(outputs.pooler_output, 0.1, self.training)), outputs.attentions, outputs.pooler_output
+        return (
+            self.classifier(F.dropout(outputs.pooler_output, 0.1, self.training)),
+            outputs.attentions,
+            outputs.pooler_output,
+        )
 
 
 def classifier(path):
@@ -144,7 +167,9 @@ def grouped(npz, N):
 
 def batch_of(npz, rows, width=None):
     with np.load(npz) as file:
-        ids, mask, labels = (torch.from_numpy(file[name][rows]).long() for name in ("input_ids", "input_mask", "label"))
+        ids, mask, labels = (
+            torch.from_numpy(file[name][rows]).long() for name in ("input_ids", "input_mask", "label")
+        )
     width = width or int(mask.sum(1).max())
     return ids[:, :width].contiguous(), mask[:, :width].contiguous(), labels
 

@@ -24,7 +24,9 @@ def review(text):
 
 def content(folder, label):
     """A file of 1,000 reviews, the first six of them one text."""
-    return b"".join(review(f"{label} {folder} {max(k, 5)} <b> & more".encode()) for k in range(amazon.REVIEWS))
+    return b"".join(
+        review(f"{label} {folder} {max(k, 5)} <b> & more".encode()) for k in range(amazon.REVIEWS)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,12 @@ def run(*arguments):
 
 def test_texts_are_found_in_bytes_that_are_no_xml():
     """Bare & and <, control characters, blank lines and a foreign root element do no harm; a text is one line."""
-    data = b"<data>\n" + review(b"a < b & c\n\n\tnext\x1a line  ") + review(b'"q" <i>caf\xc3\xa9</i>') + b"</data>\n"
+    data = (
+        b"<data>\n"
+        + review(b"a < b & c\n\n\tnext\x1a line  ")
+        + review(b'"q" <i>caf\xc3\xa9</i>')
+        + b"</data>\n"
+    )
     data += b"".join(review(b"x") for _ in range(amazon.REVIEWS - 2))
     assert parse_reviews(data, "f")[:3] == ["a < b & c next line", '"q" <i>café</i>', "x"]
 
@@ -73,7 +80,9 @@ def test_texts_are_found_in_bytes_that_are_no_xml():
 def test_rows_come_in_the_order_of_the_files(source):
     """Domain by domain, positive before negative: the shuffle of the split depends on it."""
     rows = read_reviews(source)
-    assert [row[1:] for row in rows[::amazon.REVIEWS]] == [(domain, label) for domain in TASK.domains for label in TASK.labels]
+    assert [row[1:] for row in rows[:: amazon.REVIEWS]] == [
+        (domain, label) for domain in TASK.domains for label in TASK.labels
+    ]
     assert rows[1999] == ("negative books 999 <b> & more", "books", "negative")
 
 
@@ -83,12 +92,15 @@ def test_folder_inner_folder_and_archive_give_the_same_rows(source, archive):
     assert read_reviews(source / "sorted_data_acl") == rows and read_reviews(archive) == rows
 
 
-@pytest.mark.parametrize("data, sentence", [
-    (b"".join(review(b"x") for _ in range(999)), "found 999 reviews, expected 1000"),
-    (review(b"x") + review(b" \n\x1a "), "review 2 has no text"),
-    (b"<review>\n</review>", "review 1 has no text"),
-    (review(b"caf\xe9"), "review 1 is not UTF-8"),
-])
+@pytest.mark.parametrize(
+    "data, sentence",
+    [
+        (b"".join(review(b"x") for _ in range(999)), "found 999 reviews, expected 1000"),
+        (review(b"x") + review(b" \n\x1a "), "review 2 has no text"),
+        (b"<review>\n</review>", "review 1 has no text"),
+        (review(b"caf\xe9"), "review 1 is not UTF-8"),
+    ],
+)
 def test_faults_of_a_file_are_told(data, sentence):
     """A cut file, an empty text and another encoding are UserErrors that name the file."""
     with pytest.raises(UserError, match=f"^books/positive.review: {sentence}"):
@@ -101,9 +113,13 @@ def test_faults_of_the_source_are_told(tmp_path, archive):
     (tmp_path / "cut.tar.gz").write_bytes(archive.read_bytes()[:2000])
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "text.tar.gz", "sorted_data_acl/books/readme")
-    for name, sentence in (("absent", "no such folder or archive"), (".", "books/positive.review is missing"),
-                           ("text.tar.gz", "cannot be read as a tar archive"), ("cut.tar.gz", "cannot be read as a tar archive"),
-                           ("other.tar.gz", "books/positive.review is missing")):
+    for name, sentence in (
+        ("absent", "no such folder or archive"),
+        (".", "books/positive.review is missing"),
+        ("text.tar.gz", "cannot be read as a tar archive"),
+        ("cut.tar.gz", "cannot be read as a tar archive"),
+        ("other.tar.gz", "books/positive.review is missing"),
+    ):
         with pytest.raises(UserError, match=sentence):
             read_reviews(tmp_path / name)
 
@@ -117,19 +133,31 @@ def test_the_split_has_the_authors_sizes_and_every_review_once(source):
     splits = split_reviews(rows)
     assert {split: len(part) for split, part in splits.items()} == {"train": 6480, "dev": 720, "test": 800}
     assert sorted(row for part in splits.values() for row in part) == sorted(rows)
-    counts = {split: [sum(row[1] == domain for row in part) for domain in TASK.domains] for split, part in splits.items()}
-    assert counts == {"train": [1631, 1621, 1615, 1613], "dev": [170, 194, 172, 184], "test": [199, 185, 213, 203]}
+    counts = {
+        split: [sum(row[1] == domain for row in part) for domain in TASK.domains]
+        for split, part in splits.items()
+    }
+    assert counts == {
+        "train": [1631, 1621, 1615, 1613],
+        "dev": [170, 194, 172, 184],
+        "test": [199, 185, 213, 203],
+    }
     assert {sum(row[2] == "positive" for row in part) / len(part) for part in splits.values()} == {0.5}
 
 
 def test_deduplicated_splits_share_no_text():
     """One copy of a text stays, in test before dev before train; a text with two labels stays nowhere."""
     p, n = ("books", "positive"), ("books", "negative")
-    splits = {"train": [("a", *p), ("b", *p), ("b", *p), ("c", *p), ("d", *n)], "dev": [("a", *p), ("e", *n), ("d", *n)],
-              "test": [("e", *n), ("d", *p), ("f", *p), ("f", *p)]}
+    splits = {
+        "train": [("a", *p), ("b", *p), ("b", *p), ("c", *p), ("d", *n)],
+        "dev": [("a", *p), ("e", *n), ("d", *n)],
+        "test": [("e", *n), ("d", *p), ("f", *p), ("f", *p)],
+    }
     kept, dropped = deduplicate(splits)
     assert kept == {"train": [("b", *p), ("c", *p)], "dev": [("a", *p)], "test": [("e", *n), ("f", *p)]}
-    assert {split: len(splits[split]) - len(kept[split]) for split in SPLITS} == {split: sum(dropped[split]) for split in SPLITS}
+    assert {split: len(splits[split]) - len(kept[split]) for split in SPLITS} == {
+        split: sum(dropped[split]) for split in SPLITS
+    }
     assert dropped["train"] == [2, 1]
     assert [line.rsplit(" ", 1)[1] for line in leaks(splits)] == ["1", "2", "2"]
     assert [line.rsplit(" ", 1)[1] for line in leaks(kept)] == ["0", "0", "0"]
@@ -147,13 +175,17 @@ def test_the_command_writes_what_the_task_reads(source, tmp_path):
     assert {split: split_path(tmp_path, split).read_bytes() for split in SPLITS} == first
     assert "texts of train that stand in test as well" in again.stdout
     assert run("--source", source, "--data_dir", tmp_path, "--dedup").returncode == 0
-    texts = [example.text_a for split in SPLITS for example in read_examples(TASK, split_path(tmp_path, split))]
+    texts = [
+        example.text_a for split in SPLITS for example in read_examples(TASK, split_path(tmp_path, split))
+    ]
     assert len(set(texts)) == len(texts) == 8000 - 8 * 5
     wrong = run("--source", tmp_path, "--data_dir", tmp_path / "new")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and not (tmp_path / "new").exists()
 
 
-@pytest.mark.skipif(not PUBLISHED, reason="METAKD_AMAZON_DIR does not name the folder of the published reviews")
+@pytest.mark.skipif(
+    not PUBLISHED, reason="METAKD_AMAZON_DIR does not name the folder of the published reviews"
+)
 def test_the_published_reviews_leak_as_the_paper_split_does():
     """24 texts of train stand in test and 23 in dev; without them 6,338, 714 and 800 reviews are left."""
     splits = split_reviews(read_reviews(PUBLISHED))

@@ -58,7 +58,9 @@ def test_short_and_long_examples_come_at_any_time():
     for epoch in range(20):
         means = [LENGTHS[rows].mean() for rows in epoch_batches(LENGTHS, 24, 1, epoch)]
         quarters.append([np.mean(part) for part in np.array_split(means, 4)])
-    quarters = np.array(quarters)  # [20, 4]; a quarter's mean of 42 batches varies by about 36 / sqrt(42) = 5.5
+    quarters = np.array(
+        quarters
+    )  # [20, 4]; a quarter's mean of 42 batches varies by about 36 / sqrt(42) = 5.5
     error = LENGTHS.std() / np.sqrt(42 * 20)
     assert (np.abs(quarters.mean(axis=0) - LENGTHS.mean()) < 4 * error).all()
     assert quarters.std(axis=0).min() > 1  # and the order of batches is shuffled, not made even
@@ -80,7 +82,10 @@ def test_a_batch_is_cut_to_its_longest_example():
     T, n = 12, np.array([3, 7, 5, 12])
     mask = (np.arange(T) < n[:, None]).astype(np.int32)
     arrays = {"input_ids": mask * (np.arange(4)[:, None] + 10), "input_mask": mask, "segment_ids": mask * 0}
-    arrays.update({name: np.arange(4, dtype=np.int32) for name in ("domain", "label", "idxs")}, weights=np.arange(4, dtype=np.float32))
+    arrays.update(
+        {name: np.arange(4, dtype=np.int32) for name in ("domain", "label", "idxs")},
+        weights=np.arange(4, dtype=np.float32),
+    )
     batch = make_batch(arrays, np.array([2, 0, 1]))
     assert batch.input_ids.shape == (3, 7) and batch.input_ids[:, 0].tolist() == [12, 10, 11]
     assert batch.input_mask.sum(axis=1).tolist() == [5, 3, 7] and batch.idxs.tolist() == [2, 0, 1]
@@ -96,7 +101,9 @@ def test_corrupted_domains_are_a_permutation_of_the_epoch():
     for labels in epochs:
         assert np.bincount(labels).tolist() == [1000] * 4 and 0.2 < (labels == domains).mean() < 0.3
     assert 0.2 < (epochs[0] == epochs[1]).mean() < 0.3
-    assert np.array_equal(epochs[2], corrupted_domains(domains, 1, 2)) and not np.array_equal(epochs[2], corrupted_domains(domains, 2, 2))
+    assert np.array_equal(epochs[2], corrupted_domains(domains, 1, 2)) and not np.array_equal(
+        epochs[2], corrupted_domains(domains, 2, 2)
+    )
 
 
 def test_neither_length_nor_batch_tells_the_corrupted_label():
@@ -113,7 +120,9 @@ def test_an_unseen_domain_gets_the_mean_of_those_seen():
     """One-hot rows for domains of training, equal shares of those for another; every row sums to 1."""
     mix = domain_mix(np.array([0, 1, 2, 3]), 4, (0, 2, 3))
     third = np.float32(1) / np.float32(3)
-    np.testing.assert_array_equal(mix, np.array([[1, 0, 0, 0], [third, 0, third, third], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32))
+    np.testing.assert_array_equal(
+        mix, np.array([[1, 0, 0, 0], [third, 0, third, third], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
+    )
 
 
 # --------------------------------------------------------------------------------------- selection
@@ -122,8 +131,17 @@ DOMAIN, LABEL = np.arange(400) % 4, np.arange(400) // 4 % 2
 
 
 def flags(**changed):
-    return argparse.Namespace(**{"train_example_num": None, "domain": None, "exclude_domain": None, "data_portion": 1.0, "seed": 1,
-                                 "eval_example_num": None, **changed})
+    return argparse.Namespace(
+        **{
+            "train_example_num": None,
+            "domain": None,
+            "exclude_domain": None,
+            "data_portion": 1.0,
+            "seed": 1,
+            "eval_example_num": None,
+            **changed,
+        }
+    )
 
 
 def chosen(**changed):
@@ -132,7 +150,9 @@ def chosen(**changed):
 
 def test_the_limit_comes_first_and_then_the_filters():
     """--train_example_num means the first N of the file, --domain then chooses of those: 25 of 100, not the first 100 of a domain."""
-    assert np.array_equal(chosen(), np.arange(400)) and np.array_equal(chosen(train_example_num=100), np.arange(100))
+    assert np.array_equal(chosen(), np.arange(400)) and np.array_equal(
+        chosen(train_example_num=100), np.arange(100)
+    )
     assert np.array_equal(chosen(train_example_num=100, domain="dvd"), np.arange(1, 100, 4))
     rows = chosen(train_example_num=100, exclude_domain="dvd")
     assert len(rows) == 75 and 1 not in DOMAIN[rows] and rows.max() < 100
@@ -142,7 +162,9 @@ def test_a_portion_is_stratified_and_the_same_for_a_seed():
     """10% is 5 of each of the 8 cells; the same ones for a seed, others for another; a smaller portion is part of a larger one."""
     rows = chosen(data_portion=0.1)
     assert np.array_equal(np.bincount(DOMAIN[rows] * 2 + LABEL[rows]), [5] * 8) and (np.diff(rows) > 0).all()
-    assert np.array_equal(rows, chosen(data_portion=0.1)) and not np.array_equal(rows, chosen(data_portion=0.1, seed=2))
+    assert np.array_equal(rows, chosen(data_portion=0.1)) and not np.array_equal(
+        rows, chosen(data_portion=0.1, seed=2)
+    )
     assert set(chosen(data_portion=0.04)) < set(rows)
     assert set(chosen(data_portion=0.1, domain="dvd")) == {row for row in rows if DOMAIN[row] == 1}
 
@@ -154,9 +176,15 @@ def test_the_smallest_portion_has_one_example_of_each_cell():
     assert len(chosen(data_portion=1e-9, exclude_domain="books")) == 6
 
 
-@pytest.mark.parametrize("changed, words", [({"train_example_num": 401}, "--train_example_num 401 is more than the 400"),
-                                            ({"domain": "toys"}, "--domain toys"), ({"exclude_domain": "toys"}, "--exclude_domain toys"),
-                                            ({"domain": "dvd", "exclude_domain": "dvd"}, "no training example is left")])
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"train_example_num": 401}, "--train_example_num 401 is more than the 400"),
+        ({"domain": "toys"}, "--domain toys"),
+        ({"exclude_domain": "toys"}, "--exclude_domain toys"),
+        ({"domain": "dvd", "exclude_domain": "dvd"}, "no training example is left"),
+    ],
+)
 def test_selections_that_cannot_be_met_are_refused(changed, words):
     """More examples than there are, an unknown domain, nothing left: one sentence."""
     with pytest.raises(UserError, match=words):
@@ -171,10 +199,17 @@ class FakeRecords:
 
     def blocks(self):
         for start in range(0, 400, 150):
-            yield {"domain": DOMAIN[start:start + 150], "label": LABEL[start:start + 150], "idxs": np.arange(400)[start:start + 150]}
+            yield {
+                "domain": DOMAIN[start : start + 150],
+                "label": LABEL[start : start + 150],
+                "idxs": np.arange(400)[start : start + 150],
+            }
 
     def arrays(self, limit=None):
-        return {name: np.concatenate([block[name] for block in self.blocks()])[:limit] for name in ("domain", "label", "idxs")}
+        return {
+            name: np.concatenate([block[name] for block in self.blocks()])[:limit]
+            for name in ("domain", "label", "idxs")
+        }
 
 
 def test_blocks_and_arrays_hold_the_chosen_examples_alone():
@@ -182,13 +217,18 @@ def test_blocks_and_arrays_hold_the_chosen_examples_alone():
     args = flags(train_example_num=390, exclude_domain="kitchen", data_portion=0.5)
     rows = select(DOMAIN, LABEL, TASK, args)
     streamed = np.concatenate([block["idxs"] for block in chosen_blocks(FakeRecords(), rows)])
-    assert np.array_equal(streamed, rows) and np.array_equal(training_arrays(FakeRecords(), TASK, args)["idxs"], rows)
+    assert np.array_equal(streamed, rows) and np.array_equal(
+        training_arrays(FakeRecords(), TASK, args)["idxs"], rows
+    )
 
 
 def test_dev_keeps_its_first_examples_of_the_domains_of_training():
     """--eval_example_num limits dev first, --domain and --exclude_domain choose of those; --data_portion leaves dev alone."""
     assert np.array_equal(dev_arrays(FakeRecords(), TASK, flags(data_portion=0.1))["idxs"], np.arange(400))
-    assert np.array_equal(dev_arrays(FakeRecords(), TASK, flags(eval_example_num=40, domain="kitchen"))["idxs"], np.arange(3, 40, 4))
+    assert np.array_equal(
+        dev_arrays(FakeRecords(), TASK, flags(eval_example_num=40, domain="kitchen"))["idxs"],
+        np.arange(3, 40, 4),
+    )
     with pytest.raises(UserError, match="--eval_example_num 401"):
         dev_arrays(FakeRecords(), TASK, flags(eval_example_num=401))
     with pytest.raises(UserError, match="no dev example"):

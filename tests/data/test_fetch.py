@@ -14,7 +14,9 @@ from data.prepare.fetch import Archive, is_complete, unpack_model, write_demo
 from data.tasks import SPLITS, load_task, read_examples, split_path
 from util import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pip")  # pip's own, about names in the folder of packages
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:pip"
+)  # pip's own, about names in the folder of packages
 PUBLISHED = pathlib.Path(__file__).parents[2] / "downloads" / fetch.DATA.file
 SIZES = {"train": 40, "dev": 8, "test": 16}
 
@@ -26,7 +28,12 @@ def index(tmp_path, monkeypatch):
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    for name, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(folder)), ("RETRIES", "0")):
+    for name, value in (
+        ("CONFIG_FILE", os.devnull),
+        ("NO_INDEX", "1"),
+        ("FIND_LINKS", str(folder)),
+        ("RETRIES", "0"),
+    ):
         monkeypatch.setenv(f"PIP_{name}", value)
     return folder
 
@@ -47,7 +54,9 @@ def sentences(documents=12):
         for k in range(documents * 10):
             rating = (-1) ** k * (0.5 if k % 10 == 9 else 1 + k % 3)
             text = "said twice" if k % 40 == 3 else f"{domain} &amp; sentence {k}"
-            lines.append(f"{f'{k // 10}_{k}' if domain in ('products', 'editorials') else k}\t{rating}\t{text}")
+            lines.append(
+                f"{f'{k // 10}_{k}' if domain in ('products', 'editorials') else k}\t{rating}\t{text}"
+            )
         files[f"hutto_ICWSM_2014/{name}_GroundTruth.txt"] = "\r\n".join(lines).encode()
     return files
 
@@ -70,7 +79,9 @@ def data_archive(folder):
 def test_a_source_archive_is_fetched_and_its_code_does_not_run(index, tmp_path):
     """pip's finder and session bring the bytes as they are; setup.py, which pip download would run, stays asleep."""
     trap = tmp_path / "ran"
-    archive = serve(index, "some_package-1.0.zip", {"some_package-1.0/setup.py": f"open({str(trap)!r}, 'w')".encode()})
+    archive = serve(
+        index, "some_package-1.0.zip", {"some_package-1.0/setup.py": f"open({str(trap)!r}, 'w')".encode()}
+    )
     path = fetch.fetch(archive, tmp_path)
     assert path.read_bytes() == (index / archive.file).read_bytes() and not trap.exists()
 
@@ -103,7 +114,9 @@ def test_another_file_under_the_name_is_refused(index, tmp_path):
 def test_what_pip_cannot_find_is_told_in_a_sentence(index, tmp_path, monkeypatch, capfd):
     """No such file, no network, a pip with other internals: the sentence names package and reason; pip itself keeps quiet."""
     archive = Archive("some-package", "1.0", "some_package-1.0.zip", "0" * 64)
-    with pytest.raises(UserError, match=r"^some-package==1.0: pip cannot fetch it \(its index has no some_package-1.0.zip\)"):
+    with pytest.raises(
+        UserError, match=r"^some-package==1.0: pip cannot fetch it \(its index has no some_package-1.0.zip\)"
+    ):
         fetch.fetch(archive, tmp_path)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_PROXY", "http://127.0.0.1:9")  # a port that refuses
@@ -120,7 +133,11 @@ def test_what_pip_cannot_find_is_told_in_a_sentence(index, tmp_path, monkeypatch
 
 def test_only_the_wanted_files_of_the_model_are_unpacked(index, tmp_path):
     """Names are ours, so that no path of the archive is followed; a changed file is noticed and mended."""
-    serve(index, "model.whl", {"package/model/config.json": b"{}", "package/__init__.py": b"x", "../../outside": b"x"})
+    serve(
+        index,
+        "model.whl",
+        {"package/model/config.json": b"{}", "package/__init__.py": b"x", "../../outside": b"x"},
+    )
     files = {"config.json": ("package/model/config.json", hashlib.sha256(b"{}").hexdigest())}
     folder = tmp_path / "models" / "tiny"
     assert not is_complete(folder, files)
@@ -146,8 +163,13 @@ def test_a_folder_with_other_files_is_not_replaced(index, tmp_path):
 def iterate_rows(folder):
     """{split: [(text, domain, label)]}, read as every stage reads it."""
     task = load_task("demo", folder)
-    return {split: [(example.text_a, example.domain, example.label) for example in read_examples(task, split_path(folder, split))]
-            for split in SPLITS}
+    return {
+        split: [
+            (example.text_a, example.domain, example.label)
+            for example in read_examples(task, split_path(folder, split))
+        ]
+        for split in SPLITS
+    }
 
 
 def test_the_demo_task_is_balanced_and_leaks_no_document(index, tmp_path):
@@ -155,13 +177,24 @@ def test_the_demo_task_is_balanced_and_leaks_no_document(index, tmp_path):
     write_demo(data_archive(index), tmp_path / "DEMO", SIZES)
     splits = iterate_rows(tmp_path / "DEMO")
     for split, rows in splits.items():
-        assert [sum(row[1:] == (k, m) for row in rows) for k in range(4) for m in range(2)] == [SIZES[split] // 8] * 8
+        assert [sum(row[1:] == (k, m) for row in rows) for k in range(4) for m in range(2)] == [
+            SIZES[split] // 8
+        ] * 8
     texts = [row[0] for rows in splits.values() for row in rows]
     assert len(set(texts)) == len(texts) and not any("&amp;" in text for text in texts)
-    numbers = {split: {(k, int(text.split()[-1])) for text, k, _ in rows if text != "said twice"} for split, rows in splits.items()}
+    numbers = {
+        split: {(k, int(text.split()[-1])) for text, k, _ in rows if text != "said twice"}
+        for split, rows in splits.items()
+    }
     assert not any(number % 10 == 9 for found in numbers.values() for _, number in found)
-    documents = {split: {(k, number // 10) for k, number in found if k in (0, 2)} for split, found in numbers.items()}
-    assert not (documents["train"] & documents["dev"] | documents["train"] & documents["test"] | documents["dev"] & documents["test"])
+    documents = {
+        split: {(k, number // 10) for k, number in found if k in (0, 2)} for split, found in numbers.items()
+    }
+    assert not (
+        documents["train"] & documents["dev"]
+        | documents["train"] & documents["test"]
+        | documents["dev"] & documents["test"]
+    )
     assert (tmp_path / "DEMO" / "LICENSE.txt").read_bytes() == b"licence"
 
 
@@ -176,8 +209,15 @@ def test_the_demo_task_is_the_same_every_time(index, tmp_path):
     assert set(iterate_rows(tmp_path / "c")["train"]) < set(iterate_rows(tmp_path / "a")["train"])
 
 
-@pytest.mark.parametrize("size, sentence", [(12, "found a size of 12, expected a multiple of 8"), (0, "expected a multiple of 8"),
-                                            (-8, "expected a multiple of 8"), (4000, "sentences about .*, expected 500 for a size of 4000")])
+@pytest.mark.parametrize(
+    "size, sentence",
+    [
+        (12, "found a size of 12, expected a multiple of 8"),
+        (0, "expected a multiple of 8"),
+        (-8, "expected a multiple of 8"),
+        (4000, "sentences about .*, expected 500 for a size of 4000"),
+    ],
+)
 def test_sizes_that_cannot_be_had_are_refused(index, tmp_path, size, sentence):
     """No multiple of domains x classes, or more than there is: a UserError, and nothing is written."""
     with pytest.raises(UserError, match=sentence):

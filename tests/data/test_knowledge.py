@@ -17,10 +17,23 @@ from data.store.ofrecord import FRAME, OFRecord
 from util import UserError, load_oneflow, write_json
 
 L, A, M, H = 3, 2, 2, 4
-FACTS = {"teacher_sha256": "a" * 64, "content_sha256": "b" * 64, "layers": [2, 4, 6], "width": H, "attention_heads": "mean",
-         "hidden_states": False, "domain_feature": True, "precision": "float16"}
+FACTS = {
+    "teacher_sha256": "a" * 64,
+    "content_sha256": "b" * 64,
+    "layers": [2, 4, 6],
+    "width": H,
+    "attention_heads": "mean",
+    "hidden_states": False,
+    "domain_feature": True,
+    "precision": "float16",
+}
 IDXS = [0, 2, 3, 7, 300, 301]  # not every example is among those chosen
-KINDS = {"mean": {}, "all heads": {"heads": A}, "mean and hidden": {"hidden": True}, "all of it": {"heads": A, "hidden": True}}
+KINDS = {
+    "mean": {},
+    "all heads": {"heads": A},
+    "mean and hidden": {"hidden": True},
+    "all of it": {"heads": A, "hidden": True},
+}
 
 
 def make_items(idxs=IDXS, heads=None, hidden=False, seed=0):
@@ -28,22 +41,32 @@ def make_items(idxs=IDXS, heads=None, hidden=False, seed=0):
     stream, items = np.random.default_rng(seed), []
     for number in idxs:
         n = int(stream.integers(3, 7))
-        vectors = {key: stream.normal(size=size).astype(np.float32)
-                   for key, size in (("logits", M), ("representation", H), ("domain_feature", H))}
+        vectors = {
+            key: stream.normal(size=size).astype(np.float32)
+            for key, size in (("logits", M), ("representation", H), ("domain_feature", H))
+        }
         shape = (L, n, n) if heads is None else (L, heads, n, n)
-        items.append({"idxs": number, **vectors, "attention": 5 * stream.normal(size=shape).astype(np.float32),
-                      "hidden": stream.normal(size=(L, n, H)).astype(np.float32) if hidden else None})
+        items.append(
+            {
+                "idxs": number,
+                **vectors,
+                "attention": 5 * stream.normal(size=shape).astype(np.float32),
+                "hidden": stream.normal(size=(L, n, H)).astype(np.float32) if hidden else None,
+            }
+        )
     return items
 
 
 def write(folder, items, part_size=4):
     first = items[0] if items else {"attention": np.zeros((L, 1, 1)), "hidden": None}
     heads = "mean" if first["attention"].ndim == 3 else first["attention"].shape[1]
-    writer = KnowledgeWriter(folder, {**FACTS, "attention_heads": heads, "hidden_states": first["hidden"] is not None})
+    writer = KnowledgeWriter(
+        folder, {**FACTS, "attention_heads": heads, "hidden_states": first["hidden"] is not None}
+    )
     writer.begin()
     starts = range(0, len(items), part_size)
     for number, start in enumerate(starts):
-        writer.write(number, items[start:start + part_size])
+        writer.write(number, items[start : start + part_size])
     writer.finish(len(starts))
     return Knowledge(folder)
 
@@ -80,12 +103,16 @@ def test_the_files(tmp_path):
     assert offsets.dtype == np.int64 and offsets[:, 0].tolist() == IDXS
     for number, part, start in offsets:
         data = (folder / f"knowledge.of_record-{part}").read_bytes()[start:]
-        record = OFRecord.FromString(data[FRAME.size:FRAME.size + FRAME.unpack_from(data)[0]]).feature
+        record = OFRecord.FromString(data[FRAME.size : FRAME.size + FRAME.unpack_from(data)[0]]).feature
         assert record["idxs"].int32_list.value[:] == [number]
         item = items[IDXS.index(number)]
         assert record["attention"].bytes_list.value[0] == item["attention"].astype("<f2").tobytes()
     assert manifest["offsets_sha256"] == hashlib.sha256((folder / "offsets.npy").read_bytes()).hexdigest()
-    assert FACTS.items() <= manifest.items() and manifest["format"] == "meta-kd-knowledge-1" and manifest["count"] == len(IDXS)
+    assert (
+        FACTS.items() <= manifest.items()
+        and manifest["format"] == "meta-kd-knowledge-1"
+        and manifest["count"] == len(IDXS)
+    )
 
 
 def test_twice_the_same_bytes(tmp_path):
@@ -100,7 +127,9 @@ def test_oneflow_reads_knowledge(tmp_path):
     """OneFlow's own reader and decoder read the vectors of the knowledge to the same values."""
     flow, items = load_oneflow(), make_items()
     write(tmp_path / "k", items)
-    reader = flow.nn.OFRecordReader(str(tmp_path / "k"), batch_size=6, data_part_num=2, part_name_prefix="knowledge.of_record-")
+    reader = flow.nn.OFRecordReader(
+        str(tmp_path / "k"), batch_size=6, data_part_num=2, part_name_prefix="knowledge.of_record-"
+    )
     batch = reader()
     for key, length in (("logits", M), ("representation", H), ("domain_feature", H)):
         found = flow.nn.OFRecordRawDecoder(key, shape=(length,), dtype=flow.float32)(batch).numpy()
@@ -126,7 +155,9 @@ def test_space(tmp_path, monkeypatch):
     """A disk with too little room is told before anything is written; the folder need not exist yet."""
     check_space(tmp_path / "a" / "b", 10)
     asked = []
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=3_000_000))
+    monkeypatch.setattr(
+        module.shutil, "disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=3_000_000)
+    )
     with pytest.raises(UserError, match="found 3 MB free on this disk, expected 4 MB"):
         check_space(tmp_path / "a" / "b", 4_000_000)
     assert asked == [tmp_path]
@@ -145,10 +176,15 @@ def test_another_teacher_or_other_records(tmp_path):
     """`require` passes what the manifest says, and tells another teacher, other records and anything else, found and expected."""
     knowledge = write(tmp_path / "k", make_items())
     knowledge.require(**FACTS)
-    faults = [({"teacher_sha256": "c" * 64}, "of another teacher .teacher_sha256 a{12}[.]{3}., expected c{12}[.]{3}"),
-              ({"content_sha256": "c" * 64}, "of other records .content_sha256 b{12}[.]{3}"),
-              ({"layers": [4, 6]}, r"made otherwise .layers \[2, 4, 6\]., expected \[4, 6\]"),
-              ({"heads": "all"}, "made otherwise .heads None., expected 'all'")]
+    faults = [
+        (
+            {"teacher_sha256": "c" * 64},
+            "of another teacher .teacher_sha256 a{12}[.]{3}., expected c{12}[.]{3}",
+        ),
+        ({"content_sha256": "c" * 64}, "of other records .content_sha256 b{12}[.]{3}"),
+        ({"layers": [4, 6]}, r"made otherwise .layers \[2, 4, 6\]., expected \[4, 6\]"),
+        ({"heads": "all"}, "made otherwise .heads None., expected 'all'"),
+    ]
     for facts, words in faults:
         with pytest.raises(UserError, match=f"found knowledge {words}.*run meta_teacher_eval.py"):
             knowledge.require(**facts)
@@ -159,7 +195,9 @@ def test_an_example_without_knowledge(tmp_path, idxs):
     """Asking for an example that stage 3 did not see is told by its number, before anything is read."""
     knowledge = write(tmp_path / "k", make_items())
     missing = next(number for number in idxs if number not in IDXS)
-    with pytest.raises(UserError, match=f"no knowledge of 1 examples, the first being number {missing}: run meta_teacher"):
+    with pytest.raises(
+        UserError, match=f"no knowledge of 1 examples, the first being number {missing}: run meta_teacher"
+    ):
         knowledge.read(np.array(idxs))
 
 
@@ -180,15 +218,23 @@ def test_scores_beyond_float16_are_not_written(tmp_path):
     items[0]["attention"].flat[0] = -65504
     assert write(tmp_path / "k", items).read([0])[0]["attention"].flat[0] == -65504
     items[1]["attention"].flat[0] = -70000
-    with pytest.raises(UserError, match="found 70000.0 in attention of example 2, expected finite numbers up to 65504"):
+    with pytest.raises(
+        UserError, match="found 70000.0 in attention of example 2, expected finite numbers up to 65504"
+    ):
         write(tmp_path / "k", items)
 
 
 def test_items_that_do_not_fit_together(tmp_path):
     """Other shapes than the first example's, an order that does not rise, and no example at all are programming errors."""
     good, other = make_items(), make_items(heads=A, hidden=True)[1]
-    faults = [good[::-1], [good[0], good[0]], [good[0], other], [good[0], {**good[1], "logits": np.ones(M + 1, np.float32)}],
-              [good[0], {**good[1], "attention": np.ones((L, 4, 5), np.float32)}], []]
+    faults = [
+        good[::-1],
+        [good[0], good[0]],
+        [good[0], other],
+        [good[0], {**good[1], "logits": np.ones(M + 1, np.float32)}],
+        [good[0], {**good[1], "attention": np.ones((L, 4, 5), np.float32)}],
+        [],
+    ]
     for items in faults:
         with pytest.raises(ValueError):
             write(tmp_path / "k", items)
@@ -233,13 +279,53 @@ def test_every_flipped_bit_is_told(tmp_path, name):
             Knowledge(tmp_path / "k")
 
 
-@pytest.mark.parametrize("change", [
-    {"format": "meta-kd-knowledge-2"}, {"count": 5}, {"parts": []}, {"offsets_sha256": "c" * 64}, {"shapes": 1}, {"shapes": {}},
-    {"shapes": {"logits": [M], "representation": [H], "domain_feature": [H], "attention": [], "hidden": None}},
-    {"shapes": {"logits": [M], "representation": [H], "domain_feature": [H], "attention": [0], "hidden": None}},
-    {"shapes": {"logits": [M], "representation": [H], "domain_feature": [H], "attention": ["3"], "hidden": None}},
-    {"shapes": {"logits": 2, "representation": [H], "domain_feature": [H], "attention": [3], "hidden": None}},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "meta-kd-knowledge-2"},
+        {"count": 5},
+        {"parts": []},
+        {"offsets_sha256": "c" * 64},
+        {"shapes": 1},
+        {"shapes": {}},
+        {
+            "shapes": {
+                "logits": [M],
+                "representation": [H],
+                "domain_feature": [H],
+                "attention": [],
+                "hidden": None,
+            }
+        },
+        {
+            "shapes": {
+                "logits": [M],
+                "representation": [H],
+                "domain_feature": [H],
+                "attention": [0],
+                "hidden": None,
+            }
+        },
+        {
+            "shapes": {
+                "logits": [M],
+                "representation": [H],
+                "domain_feature": [H],
+                "attention": ["3"],
+                "hidden": None,
+            }
+        },
+        {
+            "shapes": {
+                "logits": 2,
+                "representation": [H],
+                "domain_feature": [H],
+                "attention": [3],
+                "hidden": None,
+            }
+        },
+    ],
+)
 def test_a_changed_manifest_is_told(tmp_path, change):
     """Another version, counts that do not add up, shapes that no knowledge has, another hash."""
     manifest = write(tmp_path / "k", make_items()).manifest
@@ -248,41 +334,72 @@ def test_a_changed_manifest_is_told(tmp_path, change):
         Knowledge(tmp_path / "k")
 
 
-@pytest.mark.parametrize("shapes, words", [
-    ({"attention": [L + 4]}, "attention of .* values, expected .7. times a square"),
-    ({"attention": [L, 5]}, "attention of .* values, expected .3, 5. times a square"),
-    ({"hidden": [L, H]}, "keys attention, domain_feature, idxs, logits, representation, expected .*hidden"),
-    ({"logits": [M + 1]}, "'logits' with 2 values, expected 3"),
-])
+@pytest.mark.parametrize(
+    "shapes, words",
+    [
+        ({"attention": [L + 4]}, "attention of .* values, expected .7. times a square"),
+        ({"attention": [L, 5]}, "attention of .* values, expected .3, 5. times a square"),
+        (
+            {"hidden": [L, H]},
+            "keys attention, domain_feature, idxs, logits, representation, expected .*hidden",
+        ),
+        ({"logits": [M + 1]}, "'logits' with 2 values, expected 3"),
+    ],
+)
 def test_shapes_that_the_bytes_do_not_have(tmp_path, shapes, words):
     """A manifest whose shapes are possible but not those of the records is told when an example is read."""
     manifest = write(tmp_path / "k", make_items([0, 1])).manifest
     shapes = {**manifest["shapes"], **shapes}
     layers, *heads = shapes["attention"]
-    write_json(tmp_path / "k" / "manifest.json", {
-        **manifest, "shapes": shapes, "layers": list(range(1, layers + 1)), "attention_heads": (heads or ["mean"])[0],
-        "hidden_states": bool(shapes["hidden"])})
-    with pytest.raises(UserError, match=f"knowledge.of_record-0: byte 0: found .*{words}.*run meta_teacher_eval.py"):
+    write_json(
+        tmp_path / "k" / "manifest.json",
+        {
+            **manifest,
+            "shapes": shapes,
+            "layers": list(range(1, layers + 1)),
+            "attention_heads": (heads or ["mean"])[0],
+            "hidden_states": bool(shapes["hidden"]),
+        },
+    )
+    with pytest.raises(
+        UserError, match=f"knowledge.of_record-0: byte 0: found .*{words}.*run meta_teacher_eval.py"
+    ):
         Knowledge(tmp_path / "k").read([0])
 
 
 def forged_offsets(change):
     """A rewriting of offsets.npy whose hash the manifest vouches for."""
+
     def forge(folder):
         offsets = np.load(folder / "offsets.npy")
         np.save(folder / "offsets.npy", change(offsets))
         manifest = json.loads((folder / "manifest.json").read_text())
         digest = hashlib.sha256((folder / "offsets.npy").read_bytes()).hexdigest()
         write_json(folder / "manifest.json", {**manifest, "offsets_sha256": digest})
+
     return forge
 
 
-@pytest.mark.parametrize("change", [
-    lambda table: table[::-1], lambda table: table[:-1], lambda table: table[:, :2], lambda table: table.astype(float),
-    lambda table: table + [0, 1, 0], lambda table: table * [1, 0, 1], lambda table: table * [1, 1, -1], lambda table: table * 0,
-    lambda table: table * [1, 1, 10 ** 9], lambda table: table - [1, 0, 0], lambda table: table[0, 0], lambda table: table[:0],
-    lambda table: table * [0, 1, 1], lambda table: table - [0, 0, 1], lambda table: table - [0, 0, 2 ** 62],
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table[::-1],
+        lambda table: table[:-1],
+        lambda table: table[:, :2],
+        lambda table: table.astype(float),
+        lambda table: table + [0, 1, 0],
+        lambda table: table * [1, 0, 1],
+        lambda table: table * [1, 1, -1],
+        lambda table: table * 0,
+        lambda table: table * [1, 1, 10**9],
+        lambda table: table - [1, 0, 0],
+        lambda table: table[0, 0],
+        lambda table: table[:0],
+        lambda table: table * [0, 1, 1],
+        lambda table: table - [0, 0, 1],
+        lambda table: table - [0, 0, 2**62],
+    ],
+)
 def test_offsets_that_do_not_fit(tmp_path, change):
     """Offsets out of order, of other parts, beyond the file or of another kind are told, though their hash fits."""
     write(tmp_path / "k", make_items())
@@ -293,6 +410,7 @@ def test_offsets_that_do_not_fit(tmp_path, change):
 
 def test_no_pickle_is_read(tmp_path):
     """A planted file of offsets with a pickle in it runs nothing."""
+
     class Planted:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "planted"),)
@@ -304,8 +422,10 @@ def test_no_pickle_is_read(tmp_path):
     assert not (tmp_path / "planted").exists()
 
 
-@pytest.mark.parametrize("change, words", [([0, 0, 1], "byte 1: found a broken frame"),
-                                           ([1, 0, 0], "byte 0: found example 0, expected 1")])
+@pytest.mark.parametrize(
+    "change, words",
+    [([0, 0, 1], "byte 1: found a broken frame"), ([1, 0, 0], "byte 0: found example 0, expected 1")],
+)
 def test_offsets_of_other_frames_are_told_when_read(tmp_path, change, words):
     """Offsets that are possible but lead beside a frame, or to another example, are told by the byte."""
     write(tmp_path / "k", make_items([0, 1, 2]))
@@ -327,8 +447,16 @@ def test_wrong_values_of_every_key_of_the_manifest(tmp_path):
     """Each key, in shapes and parts too, with each kind of wrong value, or lacking: told on one line, or the same knowledge."""
     items = make_items([0, 3], heads=A, hidden=True)
     manifest, path = write(tmp_path / "k", items, part_size=1).manifest, tmp_path / "k" / "manifest.json"
-    places = [*((key,) for key in manifest), *(("shapes", key) for key in manifest["shapes"]), *(("parts", 1, key) for key in manifest["parts"][1]),
-              ("shapes", "attention", 0), ("shapes", "hidden", 0), ("shapes", "hidden", 1), ("shapes", "logits", 0), ("layers", 0)]
+    places = [
+        *((key,) for key in manifest),
+        *(("shapes", key) for key in manifest["shapes"]),
+        *(("parts", 1, key) for key in manifest["parts"][1]),
+        ("shapes", "attention", 0),
+        ("shapes", "hidden", 0),
+        ("shapes", "hidden", 1),
+        ("shapes", "logits", 0),
+        ("layers", 0),
+    ]
     for place in places:
         for wrong in (*WRONG, KeyError):
             path.write_text(json.dumps(with_value(manifest, place, wrong)))
@@ -343,9 +471,16 @@ def test_wrong_values_of_every_key_of_the_manifest(tmp_path):
                     assert_knows(one, item)
 
 
-@pytest.mark.parametrize("head", [
-    "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000, 3), }", "{'descr': '|O', 'fortran_order': False, 'shape': (6, 3), }",
-    "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (6, 3), }", "(" * 100, "{'descr': '<i8', 'fortran_order': True, 'shape': (6, 3), }"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000, 3), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (6, 3), }",
+        "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (6, 3), }",
+        "(" * 100,
+        "{'descr': '<i8', 'fortran_order': True, 'shape': (6, 3), }",
+    ],
+)
 def test_a_head_of_offsets_that_promises_something_else(tmp_path, head):
     """Terabytes, objects, dates, nonsense, and another order in the head of offsets.npy: told, and no room is made for it."""
     write(tmp_path / "k", make_items())
@@ -353,7 +488,10 @@ def test_a_head_of_offsets_that_promises_something_else(tmp_path, head):
     data, head = path.read_bytes(), head.encode()
     path.write_bytes(data[:10] + head.ljust(117) + b"\n" + data[128:])
     manifest = json.loads((tmp_path / "k" / "manifest.json").read_text())
-    write_json(tmp_path / "k" / "manifest.json", {**manifest, "offsets_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    write_json(
+        tmp_path / "k" / "manifest.json",
+        {**manifest, "offsets_sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    )
     with pytest.raises(UserError, match="offsets.npy: found offsets that do not fit"):
         Knowledge(tmp_path / "k")
 
@@ -367,5 +505,7 @@ def test_values_that_are_not_finite_are_not_believed(tmp_path, monkeypatch, key)
         items[1][key].flat[-1] = value
         knowledge = write(tmp_path / "k", items)
         assert_knows(knowledge.read([0])[0], items[0])
-        with pytest.raises(UserError, match="knowledge.of_record-0: byte .*: found values that are not finite"):
+        with pytest.raises(
+            UserError, match="knowledge.of_record-0: byte .*: found values that are not finite"
+        ):
             knowledge.read([1])

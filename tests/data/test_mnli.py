@@ -14,17 +14,47 @@ from data.store.records import Records
 from data.tasks import SPLITS, Task, read_examples, split_path, write_task
 from util import UserError
 
-PUBLISHED = ["gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse", "sentence2_parse", "sentence1", "sentence2",
-             "promptID", "pairID", "genre", "label1", "label2", "label3", "label4", "label5"]
+PUBLISHED = [
+    "gold_label",
+    "sentence1_binary_parse",
+    "sentence2_binary_parse",
+    "sentence1_parse",
+    "sentence2_parse",
+    "sentence1",
+    "sentence2",
+    "promptID",
+    "pairID",
+    "genre",
+    "label1",
+    "label2",
+    "label3",
+    "label4",
+    "label5",
+]
 GLUE = ["index", "promptID", "pairID", "genre", *PUBLISHED[1:7], "label1", "gold_label"]
-ODD = [Pair('He said "no', "don't \\n go\"", "fiction", "neutral", "1"), Pair("a b", "c", "travel", "entailment", "2"),
-       Pair("naïve 👍", "uh-huh", "telephone", "contradiction", "3")]
+ODD = [
+    Pair('He said "no', "don't \\n go\"", "fiction", "neutral", "1"),
+    Pair("a b", "c", "travel", "entailment", "2"),
+    Pair("naïve 👍", "uh-huh", "telephone", "contradiction", "3"),
+]
 
 
 def record(pair, **changes):
     """The object of a pair in a file of JSON lines."""
-    values = {"sentence1": pair.premise, "sentence2": pair.hypothesis, "genre": pair.genre, "gold_label": pair.label, "promptID": pair.prompt}
-    return {"annotator_labels": [pair.label], "sentence1_parse": "(ROOT )", "pairID": f"{pair.prompt}n", **values, **changes}
+    values = {
+        "sentence1": pair.premise,
+        "sentence2": pair.hypothesis,
+        "genre": pair.genre,
+        "gold_label": pair.label,
+        "promptID": pair.prompt,
+    }
+    return {
+        "annotator_labels": [pair.label],
+        "sentence1_parse": "(ROOT )",
+        "pairID": f"{pair.prompt}n",
+        **values,
+        **changes,
+    }
 
 
 def row(pair, header):
@@ -36,7 +66,9 @@ def write_source(folder, parts):
     """A folder such as multinli_1.0, of {part: pairs}."""
     folder.mkdir()
     for part, pairs in parts.items():
-        (folder / f"multinli_1.0_{part}.jsonl").write_text("".join(json.dumps(record(pair)) + "\n" for pair in pairs))
+        (folder / f"multinli_1.0_{part}.jsonl").write_text(
+            "".join(json.dumps(record(pair)) + "\n" for pair in pairs)
+        )
     return folder
 
 
@@ -47,8 +79,11 @@ def some_pairs(prompts, seed=0):
     for k in range(prompts):
         genre = TASK.domains[k % 5]
         premise = f"{genre} yeah" if k % 10 == 9 else " ".join((*stream.choice(WORDS[:20], 6), str(k)))
-        pairs += [Pair(premise, f"{' '.join(stream.choice(WORDS[5:25], 3))} {m}", genre, label, str(k)) for m, label in enumerate(TASK.labels)
-                  if stream.random() < 0.9]
+        pairs += [
+            Pair(premise, f"{' '.join(stream.choice(WORDS[5:25], 3))} {m}", genre, label, str(k))
+            for m, label in enumerate(TASK.labels)
+            if stream.random() < 0.9
+        ]
     return pairs
 
 
@@ -58,8 +93,15 @@ def some_pairs(prompts, seed=0):
 def test_json_lines_are_read_as_they_stand(tmp_path):
     """Quotes, tabs, returns and line separators inside a text; blank lines, \\r, a byte-order mark and numbers for promptID do no harm."""
     path = tmp_path / "multinli_1.0_train.jsonl"
-    lines = [json.dumps(record(ODD[0])), "", json.dumps(record(ODD[1], sentence1="a\t\u2028 b\r\n", promptID=2)) + "\r", "  \r",
-             json.dumps(record(ODD[2], gold_label="-")), json.dumps(record(ODD[2], sentence2=" \t")), json.dumps(record(ODD[2]), ensure_ascii=False)]
+    lines = [
+        json.dumps(record(ODD[0])),
+        "",
+        json.dumps(record(ODD[1], sentence1="a\t\u2028 b\r\n", promptID=2)) + "\r",
+        "  \r",
+        json.dumps(record(ODD[2], gold_label="-")),
+        json.dumps(record(ODD[2], sentence2=" \t")),
+        json.dumps(record(ODD[2]), ensure_ascii=False),
+    ]
     path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
     assert read_pairs(path) == (ODD, {"without a gold label": [5], "with an empty text": [6]})
 
@@ -67,27 +109,43 @@ def test_json_lines_are_read_as_they_stand(tmp_path):
 @pytest.mark.parametrize("name, header", [("multinli_1.0_train.txt", PUBLISHED), ("train.tsv", GLUE)])
 def test_tables_are_read_by_the_names_of_their_columns(tmp_path, name, header):
     """The published table and GLUE's give what the JSON lines give; a return inside a text, and empty fields left out at the end too."""
-    rows = [row(ODD[0], header), "\n", row(ODD[1]._replace(premise="a \r b"), header).replace("\n", "\r\n"), "\r\n",
-            row(ODD[2]._replace(label="-"), header), row(ODD[2]._replace(premise="  "), header), row(ODD[2], header)]
+    rows = [
+        row(ODD[0], header),
+        "\n",
+        row(ODD[1]._replace(premise="a \r b"), header).replace("\n", "\r\n"),
+        "\r\n",
+        row(ODD[2]._replace(label="-"), header),
+        row(ODD[2]._replace(premise="  "), header),
+        row(ODD[2], header),
+    ]
     if header is PUBLISHED:
         rows[0] = rows[0].replace("x\tx\tx\tx\tx\n", "x\n")
     (tmp_path / name).write_bytes(("\t".join(header) + "\n" + "".join(rows)).encode())
     assert read_pairs(tmp_path / name) == (ODD, {"without a gold label": [6], "with an empty text": [7]})
 
 
-@pytest.mark.parametrize("line, sentence", [
-    ('{"sentence1": "a', "the line is not JSON (Unterminated string"),
-    ("[1]", "found a list, expected a JSON object a line"),
-    ("[" * 10000, "the line is not JSON"),
-    (json.dumps({"sentence1": "a"}), "found no 'sentence2', expected text"),
-    (json.dumps(record(ODD[0], sentence2=None)), "found a NoneType in 'sentence2', expected text"),
-    (json.dumps(record(ODD[0], sentence1="\ud800")), "found half of a surrogate pair in 'sentence1'"),
-    (json.dumps(record(ODD[0], genre="nineeleven")), "found genre 'nineeleven', expected one of fiction, government, slate, telephone, travel"),
-    (json.dumps(record(ODD[0], gold_label="Neutral")), "found gold_label 'Neutral', expected one of entailment, neutral, contradiction"),
-    (json.dumps(record(ODD[0], gold_label="x" * 10 ** 6)), "found gold_label 'xxx"),
-    ("caf\xe9", "found byte 0xe9"),
-    ("\0", "found a NUL character"),
-])
+@pytest.mark.parametrize(
+    "line, sentence",
+    [
+        ('{"sentence1": "a', "the line is not JSON (Unterminated string"),
+        ("[1]", "found a list, expected a JSON object a line"),
+        ("[" * 10000, "the line is not JSON"),
+        (json.dumps({"sentence1": "a"}), "found no 'sentence2', expected text"),
+        (json.dumps(record(ODD[0], sentence2=None)), "found a NoneType in 'sentence2', expected text"),
+        (json.dumps(record(ODD[0], sentence1="\ud800")), "found half of a surrogate pair in 'sentence1'"),
+        (
+            json.dumps(record(ODD[0], genre="nineeleven")),
+            "found genre 'nineeleven', expected one of fiction, government, slate, telephone, travel",
+        ),
+        (
+            json.dumps(record(ODD[0], gold_label="Neutral")),
+            "found gold_label 'Neutral', expected one of entailment, neutral, contradiction",
+        ),
+        (json.dumps(record(ODD[0], gold_label="x" * 10**6)), "found gold_label 'xxx"),
+        ("caf\xe9", "found byte 0xe9"),
+        ("\0", "found a NUL character"),
+    ],
+)
 def test_faults_of_json_lines_are_told_with_their_line(tmp_path, line, sentence):
     """Each fault is one short sentence that names file and line."""
     path = tmp_path / "multinli_1.0_train.jsonl"
@@ -102,15 +160,24 @@ def refused(path):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("content, sentence", [
-    ("", ": found the columns '', expected 'sentence1' once"),
-    ("\t".join(PUBLISHED) + "\n", ": found no pair with a gold label"),
-    ("\t".join([*PUBLISHED, "genre"]) + "\n", ": found the columns 'gold_label', "),
-    ("\t".join(PUBLISHED) + "\n" + row(ODD[1]._replace(premise="a\tb"), PUBLISHED), ":2: found 16 column(s), expected 15"),
-    ("\t".join(PUBLISHED) + "\n" + row(ODD[1], PUBLISHED)[:24], ":2: found 7 column(s), expected 15"),
-    ("\t".join(GLUE) + "\n" + row(ODD[1], GLUE)[:-12], ":2: found 11 column(s), expected 12"),
-    ("\t".join(PUBLISHED) + "\n" + row(ODD[1]._replace(label="-"), PUBLISHED), ": found no pair with a gold label"),
-])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("", ": found the columns '', expected 'sentence1' once"),
+        ("\t".join(PUBLISHED) + "\n", ": found no pair with a gold label"),
+        ("\t".join([*PUBLISHED, "genre"]) + "\n", ": found the columns 'gold_label', "),
+        (
+            "\t".join(PUBLISHED) + "\n" + row(ODD[1]._replace(premise="a\tb"), PUBLISHED),
+            ":2: found 16 column(s), expected 15",
+        ),
+        ("\t".join(PUBLISHED) + "\n" + row(ODD[1], PUBLISHED)[:24], ":2: found 7 column(s), expected 15"),
+        ("\t".join(GLUE) + "\n" + row(ODD[1], GLUE)[:-12], ":2: found 11 column(s), expected 12"),
+        (
+            "\t".join(PUBLISHED) + "\n" + row(ODD[1]._replace(label="-"), PUBLISHED),
+            ": found no pair with a gold label",
+        ),
+    ],
+)
 def test_faults_of_a_table_are_told(tmp_path, content, sentence):
     """A tab inside a text, a cut line, no header, nothing of use."""
     (tmp_path / "train.tsv").write_text(content)
@@ -122,7 +189,10 @@ def test_files_are_found_by_their_published_names(tmp_path):
     for name in ("dev_matched.tsv", "multinli_1.0_dev_matched.txt", "multinli_1.0_dev_matched.jsonl"):
         (tmp_path / name).touch()
         assert find_file(tmp_path, "dev_matched").name == name
-    for folder, sentence in ((tmp_path / "absent", "no such folder"), (tmp_path, "found none of multinli_1.0_train.jsonl, multinli_1.0_train.txt")):
+    for folder, sentence in (
+        (tmp_path / "absent", "no such folder"),
+        (tmp_path, "found none of multinli_1.0_train.jsonl, multinli_1.0_train.txt"),
+    ):
         with pytest.raises(UserError, match=sentence):
             find_file(folder, "train")
 
@@ -136,7 +206,9 @@ def test_the_split_keeps_prompts_and_premises_together():
     splits = hold_out(pairs, 150, 1)
     assert sorted(splits["train"] + splits["dev"]) == sorted(pairs)
     for key in ("premise", "prompt"):
-        assert not {getattr(pair, key) for pair in splits["train"]} & {getattr(pair, key) for pair in splits["dev"]}
+        assert not {getattr(pair, key) for pair in splits["train"]} & {
+            getattr(pair, key) for pair in splits["dev"]
+        }
     assert hold_out(pairs, 150, 1) == splits and set(hold_out(pairs, 150, 2)["dev"]) != set(splits["dev"])
 
 
@@ -144,23 +216,35 @@ def test_the_split_keeps_prompts_and_premises_together():
 def test_dev_has_the_share_of_each_genre_and_label(wanted):
     """No cell exceeds its share by more than one, and dev has the size asked for, as single pairs fill what triples leave."""
     pairs = some_pairs(400)
-    cells, dev = (collections.Counter((pair.genre, pair.label) for pair in part) for part in (pairs, hold_out(pairs, wanted, 1)["dev"]))
+    cells, dev = (
+        collections.Counter((pair.genre, pair.label) for pair in part)
+        for part in (pairs, hold_out(pairs, wanted, 1)["dev"])
+    )
     room = shares(cells, wanted)
-    assert sum(room.values()) == wanted and all(abs(room[cell] - n * wanted / len(pairs)) < 1 for cell, n in cells.items())
+    assert sum(room.values()) == wanted and all(
+        abs(room[cell] - n * wanted / len(pairs)) < 1 for cell, n in cells.items()
+    )
     assert all(dev[cell] <= room[cell] + 1 for cell in room) and sum(dev.values()) == wanted
 
 
 def test_pairs_are_tied_through_others():
     """a-1, b-1, b-2 and c-2 are one unit, as prompt 1 has premise b as well and premise b has prompt 2 as well."""
-    pairs = [Pair(premise, "h", "slate", "neutral", prompt) for premise, prompt in (("a", "1"), ("c", "2"), ("d", "3"), ("b", "1"), ("b", "2"))]
+    pairs = [
+        Pair(premise, "h", "slate", "neutral", prompt)
+        for premise, prompt in (("a", "1"), ("c", "2"), ("d", "3"), ("b", "1"), ("b", "2"))
+    ]
     assert connected_pairs(pairs) == [[pairs[0], pairs[1], pairs[3], pairs[4]], [pairs[2]]]
-    assert connected_pairs([Pair("1", "h", "slate", "neutral", "2"), Pair("2", "h", "slate", "neutral", "1")]) != [pairs], "names of two kinds"
+    assert connected_pairs(
+        [Pair("1", "h", "slate", "neutral", "2"), Pair("2", "h", "slate", "neutral", "1")]
+    ) != [pairs], "names of two kinds"
 
 
 def test_sizes_of_dev_that_cannot_be_are_told():
     """As many as there are, and pairs that are all tied."""
     pairs = some_pairs(10)
-    with pytest.raises(UserError, match=f"--dev_example_num {len(pairs)}: found {len(pairs)} training pairs, expected more"):
+    with pytest.raises(
+        UserError, match=f"--dev_example_num {len(pairs)}: found {len(pairs)} training pairs, expected more"
+    ):
         hold_out(pairs, len(pairs), 1)
     with pytest.raises(UserError, match="--dev_example_num 2: found no way to part 1 groups"):
         hold_out([Pair("a", f"h{k}", "slate", "neutral", "1") for k in range(4)], 2, 1)
@@ -180,20 +264,32 @@ def run_stages(folder, tiny_model, task):
         assert outcome.code == 0, outcome.err
         said[stage] = outcome.out
     for split in SPLITS:
-        counts = collections.Counter((task.domains[example.domain], task.labels[example.label]) for example in examples[split])
+        counts = collections.Counter(
+            (task.domains[example.domain], task.labels[example.label]) for example in examples[split]
+        )
         records = Records(folder / "data" / "ofrecord" / split, split)
-        assert records.counts == {domain: {label: counts[domain, label] for label in task.labels} for domain in task.domains}
+        assert records.counts == {
+            domain: {label: counts[domain, label] for label in task.labels} for domain in task.domains
+        }
         assert all(np.abs(block["weights"]).max() <= 1 + 1e-6 for block in records.blocks())
     results = {run: json.loads((folder / run / "results.json").read_text()) for run in ("teacher", "student")}
     for result in results.values():
         for split in ("dev", "test"):
             assert result[split]["examples"] == len(examples[split])
-            assert set(result[split]["domains"]) == {task.domains[example.domain] for example in examples[split]}
+            assert set(result[split]["domains"]) == {
+                task.domains[example.domain] for example in examples[split]
+            }
             assert 0 <= result[split]["accuracy"] <= 1 and 0 <= result[split]["macro_f1"] <= 1
     for run in ("teacher", "student"):
         header, *rows = (folder / run / "predictions.tsv").read_text().splitlines()
-        assert header.split("\t")[5:] == list(task.labels) and len(rows) == len(examples["dev"]) + len(examples["test"])
-        losses = [line["loss"] for line in map(json.loads, (folder / run / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+        assert header.split("\t")[5:] == list(task.labels) and len(rows) == len(examples["dev"]) + len(
+            examples["test"]
+        )
+        losses = [
+            line["loss"]
+            for line in map(json.loads, (folder / run / "metrics.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
         assert losses and np.isfinite(losses).all()
     return said, results
 
@@ -203,14 +299,25 @@ def write_made_up(folder, task, cells, copies=(2, 1, 1)):
     stream = np.random.default_rng(0)
 
     def rows(n):
-        return [(*(" ".join(stream.choice(WORDS, 5)) for _ in task.text), domain, label) for _ in range(n) for domain, label in cells]
+        return [
+            (*(" ".join(stream.choice(WORDS, 5)) for _ in task.text), domain, label)
+            for _ in range(n)
+            for domain, label in cells
+        ]
 
     write_task(task, folder / "data", {split: rows(n) for split, n in zip(SPLITS, copies)})
 
 
 def numbered(K, M, text=("text",)):
     """A task of K domains and M labels."""
-    return Task(f"odd-{K}x{M}", text, "domain", "label", tuple(f"label {m}" for m in range(M)), tuple(f"domain {k}" for k in range(K)))
+    return Task(
+        f"odd-{K}x{M}",
+        text,
+        "domain",
+        "label",
+        tuple(f"label {m}" for m in range(M)),
+        tuple(f"domain {k}" for k in range(K)),
+    )
 
 
 def every_cell(task):
@@ -219,11 +326,20 @@ def every_cell(task):
 
 def test_mnli_from_its_files_to_a_student(tmp_path, tiny_model):
     """The command, twice the same bytes, and the four stages over what it wrote: pairs, three labels, five genres."""
-    source = write_source(tmp_path / "source", {"train": some_pairs(40), "dev_matched": some_pairs(10, 1) + [ODD[0]._replace(label="-")]})
+    source = write_source(
+        tmp_path / "source",
+        {"train": some_pairs(40), "dev_matched": some_pairs(10, 1) + [ODD[0]._replace(label="-")]},
+    )
     flags = {"source": "source", "data_dir": "data", "dev_example_num": 30}
     outcome = call("data.prepare.mnli", tmp_path, flags)
-    assert outcome.code == 0 and f"{source.name}/multinli_1.0_dev_matched.jsonl: {len(some_pairs(10, 1))} pairs" in outcome.out
-    assert "dropped without a gold label: 1 (line " in outcome.out and "texts of train that stand in dev as well: 0" in outcome.out
+    assert (
+        outcome.code == 0
+        and f"{source.name}/multinli_1.0_dev_matched.jsonl: {len(some_pairs(10, 1))} pairs" in outcome.out
+    )
+    assert (
+        "dropped without a gold label: 1 (line " in outcome.out
+        and "texts of train that stand in dev as well: 0" in outcome.out
+    )
     before = {split: split_path(tmp_path / "data", split).read_bytes() for split in SPLITS}
     assert call("data.prepare.mnli", tmp_path, flags).out == outcome.out
     assert {split: split_path(tmp_path / "data", split).read_bytes() for split in SPLITS} == before
@@ -243,8 +359,11 @@ def test_sixteen_domains_and_seven_labels(tmp_path, tiny_model):
     """More than the tasks of the paper have; dev has neither the last domain nor the last label, which is said and no fault."""
     task = numbered(16, 7)
     write_made_up(tmp_path, task, every_cell(task))
-    rows = [(example.text_a, task.domains[example.domain], task.labels[example.label])
-            for example in read_examples(task, split_path(tmp_path / "data", "dev")) if example.domain < 15 and example.label < 6]
+    rows = [
+        (example.text_a, task.domains[example.domain], task.labels[example.label])
+        for example in read_examples(task, split_path(tmp_path / "data", "dev"))
+        if example.domain < 15 and example.label < 6
+    ]
     write_task(task, tmp_path / "data", {"dev": rows})
     said, _ = run_stages(tmp_path, tiny_model, task)
     for stage in ("preprocess", "meta_teacher", "meta_distill"):
@@ -268,8 +387,10 @@ def test_a_domain_that_lacks_a_class(tmp_path, tiny_model):
     write_made_up(tmp_path, task, [cell for cell in every_cell(task) if cell != gap], (6, 3, 3))
     more = [("the book was very dull", *gap), ("a great film .", *gap)]
     for split in ("dev", "test"):
-        rows = [(example.text_a, task.domains[example.domain], task.labels[example.label])
-                for example in read_examples(task, split_path(tmp_path / "data", split))]
+        rows = [
+            (example.text_a, task.domains[example.domain], task.labels[example.label])
+            for example in read_examples(task, split_path(tmp_path / "data", split))
+        ]
         write_task(task, tmp_path / "data", {split: rows + more})
     run_stages(tmp_path, tiny_model, task)
     arrays = Records(tmp_path / "data" / "ofrecord" / "test", "test").arrays()

@@ -6,11 +6,27 @@ import struct
 import numpy as np
 import pytest
 
-from data.store.ofrecord import FRAME, OFRecord, PartWriter, decode_record, encode_record, open_part, part_name, read_manifest, read_part, write_parts
+from data.store.ofrecord import (
+    FRAME,
+    OFRecord,
+    PartWriter,
+    decode_record,
+    encode_record,
+    open_part,
+    part_name,
+    read_manifest,
+    read_part,
+    write_parts,
+)
 from util import UserError, load_oneflow, write_json
 
 T = 5
-SCHEMA = {"input_ids": ("int32", T), "label": ("int32", 1), "weights": ("float32", 1), "attention": ("bytes", None)}
+SCHEMA = {
+    "input_ids": ("int32", T),
+    "label": ("int32", 1),
+    "weights": ("float32", 1),
+    "attention": ("bytes", None),
+}
 NUMBERS = {key: kind for key, kind in SCHEMA.items() if kind[0] != "bytes"}
 REMEDY = "write it again"
 GROUP = "ignore:Unexpected end-group tag"  # protobuf's warning of some broken messages, which it reads half
@@ -19,10 +35,16 @@ GROUP = "ignore:Unexpected end-group tag"  # protobuf's warning of some broken m
 def make_records(count, seed=0):
     """Records of every kind, with the extremes of int32 and float32 among them."""
     stream = np.random.default_rng(seed)
-    records = [{"input_ids": stream.integers(-2 ** 31, 2 ** 31, T).astype(np.int32), "label": np.array([i], np.int32),
-                "weights": stream.normal(size=1).astype(np.float32), "attention": stream.bytes(int(stream.integers(0, 9)))}
-               for i in range(count)]
-    records[0]["input_ids"][:4] = -2 ** 31, 2 ** 31 - 1, -1, 0
+    records = [
+        {
+            "input_ids": stream.integers(-(2**31), 2**31, T).astype(np.int32),
+            "label": np.array([i], np.int32),
+            "weights": stream.normal(size=1).astype(np.float32),
+            "attention": stream.bytes(int(stream.integers(0, 9))),
+        }
+        for i in range(count)
+    ]
+    records[0]["input_ids"][:4] = -(2**31), 2**31 - 1, -1, 0
     records[-1]["weights"][0] = np.finfo(np.float32).tiny / 4  # a denormal number
     return records
 
@@ -33,7 +55,9 @@ def assert_same(found, expected):
     for a, b in zip(found, expected):
         assert a.keys() == b.keys()
         for key in a:
-            assert np.asarray(a[key]).tobytes() == np.asarray(b[key]).tobytes() and np.shape(a[key]) == np.shape(b[key])
+            assert np.asarray(a[key]).tobytes() == np.asarray(b[key]).tobytes() and np.shape(
+                a[key]
+            ) == np.shape(b[key])
 
 
 def read_all(folder, parts, schema=SCHEMA):
@@ -47,7 +71,9 @@ def test_round_trip(tmp_path, part_size):
     parts = write_parts(tmp_path, "train", records, SCHEMA, part_size)
     assert_same(read_all(tmp_path, parts), records)
     assert [part["file"] for part in parts] == [f"train.of_record-{k}" for k in range(-(-7 // part_size))]
-    assert sum(part["count"] for part in parts) == 7 and max(part["count"] for part in parts) == min(part_size, 7)
+    assert sum(part["count"] for part in parts) == 7 and max(part["count"] for part in parts) == min(
+        part_size, 7
+    )
     for part in parts:
         data = (tmp_path / part["file"]).read_bytes()
         assert (part["bytes"], part["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
@@ -56,7 +82,9 @@ def test_round_trip(tmp_path, part_size):
 def test_the_same_values_are_the_same_bytes():
     """The bytes of a record do not depend on the order of its keys or on the types that hold its values."""
     record = make_records(1)[0]
-    turned = {key: value if key == "attention" else value.tolist() for key, value in reversed(list(record.items()))}
+    turned = {
+        key: value if key == "attention" else value.tolist() for key, value in reversed(list(record.items()))
+    }
     assert encode_record(record, SCHEMA) == encode_record(turned, dict(reversed(list(SCHEMA.items()))))
 
 
@@ -67,27 +95,40 @@ def test_offsets_lead_to_records(tmp_path):
     writer.close()
     for (part, offset), record in zip(places, records):
         data = (tmp_path / part_name("k", part)).read_bytes()
-        length, = FRAME.unpack_from(data, offset)
-        assert_same([decode_record(data[offset + 8:offset + 8 + length], SCHEMA)], [record])
+        (length,) = FRAME.unpack_from(data, offset)
+        assert_same([decode_record(data[offset + 8 : offset + 8 + length], SCHEMA)], [record])
 
 
 def test_oneflow_reads_the_same(tmp_path):
     """OneFlow's own OFRecordReader and OFRecordRawDecoder read the same parts to the same values, int32 and float32."""
     flow, records = load_oneflow(), make_records(6)
     parts = write_parts(tmp_path, "train", records, SCHEMA, 2)
-    reader = flow.nn.OFRecordReader(str(tmp_path), batch_size=6, data_part_num=len(parts), part_name_prefix="train.of_record-",
-                                    random_shuffle=False, shuffle_after_epoch=False)
+    reader = flow.nn.OFRecordReader(
+        str(tmp_path),
+        batch_size=6,
+        data_part_num=len(parts),
+        part_name_prefix="train.of_record-",
+        random_shuffle=False,
+        shuffle_after_epoch=False,
+    )
     batch = reader()
     for key, (kind, length) in NUMBERS.items():
         found = flow.nn.OFRecordRawDecoder(key, shape=(length,), dtype=getattr(flow, kind))(batch).numpy()
-        assert found.dtype == kind and found.tobytes() == np.stack([record[key] for record in records]).tobytes()
+        assert (
+            found.dtype == kind and found.tobytes() == np.stack([record[key] for record in records]).tobytes()
+        )
 
 
 def test_wrong_records_are_not_written(tmp_path):
     """A record with other keys or lengths than the schema's is refused before it is written."""
     record = make_records(1)[0]
     lacking = {key: value for key, value in record.items() if key != "label"}
-    for wrong in (lacking, {**record, "more": [1]}, {**record, "input_ids": [1] * (T + 1)}, {**record, "weights": []}):
+    for wrong in (
+        lacking,
+        {**record, "more": [1]},
+        {**record, "input_ids": [1] * (T + 1)},
+        {**record, "weights": []},
+    ):
         with pytest.raises(ValueError):
             encode_record(wrong, SCHEMA)
 
@@ -104,24 +145,36 @@ def test_wrong_records_are_not_read(tmp_path):
 
     faults = {
         changed(lambda feature: feature.pop("label")): "keys attention, input_ids, weights",
-        changed(lambda feature: feature["more"].int32_list.value.append(1)): "keys attention, input_ids, label, more, weights",
-        changed(lambda feature: feature["label"].float_list.value.append(1)): "'label' as float_list, expected int32_list",
+        changed(
+            lambda feature: feature["more"].int32_list.value.append(1)
+        ): "keys attention, input_ids, label, more, weights",
+        changed(
+            lambda feature: feature["label"].float_list.value.append(1)
+        ): "'label' as float_list, expected int32_list",
         changed(lambda feature: feature["label"].Clear()): "'label' as nothing, expected int32_list",
-        changed(lambda feature: feature["input_ids"].int32_list.value.pop()): f"'input_ids' with {T - 1} values, expected {T}",
-        changed(lambda feature: feature["weights"].float_list.value.append(1)): "'weights' with 2 values, expected 1",
-        changed(lambda feature: feature["attention"].bytes_list.value.append(b"")): "'attention' with 2 strings",
+        changed(
+            lambda feature: feature["input_ids"].int32_list.value.pop()
+        ): f"'input_ids' with {T - 1} values, expected {T}",
+        changed(
+            lambda feature: feature["weights"].float_list.value.append(1)
+        ): "'weights' with 2 values, expected 1",
+        changed(
+            lambda feature: feature["attention"].bytes_list.value.append(b"")
+        ): "'attention' with 2 strings",
         b"\xff" * 9: "something that is no OFRecord",
         good + b"\x0c" + good: "something that is no OFRecord",  # the end of a group that never began
     }
     for message, words in faults.items():
         path.write_bytes(FRAME.pack(len(good)) + good + FRAME.pack(len(message)) + message)
-        with pytest.raises(UserError, match=f"x.of_record-0: byte {8 + len(good)}: found .*{words}.*: write it again"):
+        with pytest.raises(
+            UserError, match=f"x.of_record-0: byte {8 + len(good)}: found .*{words}.*: write it again"
+        ):
             list(read_part(path, SCHEMA, REMEDY))
 
 
 def test_every_cut_is_told(tmp_path):
     """A part cut anywhere: inside a record by the framing alone, at its end by what the manifest says of the part."""
-    part, = write_parts(tmp_path, "x", make_records(3), SCHEMA)
+    (part,) = write_parts(tmp_path, "x", make_records(3), SCHEMA)
     path, ends, offset = tmp_path / part["file"], [0], 0
     data = path.read_bytes()
     while offset < len(data):
@@ -141,7 +194,7 @@ def test_every_cut_is_told(tmp_path):
 
 def test_a_lost_record_is_told_though_size_and_hash_fit(tmp_path):
     """The manifest's count is checked for itself."""
-    part, = write_parts(tmp_path, "x", make_records(3), SCHEMA)
+    (part,) = write_parts(tmp_path, "x", make_records(3), SCHEMA)
     with pytest.raises(UserError, match="found 3 records, expected 4"):
         list(read_part(tmp_path / part["file"], SCHEMA, REMEDY, {**part, "count": 4}))
 
@@ -149,7 +202,7 @@ def test_a_lost_record_is_told_though_size_and_hash_fit(tmp_path):
 @pytest.mark.filterwarnings(GROUP)
 def test_every_flipped_bit_is_told(tmp_path):
     """Each bit of a part, flipped: a UserError with the manifest; without it a UserError or other values, never a crash."""
-    part, = write_parts(tmp_path, "x", make_records(2), SCHEMA)
+    (part,) = write_parts(tmp_path, "x", make_records(2), SCHEMA)
     path = tmp_path / part["file"]
     data = bytearray(path.read_bytes())
     for bit in range(8 * len(data)):
@@ -164,7 +217,7 @@ def test_every_flipped_bit_is_told(tmp_path):
             assert "x.of_record-0: byte " in str(error)
 
 
-@pytest.mark.parametrize("length", [0, 10, 2 ** 40, 2 ** 63, 2 ** 64 - 1])
+@pytest.mark.parametrize("length", [0, 10, 2**40, 2**63, 2**64 - 1])
 def test_absurd_lengths_are_told(tmp_path, length):
     """A length of 0, or of more than is left, is a fault and takes no memory."""
     path = tmp_path / "x.of_record-0"
@@ -175,16 +228,24 @@ def test_absurd_lengths_are_told(tmp_path, length):
 
 def test_what_is_no_file_is_not_opened(tmp_path):
     """A missing part, a folder and a symbolic link in its place are told, though the link leads to a good part."""
-    part, = write_parts(tmp_path, "x", make_records(2), SCHEMA)
+    (part,) = write_parts(tmp_path, "x", make_records(2), SCHEMA)
     (tmp_path / "link").symlink_to(tmp_path / part["file"])
     (tmp_path / "folder").mkdir()
     for name, words in (("none", "nothing"), ("link", "a symbolic link"), ("folder", "something else")):
-        with pytest.raises(UserError, match=f"{name}: found {words}, expected a file of records: write it again"):
+        with pytest.raises(
+            UserError, match=f"{name}: found {words}, expected a file of records: write it again"
+        ):
             open_part(tmp_path / name, REMEDY, part)
 
 
 def manifest_of(parts, **more):
-    return {"format": "one", "task": "t", "count": sum(part["count"] for part in parts), "parts": parts, **more}
+    return {
+        "format": "one",
+        "task": "t",
+        "count": sum(part["count"] for part in parts),
+        "parts": parts,
+        **more,
+    }
 
 
 def open_manifest(folder):
@@ -213,9 +274,26 @@ def test_the_manifest_is_checked(tmp_path):
         ({"parts": [second, first]}, "found the part 'x.of_record-1', expected 'x.of_record-0'"),
         ({"parts": [first, first]}, "expected 'x.of_record-1'"),
     ]
-    for name in ("../x.of_record-0", "/etc/passwd", "x.of_record-00", "./x.of_record-0", "y.of_record-0", "x.of_record-0\0"):
-        faults.append(({"parts": [{**first, "file": name}, second]}, "expected 'x.of_record-0': write it again"))
-    for wrong in ({"count": 0}, {"count": "2"}, {"bytes": -1}, {"bytes": 1.5}, {"sha256": "0" * 63}, {"file": 3}, {"y": 1}):
+    for name in (
+        "../x.of_record-0",
+        "/etc/passwd",
+        "x.of_record-00",
+        "./x.of_record-0",
+        "y.of_record-0",
+        "x.of_record-0\0",
+    ):
+        faults.append(
+            ({"parts": [{**first, "file": name}, second]}, "expected 'x.of_record-0': write it again")
+        )
+    for wrong in (
+        {"count": 0},
+        {"count": "2"},
+        {"bytes": -1},
+        {"bytes": 1.5},
+        {"sha256": "0" * 63},
+        {"file": 3},
+        {"y": 1},
+    ):
         faults.append(({"parts": [{**first, **wrong}, second]}, "as 'parts', expected a list of parts"))
     for change, words in faults:
         write_json(tmp_path / "manifest.json", {**good, **change})
@@ -240,7 +318,9 @@ def test_missing_and_stray(tmp_path):
     with pytest.raises(UserError, match="x.of_record-1: found a part that the manifest does not name"):
         open_manifest(tmp_path)
     (tmp_path / "x.of_record-1").unlink()
-    write_json(tmp_path / "manifest.json", {key: value for key, value in manifest_of(parts).items() if key != "task"})
+    write_json(
+        tmp_path / "manifest.json", {key: value for key, value in manifest_of(parts).items() if key != "task"}
+    )
     with pytest.raises(UserError, match="found nothing as 'task'"):
         open_manifest(tmp_path)
 

@@ -18,7 +18,12 @@ def test_a_part_is_there_when_it_is_whole(tmp_path):
     parts = begun(tmp_path)
     for number in range(4):
         parts.put(number, b"abcd" * number, count=number)
-    assert parts.get(3)[0] == b"abcdabcdabcd" and parts.get(3)[1]["count"] == 3 and parts.get(0)[0] == b"" and parts.get(4) is None
+    assert (
+        parts.get(3)[0] == b"abcdabcdabcd"
+        and parts.get(3)[1]["count"] == 3
+        and parts.get(0)[0] == b""
+        and parts.get(4) is None
+    )
     folder = parts.folder
     (folder / "train.of_record-3").write_bytes(b"abcdabcdabce")
     (folder / "train.of_record-2").write_bytes(b"abcd")
@@ -50,7 +55,10 @@ def test_what_is_closed_or_removed_leaves_no_trace(tmp_path):
 
 def test_windows_cut_blocks_and_lose_nothing():
     """Blocks of 5, 2 and 0 records in windows of 2: 2, 2, 1, 2, in order."""
-    blocks = [{"input_mask": np.ones((n, 3)), "idxs": np.arange(start, start + n)} for start, n in ((0, 5), (5, 2), (7, 0))]
+    blocks = [
+        {"input_mask": np.ones((n, 3)), "idxs": np.arange(start, start + n)}
+        for start, n in ((0, 5), (5, 2), (7, 0))
+    ]
     pieces = list(windows(blocks, 2))
     assert [len(piece["input_mask"]) for piece in pieces] == [2, 2, 1, 2]
     assert np.concatenate([piece["idxs"] for piece in pieces]).tolist() == list(range(7))

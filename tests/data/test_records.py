@@ -36,8 +36,13 @@ from util import UserError, load_oneflow, sha256, write_json
 T, WORDS = 8, "good bad book film a very . phone".split()
 TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films", "phones"))
 PAIRS = Task("pairs", ("text", "other"), "domain", "label", ("up", "down"), ("books", "films", "phones"))
-ROWS = [("good book", 0, 0), ("a very very very bad film .", 1, 1), ("phone", 2, 0), ("a good film unknownword", 1, 0),
-        ("bad phone .", 2, 1)]
+ROWS = [
+    ("good book", 0, 0),
+    ("a very very very bad film .", 1, 1),
+    ("phone", 2, 0),
+    ("a good film unknownword", 1, 0),
+    ("bad phone .", 2, 1),
+]
 
 
 @pytest.fixture
@@ -51,7 +56,10 @@ def make_tokenizer(path, words):
 
 
 def write_rows(folder, rows=ROWS, task=TASK, split="train", end="\n"):
-    lines = ["\t".join(task.columns), *("\t".join((*texts, task.domains[k], task.labels[m])) for *texts, k, m in rows)]
+    lines = [
+        "\t".join(task.columns),
+        *("\t".join((*texts, task.domains[k], task.labels[m])) for *texts, k, m in rows),
+    ]
     (folder / f"{split}.tsv").write_bytes((end.join(lines) + end).encode())
 
 
@@ -73,15 +81,25 @@ def test_a_row_becomes_a_record(made):
     """The records hold the tokens, domain, label and number of each row, and the manifest counts them."""
     records = Records(made[1], "train")
     arrays, vocab = records.arrays(), dict(zip(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS], range(12)))
-    expected = [["[CLS]", *text.replace("unknownword", "[UNK]").split()[:T - 2], "[SEP]"] for text, _, _ in ROWS]
+    expected = [
+        ["[CLS]", *text.replace("unknownword", "[UNK]").split()[: T - 2], "[SEP]"] for text, _, _ in ROWS
+    ]
     for i, (words, (_, domain, label)) in enumerate(zip(expected, ROWS)):
         assert arrays["input_ids"][i].tolist() == [vocab[word] for word in words] + [0] * (T - len(words))
         assert arrays["input_mask"][i].tolist() == [1] * len(words) + [0] * (T - len(words))
         assert (arrays["domain"][i], arrays["label"][i], arrays["idxs"][i]) == (domain, label, i)
     assert arrays["weights"].tolist() == [0, 0.25, 0.5, 0.75, 1] and not arrays["segment_ids"].any()
-    assert arrays["input_ids"].dtype == np.int32 and arrays["weights"].dtype == np.float32 and arrays["weights"].shape == (5,)
+    assert (
+        arrays["input_ids"].dtype == np.int32
+        and arrays["weights"].dtype == np.float32
+        and arrays["weights"].shape == (5,)
+    )
     assert (len(records), records.cut, records.scores, records.seq_length) == (5, 1, {"encoder": "e"}, T)
-    assert records.counts == {"books": {"up": 1, "down": 0}, "films": {"up": 1, "down": 1}, "phones": {"up": 1, "down": 1}}
+    assert records.counts == {
+        "books": {"up": 1, "down": 0},
+        "films": {"up": 1, "down": 1},
+        "phones": {"up": 1, "down": 1},
+    }
     assert records.tsv_sha256 == sha256(made[0] / "train.tsv") and records.vocab_size == 12
 
 
@@ -96,11 +114,15 @@ def test_pairs_have_two_segments(tmp_path, tokenizer):
 def test_oneflow_reads_records(made):
     """OneFlow's own reader and decoder read every key of the records to the same values."""
     flow, records = load_oneflow(), Records(made[1], "train")
-    reader = flow.nn.OFRecordReader(str(made[1]), batch_size=5, data_part_num=3, part_name_prefix="train.of_record-")
+    reader = flow.nn.OFRecordReader(
+        str(made[1]), batch_size=5, data_part_num=3, part_name_prefix="train.of_record-"
+    )
     batch, arrays = reader(), records.arrays()
     for key, (kind, length) in record_schema(T).items():
         found = flow.nn.OFRecordRawDecoder(key, shape=(length,), dtype=getattr(flow, kind))(batch).numpy()
-        assert found.dtype == arrays[key].dtype and np.array_equal(found.reshape(arrays[key].shape), arrays[key])
+        assert found.dtype == arrays[key].dtype and np.array_equal(
+            found.reshape(arrays[key].shape), arrays[key]
+        )
 
 
 def test_twice_the_same_bytes(made, tmp_path):
@@ -146,7 +168,9 @@ def test_limits(made):
     whole = records.arrays()
     assert [len(block["idxs"]) for block in records.blocks()] == [2, 2, 1]
     for limit in range(1, 6):
-        assert all(np.array_equal(values, whole[key][:limit]) for key, values in records.arrays(limit).items())
+        assert all(
+            np.array_equal(values, whole[key][:limit]) for key, values in records.arrays(limit).items()
+        )
     with pytest.raises(UserError, match="found 5 records, expected at least 6"):
         records.arrays(6)
 
@@ -208,9 +232,14 @@ def test_parts_cut_swapped_missing_and_linked(made):
     whole = everything(folder)
     first, second = whole["train.of_record-0"], whole["train.of_record-1"]
     length = 8 + int.from_bytes(first[:8], "little")
-    faults = [{"train.of_record-0": first[:length]}, {"train.of_record-0": first + first[:length]}, {"train.of_record-1": b""},
-              {"train.of_record-0": second, "train.of_record-1": first}, {"train.of_record-2": None},
-              {"train.of_record-3": first}]
+    faults = [
+        {"train.of_record-0": first[:length]},
+        {"train.of_record-0": first + first[:length]},
+        {"train.of_record-1": b""},
+        {"train.of_record-0": second, "train.of_record-1": first},
+        {"train.of_record-2": None},
+        {"train.of_record-3": first},
+    ]
     for fault in faults:
         for name, data in fault.items():
             (folder / name).unlink(missing_ok=True)
@@ -229,19 +258,25 @@ def test_parts_cut_swapped_missing_and_linked(made):
         Records(folder, "train")
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"format": "meta-kd-records-2"}, "found format 'meta-kd-records-2', expected 'meta-kd-records-1'"),
-    ({"split": "dev"}, "found split 'dev', expected 'train'"),
-    ({"seq_length": "8"}, "as 'seq_length', expected a count"),
-    ({"labels": ["up", "up"]}, "as 'labels', expected a list of different names"),
-    ({"labels": ["up"]}, "counts per domain and class"),
-    ({"domains": []}, "as 'domains'"),
-    ({"counts": {}}, "counts per domain and class"),
-    ({"counts": {"books": {"up": 5, "down": 0}, "films": {}, "phones": 3}}, "counts per domain and class"),
-    ({"do_lower_case": 1}, "as 'do_lower_case', expected true or false"),
-    ({"vocab_sha256": "abc"}, "as 'vocab_sha256', expected a SHA-256"),
-    ({"scores": []}, "as 'scores', expected an object or null"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"format": "meta-kd-records-2"}, "found format 'meta-kd-records-2', expected 'meta-kd-records-1'"),
+        ({"split": "dev"}, "found split 'dev', expected 'train'"),
+        ({"seq_length": "8"}, "as 'seq_length', expected a count"),
+        ({"labels": ["up", "up"]}, "as 'labels', expected a list of different names"),
+        ({"labels": ["up"]}, "counts per domain and class"),
+        ({"domains": []}, "as 'domains'"),
+        ({"counts": {}}, "counts per domain and class"),
+        (
+            {"counts": {"books": {"up": 5, "down": 0}, "films": {}, "phones": 3}},
+            "counts per domain and class",
+        ),
+        ({"do_lower_case": 1}, "as 'do_lower_case', expected true or false"),
+        ({"vocab_sha256": "abc"}, "as 'vocab_sha256', expected a SHA-256"),
+        ({"scores": []}, "as 'scores', expected an object or null"),
+    ],
+)
 def test_manifest_of_other_kinds(made, change, words):
     """A manifest of another version, or with a key of another kind, is told with what was expected."""
     manifest = json.loads((made[1] / "manifest.json").read_text())
@@ -254,8 +289,14 @@ def test_wrong_values_of_every_key_of_the_manifest(made):
     """Each key, in parts and counts too, with each kind of wrong value, or lacking: told on one line, or the same arrays."""
     path, whole = made[1] / "manifest.json", Records(made[1], "train").arrays()
     manifest = json.loads(path.read_text())
-    places = [*((key,) for key in manifest), *(("parts", 1, key) for key in manifest["parts"][1]), ("counts", "films"), ("counts", "films", "up"),
-              ("labels", 0), ("parts", 0)]
+    places = [
+        *((key,) for key in manifest),
+        *(("parts", 1, key) for key in manifest["parts"][1]),
+        ("counts", "films"),
+        ("counts", "films", "up"),
+        ("labels", 0),
+        ("parts", 0),
+    ]
     for place in places:
         for wrong in (*WRONG, KeyError):
             path.write_text(json.dumps(with_value(manifest, place, wrong)))
@@ -287,7 +328,9 @@ def test_200_flipped_bits_of_a_large_part_are_told(tmp_path, tokenizer):
         write_json(tmp_path / "train" / "manifest.json", {**records.manifest, "parts": [part]})
         try:
             arrays = Records(tmp_path / "train", "train").arrays()
-            assert 0 <= arrays["input_ids"].min() <= arrays["input_ids"].max() < 12 and set(np.unique(arrays["label"])) <= {0, 1}
+            assert 0 <= arrays["input_ids"].min() <= arrays["input_ids"].max() < 12 and set(
+                np.unique(arrays["label"])
+            ) <= {0, 1}
         except UserError as error:
             told += STAGE_1 in str(error)
     assert told
@@ -304,26 +347,33 @@ def test_parts_of_another_split_are_told(made):
     with pytest.raises(UserError, match=f"train.of_record-0: found .*{STAGE_1}"):
         Records(folder, "train")
     for name in dev:
-        (folder / name.replace("dev", "train")).write_bytes(dev[name].replace(b"dev.of_record", b"train.of_record"))
+        (folder / name.replace("dev", "train")).write_bytes(
+            dev[name].replace(b"dev.of_record", b"train.of_record")
+        )
     with pytest.raises(UserError, match=f"found split 'dev', expected 'train': {STAGE_1}"):
         Records(folder, "train")
 
 
-@pytest.mark.parametrize("key, value, words", [
-    ("idxs", 7, "idxs that do not count up from 0"),
-    ("domain", 3, "a domain that is not in 0..2"),
-    ("label", -1, "a label that is not in 0..1"),
-    ("input_ids", [2, 12, 3, 0, 0, 0, 0, 0], "a token that is not in 0..11"),
-    ("input_mask", [1, 1, 0, 1, 0, 0, 0, 0], "a mask that is not ones and then zeros"),
-    ("input_mask", [1, 1, 0, 0, 0, 0, 0, 0], "a record of fewer than 3 tokens"),
-    ("segment_ids", [0, 0, 2, 0, 0, 0, 0, 0], "a segment that is neither 0 nor 1"),
-    ("weights", np.inf, "a score that is not finite"),
-])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("idxs", 7, "idxs that do not count up from 0"),
+        ("domain", 3, "a domain that is not in 0..2"),
+        ("label", -1, "a label that is not in 0..1"),
+        ("input_ids", [2, 12, 3, 0, 0, 0, 0, 0], "a token that is not in 0..11"),
+        ("input_mask", [1, 1, 0, 1, 0, 0, 0, 0], "a mask that is not ones and then zeros"),
+        ("input_mask", [1, 1, 0, 0, 0, 0, 0, 0], "a record of fewer than 3 tokens"),
+        ("segment_ids", [0, 0, 2, 0, 0, 0, 0, 0], "a segment that is neither 0 nor 1"),
+        ("weights", np.inf, "a score that is not finite"),
+    ],
+)
 def test_values_that_would_break_the_engine(made, key, value, words):
     """Whole files whose values are out of range are told before any array is handed out."""
     _, folder, _ = made
     records = Records(folder, "train")
-    rows = [row for part in records.parts for row in read_part(folder / part["file"], record_schema(T), "", part)]
+    rows = [
+        row for part in records.parts for row in read_part(folder / part["file"], record_schema(T), "", part)
+    ]
     rows[1][key] = value
     parts = write_parts(folder, "train", rows, record_schema(T), 2)
     write_json(folder / "manifest.json", {**records.manifest, "parts": parts})
@@ -352,13 +402,15 @@ def test_a_killed_writer_leaves_what_was_there(made):
     """SIGKILL in the middle of writing leaves the previous records, and the next writer is not disturbed."""
     _, folder, arguments = made
     before = everything(folder)
-    program = ("import os, signal, sys; from data.store.records import Records, write_records\n"
-               "records = Records(sys.argv[1], 'train')\n"
-               "def rows():\n"
-               "    block = records.arrays()\n"
-               "    yield {key: values[0] for key, values in block.items()}\n"
-               "    os.kill(os.getpid(), signal.SIGKILL)\n"
-               "write_records(sys.argv[1], 'train', rows(), records.manifest)\n")
+    program = (
+        "import os, signal, sys; from data.store.records import Records, write_records\n"
+        "records = Records(sys.argv[1], 'train')\n"
+        "def rows():\n"
+        "    block = records.arrays()\n"
+        "    yield {key: values[0] for key, values in block.items()}\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_records(sys.argv[1], 'train', rows(), records.manifest)\n"
+    )
     done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     assert everything(folder) == before and len(os.listdir(folder.parent)) == 2
@@ -383,7 +435,9 @@ def test_resave_follows_a_tsv_that_gives_the_same_records(made, tokenizer):
     task = replace(TASK, labels=("yes", "no"))
     before = everything(folder)
     write_rows(data_dir, task=task, end="\r\n")
-    with pytest.raises(UserError, match="found records made with labels .*up.*expected .*yes.*--resave_ofrecord"):
+    with pytest.raises(
+        UserError, match="found records made with labels .*up.*expected .*yes.*--resave_ofrecord"
+    ):
         check_fits(Records(folder, "train"), task, T, tokenizer, data_dir / "train.tsv")
     records = resave(task, *arguments[1:])
     check_fits(records, task, T, tokenizer, data_dir / "train.tsv")
@@ -418,7 +472,10 @@ def test_resave_without_need_of_scores_writes(made):
     data_dir, folder, arguments = made
     assert resave(*arguments, scored=False).scores == {"encoder": "e"}
     (folder / "train.of_record-0").write_bytes(b"")
-    assert resave(*arguments, scored=False, part_size=1).scores is None and len(Records(folder, "train").parts) == 5
+    assert (
+        resave(*arguments, scored=False, part_size=1).scores is None
+        and len(Records(folder, "train").parts) == 5
+    )
     write_rows(data_dir, ROWS[:3])
     assert len(resave(*arguments, scored=False)) == 3
 
@@ -430,13 +487,18 @@ def test_stale_records_are_told(made, tmp_path):
     check_fits(records, TASK, T, tokenizer, tsv)
     other_case = FullTokenizer(tmp_path / "vocab.txt", do_lower_case=False)
     other_words = make_tokenizer(tmp_path / "other.txt", WORDS[::-1])
-    faults = [(TASK, 16, tokenizer, "seq_length 8, expected 16"), (TASK, T, other_words, "vocab_sha256 .{12}[.]{3}, expected"),
-              (TASK, T, other_case, "do_lower_case True, expected False"),
-              (replace(TASK, name="other"), T, tokenizer, "task 'tiny', expected 'other'"),
-              (replace(TASK, labels=("down", "up")), T, tokenizer, "labels"),
-              (replace(TASK, domains=("books", "films")), T, tokenizer, "domains")]
+    faults = [
+        (TASK, 16, tokenizer, "seq_length 8, expected 16"),
+        (TASK, T, other_words, "vocab_sha256 .{12}[.]{3}, expected"),
+        (TASK, T, other_case, "do_lower_case True, expected False"),
+        (replace(TASK, name="other"), T, tokenizer, "task 'tiny', expected 'other'"),
+        (replace(TASK, labels=("down", "up")), T, tokenizer, "labels"),
+        (replace(TASK, domains=("books", "films")), T, tokenizer, "domains"),
+    ]
     for task, seq_length, wordpieces, words in faults:
-        with pytest.raises(UserError, match=f"found records made with {words}.*run preprocess.py with --resave_ofrecord"):
+        with pytest.raises(
+            UserError, match=f"found records made with {words}.*run preprocess.py with --resave_ofrecord"
+        ):
             check_fits(records, task, seq_length, wordpieces, tsv)
     write_rows(data_dir, ROWS[:-1])
     with pytest.raises(UserError, match="found records made with tsv_sha256"):
@@ -449,4 +511,7 @@ def test_stale_records_are_told(made, tmp_path):
 def test_the_facts_of_the_source(made):
     """`source_facts` holds exactly the keys that the manifest promises of where records come from."""
     facts = source_facts(TASK, made[0] / "train.tsv", "train", made[2][4], T)
-    assert facts.keys() == module.SOURCE_TYPES.keys() and facts.items() <= Records(made[1], "train").manifest.items()
+    assert (
+        facts.keys() == module.SOURCE_TYPES.keys()
+        and facts.items() <= Records(made[1], "train").manifest.items()
+    )

@@ -67,7 +67,10 @@ def test_columns_may_come_in_any_order(tmp_path):
 def test_bytes_of_windows_and_missing_last_line_end_change_nothing(tmp_path):
     """A byte-order mark, CRLF and a last line without its end give the same examples."""
     plain = read(tmp_path, HEADER + b"a b\tbooks\tup\nc\tfilms\tdown\n")
-    assert read(tmp_path, b"\xef\xbb\xbf" + (HEADER + b"a b\tbooks\tup\nc\tfilms\tdown").replace(b"\n", b"\r\n")) == plain
+    assert (
+        read(tmp_path, b"\xef\xbb\xbf" + (HEADER + b"a b\tbooks\tup\nc\tfilms\tdown").replace(b"\n", b"\r\n"))
+        == plain
+    )
 
 
 def test_fields_are_taken_as_they_stand(tmp_path):
@@ -86,49 +89,64 @@ def test_rows_come_one_at_a_time(tmp_path):
         next(examples)
 
 
-@pytest.mark.parametrize("content, sentence", [
-    (b"", "the file is empty"),
-    (HEADER, "found a header and no examples"),
-    (b"text\tlabel\n", ":1: found 'text', 'label', expected a header with the columns text, domain, label"),
-    (b"text\tdomain\tlabel\textra\n", ":1: found 'text', 'domain', 'label', 'extra'"),
-    (b"text\ttext\tlabel\n", ":1: found 'text', 'text', 'label'"),
-    (b"text,domain,label\n", ":1: found 'text,domain,label'"),
-    (HEADER + b"a\tbooks\tup\nb\tbooks\n", ":3: found 2 column(s), expected 3"),
-    (HEADER + b"a\tb\tbooks\tup\n", ":2: found 4 column(s), expected 3"),
-    (HEADER + b"a\tbooks\tup\n\n", ":3: found 1 column(s), expected 3"),
-    (HEADER + b"a\tbooks\tUp\n", ":2: found label 'Up', expected one of up, down"),
-    (HEADER + b"a\tmusic\tup\n", ":2: found domain 'music', expected one of books, films"),
-    (HEADER + b"ok\tbooks\tup\ncaf\xe9\tbooks\tup\n", ":3: found byte 0xe9 at position 3 of the line, expected UTF-8"),
-    (b"t\xe9xt\tdomain\tlabel\n", ":1: found byte 0xe9"),
-    (HEADER + b"a\0b\tbooks\tup\n", ":2: found a NUL character"),
-    (HEADER + b"\tbooks\tup\n", ":2: found an empty 'text'"),
-    (HEADER + " \u00a0 \tbooks\tup\n".encode(), ":2: found an empty 'text'"),
-])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"", "the file is empty"),
+        (HEADER, "found a header and no examples"),
+        (
+            b"text\tlabel\n",
+            ":1: found 'text', 'label', expected a header with the columns text, domain, label",
+        ),
+        (b"text\tdomain\tlabel\textra\n", ":1: found 'text', 'domain', 'label', 'extra'"),
+        (b"text\ttext\tlabel\n", ":1: found 'text', 'text', 'label'"),
+        (b"text,domain,label\n", ":1: found 'text,domain,label'"),
+        (HEADER + b"a\tbooks\tup\nb\tbooks\n", ":3: found 2 column(s), expected 3"),
+        (HEADER + b"a\tb\tbooks\tup\n", ":2: found 4 column(s), expected 3"),
+        (HEADER + b"a\tbooks\tup\n\n", ":3: found 1 column(s), expected 3"),
+        (HEADER + b"a\tbooks\tUp\n", ":2: found label 'Up', expected one of up, down"),
+        (HEADER + b"a\tmusic\tup\n", ":2: found domain 'music', expected one of books, films"),
+        (
+            HEADER + b"ok\tbooks\tup\ncaf\xe9\tbooks\tup\n",
+            ":3: found byte 0xe9 at position 3 of the line, expected UTF-8",
+        ),
+        (b"t\xe9xt\tdomain\tlabel\n", ":1: found byte 0xe9"),
+        (HEADER + b"a\0b\tbooks\tup\n", ":2: found a NUL character"),
+        (HEADER + b"\tbooks\tup\n", ":2: found an empty 'text'"),
+        (HEADER + " \u00a0 \tbooks\tup\n".encode(), ":2: found an empty 'text'"),
+    ],
+)
 def test_faults_of_a_file_are_told_with_their_line(tmp_path, content, sentence):
     """Each fault is a UserError that names file, line and what was expected."""
     assert sentence in refused(tmp_path, content)
 
 
-@pytest.mark.parametrize("content, sentence", [
-    (b"\xef\xbb\xbf", ":1: found '', expected a header"),
-    (b"\n", ":1: found '', expected a header"),
-    (b"a\tbooks\tup\nb\tfilms\tdown\n", ":1: found 'a', 'books', 'up', expected a header"),  # no header
-    (HEADER.decode().encode("utf-16"), ":1: found byte 0xff at position 0"),
-    (HEADER.decode().encode("utf-16-le"), ":1: found a NUL character"),
-    (HEADER[:-1] + b"\r" + b"a\tbooks\tup\r", ":1: found 'text', 'domain', 'label\\ra'"),  # line ends of a Mac of the last century
-    (b'"text"\t"domain"\t"label"\n', ":1: found '\"text\"'"),
-    (HEADER + b'"two\nlines"\tbooks\tup\n', ":2: found 1 column(s)"),
-    (HEADER + b'a\tbooks\t"up"\n', ":2: found label '\"up\"'"),
-    (HEADER + b"a\tbooks\t\xef\xbb\xbfup\n", ":2: found label '\\ufeffup'"),
-    (HEADER + b"a\tbooks\tup \n", ":2: found label 'up '"),
-    (HEADER + b"\xed\xa0\x80\tbooks\tup\n", ":2: found byte 0xed"),  # half a surrogate pair
-    (HEADER + b"a\tbooks\tup\n\xf0\x9f\x91", ":3: found byte 0xf0"),  # cut inside a character
-    (HEADER + b"a\tbooks\tup" + b"\t" * 10 ** 6 + b"\n", ":2: found 1000003 column(s)"),
-    (b"x" * 10 ** 6 + b"\n", ":1: found 'xxx"),
-    (HEADER + b"a\tbooks\t" + b"x" * 10 ** 6 + b"\n", ":2: found label 'xxx"),
-    (b"\0" * 10 ** 6, ":1: found a NUL character"),
-    (HEADER + b" " * 10 ** 6 + b"\tbooks\tup\n", ":2: found an empty 'text'"),
-])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"\xef\xbb\xbf", ":1: found '', expected a header"),
+        (b"\n", ":1: found '', expected a header"),
+        (b"a\tbooks\tup\nb\tfilms\tdown\n", ":1: found 'a', 'books', 'up', expected a header"),  # no header
+        (HEADER.decode().encode("utf-16"), ":1: found byte 0xff at position 0"),
+        (HEADER.decode().encode("utf-16-le"), ":1: found a NUL character"),
+        (
+            HEADER[:-1] + b"\r" + b"a\tbooks\tup\r",
+            ":1: found 'text', 'domain', 'label\\ra'",
+        ),  # line ends of a Mac of the last century
+        (b'"text"\t"domain"\t"label"\n', ":1: found '\"text\"'"),
+        (HEADER + b'"two\nlines"\tbooks\tup\n', ":2: found 1 column(s)"),
+        (HEADER + b'a\tbooks\t"up"\n', ":2: found label '\"up\"'"),
+        (HEADER + b"a\tbooks\t\xef\xbb\xbfup\n", ":2: found label '\\ufeffup'"),
+        (HEADER + b"a\tbooks\tup \n", ":2: found label 'up '"),
+        (HEADER + b"\xed\xa0\x80\tbooks\tup\n", ":2: found byte 0xed"),  # half a surrogate pair
+        (HEADER + b"a\tbooks\tup\n\xf0\x9f\x91", ":3: found byte 0xf0"),  # cut inside a character
+        (HEADER + b"a\tbooks\tup" + b"\t" * 10**6 + b"\n", ":2: found 1000003 column(s)"),
+        (b"x" * 10**6 + b"\n", ":1: found 'xxx"),
+        (HEADER + b"a\tbooks\t" + b"x" * 10**6 + b"\n", ":2: found label 'xxx"),
+        (b"\0" * 10**6, ":1: found a NUL character"),
+        (HEADER + b" " * 10**6 + b"\tbooks\tup\n", ":2: found an empty 'text'"),
+    ],
+)
 def test_files_that_are_something_else_are_told_in_a_short_sentence(tmp_path, content, sentence):
     """Other encodings, line ends and quotings, no header, a line of a million characters: one line, and not a long one."""
     found = refused(tmp_path, content)
@@ -137,12 +155,14 @@ def test_files_that_are_something_else_are_told_in_a_short_sentence(tmp_path, co
 
 def test_a_line_of_a_million_characters_is_read(tmp_path):
     """Its length is no fault."""
-    assert len(read(tmp_path, HEADER + b"word " * 200_000 + b"\tbooks\tup\n")[0].text_a) == 10 ** 6
+    assert len(read(tmp_path, HEADER + b"word " * 200_000 + b"\tbooks\tup\n")[0].text_a) == 10**6
 
 
 def test_the_second_text_of_a_pair_may_not_be_empty(tmp_path):
     """The sentence names the column."""
-    assert ":2: found an empty 'answer'" in refused(tmp_path, b"question\tanswer\tdomain\tlabel\nwhy\t \tbooks\tup\n", PAIRS)
+    assert ":2: found an empty 'answer'" in refused(
+        tmp_path, b"question\tanswer\tdomain\tlabel\nwhy\t \tbooks\tup\n", PAIRS
+    )
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path):
@@ -157,8 +177,13 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path):
 
 def test_what_is_written_is_read_again(tmp_path):
     """Rows come back with their texts on one line, for one text and for two."""
-    write_tsv(TASK, tmp_path / "dev.tsv", [("two\n lines\tand \x1acontrol", "films", "down"), ("b", "books", "up")])
-    assert [example[:4] for example in read_examples(TASK, tmp_path / "dev.tsv")] == [("two lines and control", None, 1, 1), ("b", None, 0, 0)]
+    write_tsv(
+        TASK, tmp_path / "dev.tsv", [("two\n lines\tand \x1acontrol", "films", "down"), ("b", "books", "up")]
+    )
+    assert [example[:4] for example in read_examples(TASK, tmp_path / "dev.tsv")] == [
+        ("two lines and control", None, 1, 1),
+        ("b", None, 0, 0),
+    ]
     write_tsv(PAIRS, tmp_path / "dev.tsv", [(" q ", "a\r\nb", "films", "down")])
     assert [example[:4] for example in read_examples(PAIRS, tmp_path / "dev.tsv")] == [("q", "a b", 1, 1)]
 
@@ -177,9 +202,14 @@ def test_a_task_that_is_written_is_loaded_again(tmp_path):
     rows = [("a", "books", "up")]
     write_task(TASK, tmp_path / "new" / "tiny", {"train": rows, "dev": rows})
     assert load_task("tiny", tmp_path / "new" / "tiny") == TASK
-    assert [example.text_a for example in read_examples(TASK, split_path(tmp_path / "new" / "tiny", "dev"))] == ["a"]
+    assert [
+        example.text_a for example in read_examples(TASK, split_path(tmp_path / "new" / "tiny", "dev"))
+    ] == ["a"]
     write_task(BUILT_IN["senti"], tmp_path / "senti", {"train": [("a", "books", "positive")]})
-    assert not (tmp_path / "senti" / "task.json").exists() and load_task("senti", tmp_path / "senti") == BUILT_IN["senti"]
+    assert (
+        not (tmp_path / "senti" / "task.json").exists()
+        and load_task("senti", tmp_path / "senti") == BUILT_IN["senti"]
+    )
 
 
 def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path):
@@ -187,7 +217,11 @@ def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path):
     write_task(TASK, tmp_path, {split: [("old", "books", "up")] for split in ("train", "dev", "test")})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(RuntimeError):
-        write_task(TASK, tmp_path, {"train": [("new", "books", "up")], "dev": [("new", "books", "up")], "test": broken_rows()})
+        write_task(
+            TASK,
+            tmp_path,
+            {"train": [("new", "books", "up")], "dev": [("new", "books", "up")], "test": broken_rows()},
+        )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -210,13 +244,17 @@ def test_a_folder_without_description_is_told_by_its_header(tmp_path):
     rows = {"senti": [("a", "books", "positive")], "mnli": [("a", "b", "slate", "neutral")]}
     for name, task in BUILT_IN.items():
         write_task(task, tmp_path / name, {"train": rows[name]})
-        split_path(tmp_path / name, "train").write_bytes(b"\xef\xbb\xbf" + "\t".join(reversed(task.columns)).encode() + b"\r\n")
+        split_path(tmp_path / name, "train").write_bytes(
+            b"\xef\xbb\xbf" + "\t".join(reversed(task.columns)).encode() + b"\r\n"
+        )
     for name, task in BUILT_IN.items():
         for held in BUILT_IN:
             if held == name:
                 write_task(task, tmp_path / held, {"dev": rows[name]})
             else:
-                with pytest.raises(UserError, match=f"holds the data of task '{held}', expected '{name}' or none"):
+                with pytest.raises(
+                    UserError, match=f"holds the data of task '{held}', expected '{name}' or none"
+                ):
                     write_task(task, tmp_path / held, {"train": rows[name]})
     (tmp_path / "senti" / "train.tsv").write_text("my\tcolumns\n")
     with pytest.raises(UserError, match="holds the data of a task that is not described"):
@@ -235,7 +273,10 @@ def test_the_table_counts_every_domain_and_class():
     """Cells and sums agree with the rows."""
     table = count_table(TASK, {"dev": [("a", "books", "up"), ("b", "films", "up"), ("c", "films", "down")]})
     assert [line.split() for line in table.splitlines()[1:]] == [
-        ["dev", "books", "1", "0", "1"], ["dev", "films", "1", "1", "2"], ["dev", "all", "2", "1", "3"]]
+        ["dev", "books", "1", "0", "1"],
+        ["dev", "films", "1", "1", "2"],
+        ["dev", "all", "2", "1", "3"],
+    ]
 
 
 # ---------------------------------------------------------------------------------------- the task
@@ -248,24 +289,27 @@ def test_a_described_task_overrides_the_built_in_one(tmp_path):
     assert load_task("senti", tmp_path).domains == ("toys",)
 
 
-@pytest.mark.parametrize("changes, sentence", [
-    ({"name": "other"}, "describes task 'other', expected 'tiny'"),
-    ({"name": "../up"}, "expected letters, digits"),
-    ({"extra": 1}, "found the keys 'name', 'text', 'domain', 'label', 'labels', 'domains', 'extra'"),
-    ({"text": "text"}, "'text' is 'text', expected a list of 1 or 2 names"),
-    ({"text": ["a", "b", "c"]}, "expected a list of 1 or 2 names"),
-    ({"labels": ["up"]}, "expected a list of 2 or more names"),
-    ({"domains": []}, "expected a list of 1 or more names"),
-    ({"labels": ["up", "up"]}, "'labels' names 'up' twice"),
-    ({"labels": ["up", 2]}, "'labels' holds 2"),
-    ({"domains": ["a\tb"]}, "'domains' holds 'a\\tb'"),
-    ({"domains": [["a"]]}, "'domains' holds ['a']"),
-    ({"domain": ""}, "'domain' holds ''"),
-    ({"label": "text"}, "names 'text' twice"),
-    ({"extra\nline": 1}, "'extra\\nline'"),
-    ({"domains": ["books", "\ud800"]}, "not valid JSON"),
-    ({"domains": ["books", "x" * 101]}, "expected a name of up to 100 characters"),
-])
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"name": "other"}, "describes task 'other', expected 'tiny'"),
+        ({"name": "../up"}, "expected letters, digits"),
+        ({"extra": 1}, "found the keys 'name', 'text', 'domain', 'label', 'labels', 'domains', 'extra'"),
+        ({"text": "text"}, "'text' is 'text', expected a list of 1 or 2 names"),
+        ({"text": ["a", "b", "c"]}, "expected a list of 1 or 2 names"),
+        ({"labels": ["up"]}, "expected a list of 2 or more names"),
+        ({"domains": []}, "expected a list of 1 or more names"),
+        ({"labels": ["up", "up"]}, "'labels' names 'up' twice"),
+        ({"labels": ["up", 2]}, "'labels' holds 2"),
+        ({"domains": ["a\tb"]}, "'domains' holds 'a\\tb'"),
+        ({"domains": [["a"]]}, "'domains' holds ['a']"),
+        ({"domain": ""}, "'domain' holds ''"),
+        ({"label": "text"}, "names 'text' twice"),
+        ({"extra\nline": 1}, "'extra\\nline'"),
+        ({"domains": ["books", "\ud800"]}, "not valid JSON"),
+        ({"domains": ["books", "x" * 101]}, "expected a name of up to 100 characters"),
+    ],
+)
 def test_faults_of_a_description_are_told(tmp_path, changes, sentence):
     """Every fault of task.json is a UserError that names the file."""
     describe(tmp_path, **changes)
@@ -285,8 +329,14 @@ def test_what_is_not_there_is_told(tmp_path):
             load_task("tiny", tmp_path)
 
 
-@pytest.mark.parametrize("counts, sentence", [([[1, 0], [2, 0]], "class down"), ([[0, 0], [1, 2]], "domain books"),
-                                              (np.zeros((2, 2)), "domain books, films")])
+@pytest.mark.parametrize(
+    "counts, sentence",
+    [
+        ([[1, 0], [2, 0]], "class down"),
+        ([[0, 0], [1, 2]], "domain books"),
+        (np.zeros((2, 2)), "domain books, films"),
+    ],
+)
 def test_a_domain_or_class_without_examples_is_refused(counts, sentence):
     """A whole row or column of zeros is told by name; a single empty cell is no fault."""
     with pytest.raises(UserError, match=f"train.tsv: found no example of {sentence}"):
@@ -298,15 +348,25 @@ def resaved(folder, split, rows):
     """The line of the log about the records of a split with these rows, as stage 1 writes them."""
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     write_tsv(TASK, folder / f"{split}.tsv", rows)
-    return records_line(resave(TASK, folder, folder / "ofrecord" / split, split, tokenizer_for(folder), 8, scored=False))
+    return records_line(
+        resave(TASK, folder, folder / "ofrecord" / split, split, tokenizer_for(folder), 8, scored=False)
+    )
 
 
 def test_train_alone_needs_every_domain_and_class(tmp_path):
     """Train without a class or a domain is refused and no record is written; dev and test are taken, and the log says what is missing."""
-    for rows, missing in (([("a", "books", "up"), ("b", "films", "up")], "class down"), ([("a", "films", "down")], "domain books; class up")):
+    for rows, missing in (
+        ([("a", "books", "up"), ("b", "films", "up")], "class down"),
+        ([("a", "films", "down")], "domain books; class up"),
+    ):
         for split in ("dev", "test"):
-            assert resaved(tmp_path, split, rows) == f"{split}: {len(rows)} examples, 0 of them cut at 8 tokens; note: none of {missing}"
-        with pytest.raises(UserError, match=f"train.tsv: found no example of {missing}, expected some of each"):
+            assert (
+                resaved(tmp_path, split, rows)
+                == f"{split}: {len(rows)} examples, 0 of them cut at 8 tokens; note: none of {missing}"
+            )
+        with pytest.raises(
+            UserError, match=f"train.tsv: found no example of {missing}, expected some of each"
+        ):
             resaved(tmp_path, "train", rows)
         assert not (tmp_path / "ofrecord" / "train").exists()
     whole = [("a", "books", "up"), ("b", "films", "down")]
@@ -328,8 +388,13 @@ def test_wrong_values_of_every_key_of_a_description(tmp_path):
             try:
                 task = load_task("tiny", tmp_path)
             except UserError as error:
-                assert "task.json" in str(error) and len(str(error).splitlines()) == 1 and len(str(error)) < 800
+                assert (
+                    "task.json" in str(error) and len(str(error).splitlines()) == 1 and len(str(error)) < 800
+                )
             else:
                 accepted += 1
-                assert all(isinstance(name, str) and name == clean(name) for name in (*task.columns, *task.labels, *task.domains))
+                assert all(
+                    isinstance(name, str) and name == clean(name)
+                    for name in (*task.columns, *task.labels, *task.domains)
+                )
     assert accepted < 20

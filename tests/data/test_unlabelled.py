@@ -11,21 +11,42 @@ from data.store.knowledge import Knowledge
 from data.tasks import Task
 from data.unlabelled import read_texts, with_pseudo_labels
 
-TEXTS = ("the plot is great", "awful sound , dull film", "a very good knife", "it broke", "was the book fine ?")
+TEXTS = (
+    "the plot is great",
+    "awful sound , dull film",
+    "a very good knife",
+    "it broke",
+    "was the book fine ?",
+)
 
 
 def write(folder, domains=None, lines=TEXTS):
     rows = lines if domains is None else [f"{domain}\t{text}" for domain, text in zip(domains, lines)]
-    (folder / "more.tsv").write_text("\n".join(["review" if domains is None else "domain\treview", *rows]) + "\n", encoding="utf-8")
+    (folder / "more.tsv").write_text(
+        "\n".join(["review" if domains is None else "domain\treview", *rows]) + "\n", encoding="utf-8"
+    )
 
 
 def learn(sandbox, **more):
     """Stages 3 and 4 with the texts; returns the knowledge and the step lines of the student's run."""
     flags = stage_flags(sandbox)
-    outcome = call("meta_teacher_eval", sandbox, {**flags["meta_teacher_eval"], "knowledge_dir": "known", "unlabelled_file": "more.tsv"})
+    outcome = call(
+        "meta_teacher_eval",
+        sandbox,
+        {**flags["meta_teacher_eval"], "knowledge_dir": "known", "unlabelled_file": "more.tsv"},
+    )
     assert outcome.code == 0, outcome.err
-    outcome = call("meta_distill", sandbox, {**flags["meta_distill"], "knowledge_dir": "known", "unlabelled_file": "more.tsv",
-                                             "model_save_dir": "more", **more})
+    outcome = call(
+        "meta_distill",
+        sandbox,
+        {
+            **flags["meta_distill"],
+            "knowledge_dir": "known",
+            "unlabelled_file": "more.tsv",
+            "model_save_dir": "more",
+            **more,
+        },
+    )
     assert outcome.code == 0, outcome.err
     lines = [json.loads(line) for line in (sandbox / "more" / "metrics.jsonl").read_text().splitlines()]
     return Knowledge(sandbox / "known"), [line for line in lines if "dev" not in line]
@@ -38,7 +59,10 @@ def test_the_student_learns_from_them_too(sandbox, domains, kept):
     knowledge, steps = learn(sandbox)
     assert knowledge.idxs.tolist() == list(range(32 + kept))
     assert sum(line["examples"] for line in steps) == 2 * (32 + kept)
-    assert json.loads((best(sandbox / "more") / "meta.json").read_text())["unlabelled_sha256"] == knowledge.manifest["unlabelled_sha256"]
+    assert (
+        json.loads((best(sandbox / "more") / "meta.json").read_text())["unlabelled_sha256"]
+        == knowledge.manifest["unlabelled_sha256"]
+    )
 
 
 def test_texts_of_no_known_domain_are_described_and_with_one_domain_belong_to_it(sandbox):
@@ -62,8 +86,17 @@ def test_labels_are_the_teachers_and_scores_the_mean(sandbox):
     """The label that the teacher finds most probable; the prototype score, which needs a label, is the mean of the labelled ones'."""
     write(sandbox)
     knowledge, _ = learn(sandbox)
-    examples = {"input_ids": np.ones((3, 4), np.int32), "label": np.zeros(3, np.int32), "weights": np.array([0.1, 0.2, 0.6], np.float32)}
-    more = {"input_ids": np.ones((5, 4), np.int32), "label": np.zeros(5, np.int32), "weights": np.zeros(5, np.float32), "idxs": np.arange(32, 37)}
+    examples = {
+        "input_ids": np.ones((3, 4), np.int32),
+        "label": np.zeros(3, np.int32),
+        "weights": np.array([0.1, 0.2, 0.6], np.float32),
+    }
+    more = {
+        "input_ids": np.ones((5, 4), np.int32),
+        "label": np.zeros(5, np.int32),
+        "weights": np.zeros(5, np.float32),
+        "idxs": np.arange(32, 37),
+    }
     both = with_pseudo_labels({**examples, "idxs": np.arange(3)}, more, knowledge)
     expected = [item["logits"].argmax() for item in knowledge.read(np.arange(32, 37))]
     assert both["label"].tolist() == [0, 0, 0, *expected] and both["input_ids"].shape == (8, 4)
@@ -85,19 +118,36 @@ def test_the_same_texts_in_both_stages(sandbox):
     assert outcome.code == 2 and "other unlabelled texts" in outcome.err
     outcome = call("meta_distill", sandbox, flags)
     assert outcome.code == 2 and "unlabelled" in outcome.err
-    hard = {"hard_label_weight": 1, "soft_label_weight": 0, "attention_loss_weight": 0, "representation_loss_weight": 0, "transfer_loss_weight": 0}
+    hard = {
+        "hard_label_weight": 1,
+        "soft_label_weight": 0,
+        "attention_loss_weight": 0,
+        "representation_loss_weight": 0,
+        "transfer_loss_weight": 0,
+    }
     outcome = call("meta_distill", sandbox, {**flags, **hard})
     assert outcome.code == 2 and "no teacher to label" in outcome.err
 
 
-@pytest.mark.parametrize("content, words", [
-    ("review\tsentiment\na b\tpositive\n", "more.tsv:1: found 'review', 'sentiment'"), ("review\n", "no texts"),
-    ("review\n\n", "more.tsv:2: found no token"),
-    ("review\tdomain\na\tcars\n", "more.tsv:2: found domain 'cars'"), ("review\na\tb\n", "more.tsv:2: found 2 column(s)"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("review\tsentiment\na b\tpositive\n", "more.tsv:1: found 'review', 'sentiment'"),
+        ("review\n", "no texts"),
+        ("review\n\n", "more.tsv:2: found no token"),
+        ("review\tdomain\na\tcars\n", "more.tsv:2: found domain 'cars'"),
+        ("review\na\tb\n", "more.tsv:2: found 2 column(s)"),
+        (None, "cannot be read"),
+    ],
+)
 def test_faults_are_named_by_file_and_line(sandbox, content, words):
     """One sentence, exit code 2."""
     if content is not None:
         (sandbox / "more.tsv").write_text(content, encoding="utf-8")
-    flags = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "known", "unlabelled_file": "more.tsv"}
+    flags = {
+        **stage_flags(sandbox)["meta_teacher_eval"],
+        "knowledge_dir": "known",
+        "unlabelled_file": "more.tsv",
+    }
     outcome = call("meta_teacher_eval", sandbox, flags)
     assert outcome.code == 2 and words in outcome.err

@@ -37,16 +37,62 @@ from data.tasks import Task, load_task, read_examples, split_path
 from modeling.bert import BertConfig, init_weights
 from modeling.meta_kd.classifier import build_teacher
 from modeling.optimization import make_optimizer, restore_optimizer
-from modeling.snapshots.folder import check_fits_model, flow, load_weights, read_optimizer, save_snapshot, teacher_meta
+from modeling.snapshots.folder import (
+    check_fits_model,
+    flow,
+    load_weights,
+    read_optimizer,
+    save_snapshot,
+    teacher_meta,
+)
 from modeling.snapshots.manager import best_snapshot, load_initial_model
 from tokenization import FullTokenizer, encode, tokenizer_for
 
 LIMIT, ROOM = 5, 32 << 20  # seconds, bytes
 TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films"))
-ROWS = [("good book", 0, 0), ("a very very bad film .", 1, 1), ("phone \u00e9t\u00e9", 1, 0), ("a good film unknownword", 0, 1), ("bad .", 1, 1)]
+ROWS = [
+    ("good book", 0, 0),
+    ("a very very bad film .", 1, 1),
+    ("phone \u00e9t\u00e9", 1, 0),
+    ("a good film unknownword", 0, 1),
+    ("bad .", 1, 1),
+]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"good bad book film a very . phone ##s".split()]
-WRONG = [None, [], {}, "", "x", "a\nb", "../x", "/etc/passwd", "x\0", "y" * 500, True, False, -1, 0, 1, 0.5, -0.0, 2 ** 31, 2 ** 63, 10 ** 30,
-         -10 ** 30, 1e308, math.inf, -math.inf, math.nan, [[]], [{}], [1, 1], ["x", "x"], ["x", None], {"x": {"y": [None]}}, "\ud800", "\u2028"]
+WRONG = [
+    None,
+    [],
+    {},
+    "",
+    "x",
+    "a\nb",
+    "../x",
+    "/etc/passwd",
+    "x\0",
+    "y" * 500,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    0.5,
+    -0.0,
+    2**31,
+    2**63,
+    10**30,
+    -(10**30),
+    1e308,
+    math.inf,
+    -math.inf,
+    math.nan,
+    [[]],
+    [{}],
+    [1, 1],
+    ["x", "x"],
+    ["x", None],
+    {"x": {"y": [None]}},
+    "\ud800",
+    "\u2028",
+]
 
 # --------------------------------------------------------------------------------------- valid folders
 
@@ -56,41 +102,89 @@ def make_data(folder):
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
     write_json(folder / "task.json", dataclasses.asdict(TASK))
-    lines = ["\t".join(TASK.columns), *("\t".join((text, TASK.domains[k], TASK.labels[m])) for text, k, m in ROWS)]
+    lines = [
+        "\t".join(TASK.columns),
+        *("\t".join((text, TASK.domains[k], TASK.labels[m])) for text, k, m in ROWS),
+    ]
     split_path(folder, "train").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "strip_accents": None, "tokenizer_class": "BertTokenizer"})
+    write_json(
+        folder / "tokenizer_config.json",
+        {"do_lower_case": True, "strip_accents": None, "tokenizer_class": "BertTokenizer"},
+    )
 
 
 def make_records(folder, data):
     """Scored records of the data, in parts of two."""
-    with_scores(save(TASK, data, folder, "train", FullTokenizer(data / "vocab.txt"), 8, part_size=2), np.linspace(0, 1, len(ROWS)), {"by": "x"})
+    with_scores(
+        save(TASK, data, folder, "train", FullTokenizer(data / "vocab.txt"), 8, part_size=2),
+        np.linspace(0, 1, len(ROWS)),
+        {"by": "x"},
+    )
 
 
 def make_knowledge(folder):
     """Knowledge of five examples in two parts, each head and hidden states with it."""
     stream, width = np.random.default_rng(0), 4
-    facts = {"teacher_sha256": "a" * 64, "content_sha256": "b" * 64, "layers": [1, 2], "width": width, "attention_heads": 2,
-             "hidden_states": True, "domain_feature": True}
+    facts = {
+        "teacher_sha256": "a" * 64,
+        "content_sha256": "b" * 64,
+        "layers": [1, 2],
+        "width": width,
+        "attention_heads": 2,
+        "hidden_states": True,
+        "domain_feature": True,
+    }
     writer, (L, A, M) = KnowledgeWriter(folder, facts), (2, 2, 2)
     writer.begin()
     for number, rows in enumerate(([0, 1, 3], [4, 9])):
-        writer.write(number, [{
-            "idxs": i, "logits": stream.normal(size=M), "representation": stream.normal(size=width), "domain_feature": stream.normal(size=width),
-            "attention": stream.normal(size=(L, A, i + 3, i + 3)), "hidden": stream.normal(size=(L, i + 3, width))} for i in rows])
+        writer.write(
+            number,
+            [
+                {
+                    "idxs": i,
+                    "logits": stream.normal(size=M),
+                    "representation": stream.normal(size=width),
+                    "domain_feature": stream.normal(size=width),
+                    "attention": stream.normal(size=(L, A, i + 3, i + 3)),
+                    "hidden": stream.normal(size=(L, i + 3, width)),
+                }
+                for i in rows
+            ],
+        )
     writer.finish(2)
 
 
 def make_run(folder, data):
     """A run folder with best.json and a snapshot_last of a teacher one layer deep."""
-    config = BertConfig.from_dict({
-        "vocab_size": len(TOKENS), "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
-        "max_position_embeddings": 8, "type_vocab_size": 2})
+    config = BertConfig.from_dict(
+        {
+            "vocab_size": len(TOKENS),
+            "hidden_size": 4,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "max_position_embeddings": 8,
+            "type_vocab_size": 2,
+        }
+    )
     model = build_teacher(config, TASK, domain_head=True)
     init_weights(model, 0, 0.2)
-    moments = {f"{slot}.{name}": np.ones(parameter.shape, np.float32) for name, parameter in model.named_parameters()
-               for slot in ("exp_avg", "exp_avg_sq")}
-    meta = {"kind": "teacher", "task": "tiny", "labels": TASK.labels, "domains": TASK.domains, "step": 3, "domain_head": True,
-            "seen_domains": [0, 1], "flags": {"seed": 1}, "best": {"snapshot": "snapshot_last", "step": 3, "accuracy": 0.5}}
+    moments = {
+        f"{slot}.{name}": np.ones(parameter.shape, np.float32)
+        for name, parameter in model.named_parameters()
+        for slot in ("exp_avg", "exp_avg_sq")
+    }
+    meta = {
+        "kind": "teacher",
+        "task": "tiny",
+        "labels": TASK.labels,
+        "domains": TASK.domains,
+        "step": 3,
+        "domain_head": True,
+        "seen_domains": [0, 1],
+        "flags": {"seed": 1},
+        "best": {"snapshot": "snapshot_last", "step": 3, "accuracy": 0.5},
+    }
     save_snapshot(folder / "snapshot_last", model, FullTokenizer(data / "vocab.txt"), meta, optimizer=moments)
     write_json(folder / "best.json", {"snapshot": "snapshot_last", "step": 3})
 
@@ -118,7 +212,11 @@ def change_bytes(data, stream):
     stop = min(size, start + int(stream.integers(1, 2 + stream.choice([2, 16, size]))))
     kind = int(stream.integers(9))
     if kind <= 1 and start < size:
-        data[start] = data[start] ^ 1 << int(stream.integers(8)) if kind else int(stream.choice([0, 9, 10, 13, 34, 92, 127, 128, 195, 239, 255]))
+        data[start] = (
+            data[start] ^ 1 << int(stream.integers(8))
+            if kind
+            else int(stream.choice([0, 9, 10, 13, 34, 92, 127, 128, 195, 239, 255]))
+        )
     elif kind == 2:
         del data[start:stop]
     elif kind == 3:
@@ -133,7 +231,9 @@ def change_bytes(data, stream):
         place = int(stream.integers(len(data) + 1))
         data[place:place] = piece
     elif kind == 7:
-        data[start:start + 8] = struct.pack("<Q", int(stream.choice([0, 1, 7, 255, 2 ** 31, 2 ** 32 - 1, 2 ** 40, 2 ** 62])))
+        data[start : start + 8] = struct.pack(
+            "<Q", int(stream.choice([0, 1, 7, 255, 2**31, 2**32 - 1, 2**40, 2**62]))
+        )
     else:
         del data[start:]
     return bytes(data)
@@ -170,16 +270,20 @@ def change_safetensors(data, stream):
     """A safetensors file with its JSON head changed, the 8 bytes of its length made to fit, or with any bytes changed."""
     if stream.random() < 0.3:
         return change_bytes(data, stream)
-    length, = struct.unpack("<Q", data[:8])
-    head = change_json(data[8:8 + length], stream)
-    return struct.pack("<Q", len(head)) + head + data[8 + length:]
+    (length,) = struct.unpack("<Q", data[:8])
+    head = change_json(data[8 : 8 + length], stream)
+    return struct.pack("<Q", len(head)) + head + data[8 + length :]
 
 
 def change_values(data, stream):
     """A file of floats with 4 of its bytes, after the head, made NaN, infinite, huge or negative."""
     start = 8 + struct.unpack("<Q", data[:8])[0]
     place = start + 4 * int(stream.integers(max(1, (len(data) - start) // 4)))
-    return data[:place] + struct.pack("<f", stream.choice([np.nan, np.inf, -np.inf, -1.0, 3e38])) + data[place + 4:]
+    return (
+        data[:place]
+        + struct.pack("<f", stream.choice([np.nan, np.inf, -np.inf, -1.0, 3e38]))
+        + data[place + 4 :]
+    )
 
 
 def vouch_parts(folder):
@@ -213,7 +317,9 @@ def read_records(folder):
     records = Records(folder, "train")
     arrays = records.arrays()
     N, T = arrays["input_ids"].shape
-    assert N == len(records) and T == records.seq_length and set(arrays["input_mask"].ravel().tolist()) <= {0, 1}
+    assert (
+        N == len(records) and T == records.seq_length and set(arrays["input_mask"].ravel().tolist()) <= {0, 1}
+    )
     assert 0 <= arrays["input_ids"].min() <= arrays["input_ids"].max() < records.vocab_size
     assert arrays["label"].max() < len(records.labels) and arrays["domain"].max() < len(records.domains)
     assert records.scores is None or np.isfinite(arrays["weights"]).all()
@@ -225,7 +331,10 @@ def read_knowledge(folder):
         for item in knowledge.read(knowledge.idxs):
             n = item["attention"].shape[-1]
             assert item["representation"].shape == (knowledge.manifest["width"],)
-            assert item["attention"].shape[0] == len(knowledge.manifest["layers"]) and item["attention"].shape[-2] == n
+            assert (
+                item["attention"].shape[0] == len(knowledge.manifest["layers"])
+                and item["attention"].shape[-2] == n
+            )
             assert all(np.isfinite(array).all() for array in item.values())
 
 
@@ -234,14 +343,21 @@ def read_data(folder):
     task, tokenizer = load_task("tiny", folder), tokenizer_for(folder)
     for example in read_examples(task, split_path(folder, "train")):
         assert example.domain < len(task.domains) and example.label < len(task.labels)
-        assert 0 <= encode(tokenizer, example.text_a, example.text_b, 8).input_ids.max() < len(tokenizer.vocab)
+        assert (
+            0 <= encode(tokenizer, example.text_a, example.text_b, 8).input_ids.max() < len(tokenizer.vocab)
+        )
 
 
 def read_run(folder):
     """A snapshot as the stages read it, as a teacher and to go on from. Returns what puts it into a model."""
     best_snapshot(SimpleNamespace(folder=folder))
     path = folder / "snapshot_last"
-    folder = load_initial_model(SimpleNamespace(do_train=True, do_eval=True, resume_from=str(path)), TASK, str(path), "--model_load_dir")
+    folder = load_initial_model(
+        SimpleNamespace(do_train=True, do_eval=True, resume_from=str(path)),
+        TASK,
+        str(path),
+        "--model_load_dir",
+    )
     meta, tokenizer = teacher_meta(folder.meta, TASK, path), tokenizer_for(path)
     check_fits_model(folder, TASK, 8, tokenizer)
     moments = read_optimizer(path)
@@ -280,10 +396,22 @@ class Fuzzer:
         self.valid = place / kind
         make_data(place / "data") if not (place / "data").exists() else None
         if kind != "data":
-            makers = {"records": make_records, "knowledge": lambda folder, data: make_knowledge(folder), "run": make_run}
+            makers = {
+                "records": make_records,
+                "knowledge": lambda folder, data: make_knowledge(folder),
+                "run": make_run,
+            }
             makers[kind](self.valid, place / "data")
-        self.files = {str(path.relative_to(self.valid)): path.read_bytes() for path in self.valid.rglob("*") if path.is_file()}
-        self.changed = sorted(str(path.relative_to(self.valid)) for path in (self.valid / self.inner).glob(self.pattern) if path.is_file())
+        self.files = {
+            str(path.relative_to(self.valid)): path.read_bytes()
+            for path in self.valid.rglob("*")
+            if path.is_file()
+        }
+        self.changed = sorted(
+            str(path.relative_to(self.valid))
+            for path in (self.valid / self.inner).glob(self.pattern)
+            if path.is_file()
+        )
         if name == "snapshot":
             self.changed.append("best.json")
 
@@ -298,7 +426,9 @@ class Fuzzer:
                 change = change_json
             elif name.endswith(".safetensors"):
                 change = change_safetensors if stream.random() < 0.7 else change_values
-            with contextlib.suppress(ValueError, TypeError, struct.error, AttributeError, IndexError):  # what was broken before
+            with contextlib.suppress(
+                ValueError, TypeError, struct.error, AttributeError, IndexError
+            ):  # what was broken before
                 files[name] = change(files[name], stream)
         shutil.rmtree(self.folder, ignore_errors=True)
         for name, data in files.items():
@@ -321,7 +451,9 @@ class Fuzzer:
                 load()
         except UserError as error:
             peak = self._peak()
-            assert len(str(error).splitlines()) == 1 and len(str(error)) < 2000, f"a sentence of more than a line: {error!r:.300}"
+            assert len(str(error).splitlines()) == 1 and len(str(error)) < 2000, (
+                f"a sentence of more than a line: {error!r:.300}"
+            )
             refused = True
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -349,18 +481,29 @@ def main():
     parser.add_argument("--start", type=int, default=0, help="the number of the first case")
     args, run, faults = parser.parse_args(), Run(), 0
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))  # what C++ and Rust allocate is limited too
+    resource.setrlimit(
+        resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY)
+    )  # what C++ and Rust allocate is limited too
     for name in args.only:
         with tempfile.TemporaryDirectory() as place:
-            fuzzer, until, number, refused = Fuzzer(name, pathlib.Path(place)), time.monotonic() + 60 * args.minutes, args.start, 0
+            fuzzer, until, number, refused = (
+                Fuzzer(name, pathlib.Path(place)),
+                time.monotonic() + 60 * args.minutes,
+                args.start,
+                0,
+            )
             while time.monotonic() < until:
                 try:
                     refused += fuzzer.run(args.seed, number)
                 except Exception:
                     faults += 1
-                    run.log(f"{traceback.format_exc()}python3 -m tests.faults.fuzz --only {name} --seed {args.seed} --start {number}")
+                    run.log(
+                        f"{traceback.format_exc()}python3 -m tests.faults.fuzz --only {name} --seed {args.seed} --start {number}"
+                    )
                 number += 1
-            run.log(f"{name}: {number - args.start} cases in {args.minutes:g} minutes, {refused} refused, the rest read; {faults} faults so far")
+            run.log(
+                f"{name}: {number - args.start} cases in {args.minutes:g} minutes, {refused} refused, the rest read; {faults} faults so far"
+            )
     return faults > 0
 
 

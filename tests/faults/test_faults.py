@@ -39,14 +39,30 @@ from util import UserError, read_json
 
 SLOW = bool(os.environ.get("METAKD_SLOW"))
 SEED = int(os.environ.get("METAKD_SEED", 0))
-TWELVE = {"num_epochs": 3, "batch_size_per_device": 8}  # 32 examples: 12 steps; dev at each second, a snapshot at each third
-WRITTEN = {"preprocess": "data", "meta_teacher": "teacher", "meta_teacher_eval": "data", "meta_distill": "student"}
+TWELVE = {
+    "num_epochs": 3,
+    "batch_size_per_device": 8,
+}  # 32 examples: 12 steps; dev at each second, a snapshot at each third
+WRITTEN = {
+    "preprocess": "data",
+    "meta_teacher": "teacher",
+    "meta_teacher_eval": "data",
+    "meta_distill": "student",
+}
 TRAINING = ("meta_teacher", "meta_distill")
 slow = pytest.mark.slow
 
 # --------------------------------------------------------------------------------------- what is left
 
-EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree"}  # as Python's audit hooks name them
+EVENTS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.chmod",
+    "shutil.rmtree",
+}  # as Python's audit hooks name them
 _watcher = []
 
 
@@ -70,7 +86,7 @@ def watched(watch):
     def in_halves(arrays, path, **options):
         whole(arrays, path, **options)
         data = pathlib.Path(path).read_bytes()
-        pathlib.Path(path).write_bytes(data[:len(data) // 2])
+        pathlib.Path(path).write_bytes(data[: len(data) // 2])
         _audit("open", (str(path), "wb", 0))
         whole(arrays, path, **options)
 
@@ -85,7 +101,10 @@ def watched(watch):
 
 def state_of(folder):
     """The files below `folder`, {relative name: content}, None for a folder."""
-    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def restore(state, folder):
@@ -118,7 +137,11 @@ def folder_states(folder, work):
 
 def half_written(folder):
     """What stands below `folder` under a name that nothing whole has."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".lock" and not path.name.endswith(".lock"))
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob(".*")
+        if path.name != ".lock" and not path.name.endswith(".lock")
+    )
 
 
 def assert_whole(folder):
@@ -141,7 +164,12 @@ def assert_whole(folder):
 
 def assert_a_sentence(outcome, *words):
     """One line that begins with error:, exit code 2, no traceback."""
-    assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1 and "Traceback" not in outcome.out, outcome.err
+    assert (
+        outcome.code == 2
+        and outcome.err.startswith("error: ")
+        and outcome.err.count("\n") == 1
+        and "Traceback" not in outcome.out
+    ), outcome.err
     assert all(word in outcome.err for word in words), outcome.err
 
 
@@ -159,10 +187,17 @@ class Stage(NamedTuple):
 @pytest.fixture(scope="module")
 def story(tmp_path_factory, tiny_model, tiny_data):
     """The four stages, watched: (sandbox, {stage: Stage}). 12 steps in stages 2 and 4; parts of 8 examples in stages 1 and 3."""
-    folder, stages, size = lay_out(tmp_path_factory.mktemp("story"), tiny_model, tiny_data), {}, data.store.parts.windows.__defaults__
+    folder, stages, size = (
+        lay_out(tmp_path_factory.mktemp("story"), tiny_model, tiny_data),
+        {},
+        data.store.parts.windows.__defaults__,
+    )
     data.store.parts.windows.__defaults__ = (8,)
     for stage in STAGES:
-        flags, outcomes = {**stage_flags(folder, **TWELVE)[stage], **({"resume": True} if stage in TRAINING else {})}, []
+        flags, outcomes = (
+            {**stage_flags(folder, **TWELVE)[stage], **({"resume": True} if stage in TRAINING else {})},
+            [],
+        )
         states = folder_states(folder / WRITTEN[stage], lambda: outcomes.append(call(stage, folder, flags)))  # noqa: B023
         assert outcomes[0].code == 0, outcomes[0].err
         stages[stage] = Stage(flags, states, tree(folder / WRITTEN[stage]))
@@ -193,7 +228,9 @@ def test_a_kill_at_any_file_event_costs_nothing(story, copy, stage):
 
 
 @pytest.mark.parametrize("stage", TRAINING)
-@pytest.mark.parametrize("step", [pytest.param(step, marks=slow if step != 7 else ()) for step in range(1, 13)])  # each 3 s
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=slow if step != 7 else ()) for step in range(1, 13)]
+)  # each 3 s
 def test_a_kill_at_any_step_costs_nothing(story, copy, stage, step):
     """A real process that kills itself with SIGKILL when a step is logged; the same command ends with the golden files."""
     flags, folder = story[1][stage].flags, copy / WRITTEN[stage]
@@ -227,8 +264,14 @@ def assert_goes_on(story, copy, stage, note=None):
 
 def test_a_line_of_metrics_that_was_cut_is_written_again(story, copy):
     """A kill or a full disk in a line of metrics.jsonl, after its first byte and before its line end."""
-    folder, state = copy / "teacher", next(state for state in story[1]["meta_teacher"].states if "snapshot_last" in state
-                                           and state["metrics.jsonl"].count(b"\n") == 6)
+    folder, state = (
+        copy / "teacher",
+        next(
+            state
+            for state in story[1]["meta_teacher"].states
+            if "snapshot_last" in state and state["metrics.jsonl"].count(b"\n") == 6
+        ),
+    )
     lines = state["metrics.jsonl"].splitlines(keepends=True)
     for cut in (1, len(lines[-1]) - 1):
         restore({**state, "metrics.jsonl": b"".join(lines[:-1]) + lines[-1][:cut]}, folder)
@@ -245,7 +288,10 @@ def test_knowledge_is_replaced_at_once(story, copy):
         restore(state, folder)
         assert_whole(folder)
         outcome = call("meta_teacher_eval", copy, flags)
-        assert outcome.code == 0 and tree(folder) == whole and half_written(folder) == [], (number, outcome.err)
+        assert outcome.code == 0 and tree(folder) == whole and half_written(folder) == [], (
+            number,
+            outcome.err,
+        )
 
 
 # --------------------------------------------------------------------------------------- real signals at random moments
@@ -253,14 +299,24 @@ def test_knowledge_is_replaced_at_once(story, copy):
 
 def start(folder, stage, flags, **options):
     """A stage as a process of its own, started and no more; parts of 8 examples, as in the golden run."""
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{stage}.py'; import data.store.parts; "
-               f"data.store.parts.windows.__defaults__ = (8,); import {stage}; {stage}.main()")
-    return subprocess.Popen([sys.executable, "-c", program, *words(flags)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, **options)
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{stage}.py'; import data.store.parts; "
+        f"data.store.parts.windows.__defaults__ = (8,); import {stage}; {stage}.main()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *words(flags)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("round", [pytest.param(round, marks=slow if round > 3 else ()) for round in range(20)])  # each 4 s
+@pytest.mark.parametrize(
+    "round", [pytest.param(round, marks=slow if round > 3 else ()) for round in range(20)]
+)  # each 4 s
 def test_signals_at_random_moments_cost_nothing(story, copy, number, round):
     """Each stage in turn, stopped once to three times in a row at moments that a seed draws; SIGTERM leaves a sentence, or nothing half-written."""
     stage, stream = STAGES[round % 4], random.Random(f"{SEED} {round} {number}")
@@ -271,9 +327,16 @@ def test_signals_at_random_moments_cost_nothing(story, copy, number, round):
         time.sleep(stream.uniform(0.5, 3.5 if stage in TRAINING else 1.8))
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-        assert process.returncode in (0, -number) or process.returncode == 130 and err.startswith("stopped by SIGTERM") and number == signal.SIGTERM
+        assert (
+            process.returncode in (0, -number)
+            or process.returncode == 130
+            and err.startswith("stopped by SIGTERM")
+            and number == signal.SIGTERM
+        )
         assert "Traceback" not in err, (note, err)
-        assert number == signal.SIGKILL or stage not in TRAINING or not half_written(folder), note  # stages 1 and 3 keep parts to go on with
+        assert number == signal.SIGKILL or stage not in TRAINING or not half_written(folder), (
+            note
+        )  # stages 1 and 3 keep parts to go on with
         assert_whole(folder)
     assert_goes_on(story, copy, stage, note)
 
@@ -301,7 +364,10 @@ class Weights:
         self.arrays = {name: np.full_like(array, value) for name, array in read_model(folder).arrays.items()}
 
     def named_parameters(self):
-        return [(name, types.SimpleNamespace(numpy=lambda array=array: array)) for name, array in self.arrays.items()]
+        return [
+            (name, types.SimpleNamespace(numpy=lambda array=array: array))
+            for name, array in self.arrays.items()
+        ]
 
 
 def test_a_reader_beside_a_writer_gets_one_version_or_a_sentence(tiny_model, tmp_path):
@@ -330,7 +396,14 @@ def test_the_best_snapshot_changes_at_once(tiny_model, tmp_path):
     """A better one in the place of another, killed before any file event: best.json names a whole snapshot, and no half of one has a name."""
     args = argparse.Namespace(device="cpu", num_nodes=1, gpu_num_per_node=1, save_total_limit=1, defaults={})
     meta = {"kind": "teacher", "step": 0, "task": "senti", "labels": ["a", "b"], "domains": ["c"]}
-    snapshots = Snapshots(types.SimpleNamespace(folder=tmp_path), "mft", Weights(tiny_model, 1), tokenizer_for(tiny_model), meta, args)
+    snapshots = Snapshots(
+        types.SimpleNamespace(folder=tmp_path),
+        "mft",
+        Weights(tiny_model, 1),
+        tokenizer_for(tiny_model),
+        meta,
+        args,
+    )
     snapshots.save_best(1, {"accuracy": 0.5})
     for state in folder_states(tmp_path, lambda: snapshots.save_best(2, {"accuracy": 0.75})):
         restore(state, tmp_path)
@@ -350,7 +423,14 @@ def test_the_environment_changes_no_byte(story, copy, stage):
     for name in ("data_dir", "model_load_dir", "student_model", "teacher_model", "model_save_dir"):
         if flags.get(name):
             flags[name] = str(copy / flags[name])
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Asia/Kathmandu"}
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "7",
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "TZ": "Asia/Kathmandu",
+    }
     process = start("/", stage, flags, env=environment)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -368,16 +448,29 @@ def limited(size):
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-FULL = [("preprocess", 2000), ("meta_teacher_eval", 5000), ("meta_teacher", 700), ("meta_teacher", 30000), ("meta_distill", 4000)]
-MORE = [("preprocess", 300), ("meta_teacher_eval", 300), ("meta_teacher", 100), ("meta_teacher", 4000), ("meta_distill", 100), ("meta_distill", 700),
-        ("meta_distill", 20000)]
+FULL = [
+    ("preprocess", 2000),
+    ("meta_teacher_eval", 5000),
+    ("meta_teacher", 700),
+    ("meta_teacher", 30000),
+    ("meta_distill", 4000),
+]
+MORE = [
+    ("preprocess", 300),
+    ("meta_teacher_eval", 300),
+    ("meta_teacher", 100),
+    ("meta_teacher", 4000),
+    ("meta_distill", 100),
+    ("meta_distill", 700),
+    ("meta_distill", 20000),
+]
 
 
 @pytest.mark.parametrize("stage, size", FULL + [pytest.param(*each, marks=slow) for each in MORE])  # each 5 s
 def test_a_full_disk_is_a_sentence(story, copy, stage, size):
     """Files that cannot grow beyond a size: one sentence, exit code 2, what was there is whole, and with room the command ends well."""
     folder, states = copy / WRITTEN[stage], story[1][stage].states
-    for state in (states[0], states[len(states) // 2])[not SLOW:]:
+    for state in (states[0], states[len(states) // 2])[not SLOW :]:
         restore(state, folder)
         process = start(copy, stage, story[1][stage].flags, preexec_fn=limited(size))
         _, err = process.communicate(timeout=60)
@@ -389,7 +482,11 @@ def test_a_full_disk_is_a_sentence(story, copy, stage, size):
 def may_write(event, args):
     """Whether a file event takes room: a file opened for writing, a new folder, a new name."""
     if event == "open":
-        return isinstance(args[0], (str, os.PathLike)) and bool(args[2] & (os.O_WRONLY | os.O_RDWR)) and str(args[0]) != os.devnull
+        return (
+            isinstance(args[0], (str, os.PathLike))
+            and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
+            and str(args[0]) != os.devnull
+        )
     return event == "os.rename" or event == "os.mkdir" and not os.path.exists(args[0])
 
 
@@ -437,6 +534,11 @@ def test_a_folder_without_permission_is_a_sentence(story, copy, stage):
     folder.chmod(0o755)
     if process.returncode == 77:
         pytest.skip("permissions do not bind root here")
-    assert process.returncode == 2 and err.startswith("error: ") and folder.name in err and "Permission denied" in err, err
+    assert (
+        process.returncode == 2
+        and err.startswith("error: ")
+        and folder.name in err
+        and "Permission denied" in err
+    ), err
     assert tree(copy) == before
     assert_goes_on(story, copy, stage)

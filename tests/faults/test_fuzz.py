@@ -30,7 +30,11 @@ def test_a_case_can_be_repeated(tmp_path):
 
         def case(number, fuzzer=fuzzer):
             fuzzer.make(3, number)
-            return {path.relative_to(fuzzer.folder): path.read_bytes() for path in fuzzer.folder.rglob("*") if path.is_file()}
+            return {
+                path.relative_to(fuzzer.folder): path.read_bytes()
+                for path in fuzzer.folder.rglob("*")
+                if path.is_file()
+            }
 
         first = case(5)
         assert case(6) != first and case(5) == first
@@ -51,7 +55,12 @@ def test_a_fuzzer_finds_what_it_looks_for(tmp_path, monkeypatch):
     def talkative(folder):
         raise fuzz.UserError("one\ntwo")
 
-    for read, kind in ((lambda folder: {}["key"], KeyError), (endless, TimeoutError), (greedy, AssertionError), (talkative, AssertionError)):
+    for read, kind in (
+        (lambda folder: {}["key"], KeyError),
+        (endless, TimeoutError),
+        (greedy, AssertionError),
+        (talkative, AssertionError),
+    ):
         fuzzer.read = read
         with pytest.raises(kind):
             fuzzer.run(0, 0)
@@ -61,7 +70,11 @@ def test_a_forged_snapshot_is_told_by_the_stages(sandbox):
     """Hashes right, content wrong: NaN, a tensor's name with a line end, a head that promises terabytes, layers without end, meta of other types."""
     path, flags = best(sandbox / "teacher"), stage_flags(sandbox)["meta_teacher_eval"]
     whole = {name: (path / name).read_bytes() for name in ("model.safetensors", "config.json", "meta.json")}
-    arrays, config, meta = load_file(path / "model.safetensors"), json.loads(whole["config.json"]), json.loads(whole["meta.json"])
+    arrays, config, meta = (
+        load_file(path / "model.safetensors"),
+        json.loads(whole["config.json"]),
+        json.loads(whole["meta.json"]),
+    )
 
     def summarise(*words):
         rehash_snapshot(path)
@@ -69,25 +82,50 @@ def test_a_forged_snapshot_is_told_by_the_stages(sandbox):
         for name, data in whole.items():
             (path / name).write_bytes(data)
 
-    for name, value in (("classifier.bias", np.array([0, np.nan], np.float32)), ("new\nline", np.array([0, 1])), ("pooler.dense.bias", np.ones(16))):
+    for name, value in (
+        ("classifier.bias", np.array([0, np.nan], np.float32)),
+        ("new\nline", np.array([0, 1])),
+        ("pooler.dense.bias", np.ones(16)),
+    ):
         save_file({**arrays, name: value}, path / "model.safetensors")
         summarise("model.safetensors", "expected")
-    (path / "model.safetensors").write_bytes(struct.pack("<Q", 2 ** 62) + whole["model.safetensors"][8:])
+    (path / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + whole["model.safetensors"][8:])
     summarise("model.safetensors", "not a readable safetensors file")
-    for key, value in (("num_hidden_layers", 10 ** 30), ("hidden_size", 10 ** 12), ("vocab_size", 2 ** 40), ("max_position_embeddings", [])):
+    for key, value in (
+        ("num_hidden_layers", 10**30),
+        ("hidden_size", 10**12),
+        ("vocab_size", 2**40),
+        ("max_position_embeddings", []),
+    ):
         (path / "config.json").write_text(json.dumps({**config, key: value}))
         summarise(path.name)
-    for key, value in (("domain_head", "yes"), ("seen_domains", [4]), ("seen_domains", None), ("labels", {}), ("kind", "x"), ("step", -1)):
+    for key, value in (
+        ("domain_head", "yes"),
+        ("seen_domains", [4]),
+        ("seen_domains", None),
+        ("labels", {}),
+        ("kind", "x"),
+        ("step", -1),
+    ):
         (path / "meta.json").write_text(json.dumps({**meta, key: value}))
         summarise(path.name)
 
 
 def test_forged_progress_and_moments_are_told_by_the_stage_that_resumes(sandbox):
     """meta.json without flags, with a best snapshot elsewhere; moments of whole numbers: hashes right, and no step is made."""
-    path, flags = sandbox / "teacher" / "snapshot_last", {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
+    path, flags = (
+        sandbox / "teacher" / "snapshot_last",
+        {"model_save_dir": None, "resume_from": "teacher/snapshot_last"},
+    )
     whole = (path / "meta.json").read_bytes()
     meta = json.loads(whole)
-    for key, value in (("flags", []), ("best", "x"), ("best", {**meta["best"], "snapshot": "../x"}), ("step", "7"), ("domains", [["a"]])):
+    for key, value in (
+        ("flags", []),
+        ("best", "x"),
+        ("best", {**meta["best"], "snapshot": "../x"}),
+        ("step", "7"),
+        ("domains", [["a"]]),
+    ):
         (path / "meta.json").write_text(json.dumps({**meta, key: value}))
         rehash_snapshot(path)
         refused(sandbox, "meta_teacher", "meta.json", **flags)

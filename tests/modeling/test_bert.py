@@ -20,7 +20,14 @@ from modeling.operation import Dropout, Dropouts
 from util import UserError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-CONFIG = BertConfig(vocab_size=30, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=24, max_position_embeddings=12)
+CONFIG = BertConfig(
+    vocab_size=30,
+    hidden_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=24,
+    max_position_embeddings=12,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,9 @@ def way(request, monkeypatch):
 def load(config, arrays):
     """A BertModel in eval mode with parameters from {name: array}."""
     model = BertModel(config, Dropouts())
-    assert {name for name, _ in model.named_parameters()} == {name for name in arrays if not name.endswith("position_ids")}
+    assert {name for name, _ in model.named_parameters()} == {
+        name for name in arrays if not name.endswith("position_ids")
+    }
     for name, parameter in model.named_parameters():
         parameter.data.copy_(flow.tensor(arrays[name]))
     model.eval()
@@ -50,12 +59,18 @@ def load(config, arrays):
 
 def golden_model(golden):
     """The golden model, its parameters named as transformers names them."""
-    return load(CONFIG, {name[len("parameter."):]: array for name, array in golden.items() if name.startswith("parameter.")})
+    return load(
+        CONFIG,
+        {name[len("parameter.") :]: array for name, array in golden.items() if name.startswith("parameter.")},
+    )
 
 
 def run(model, batch, **options):
     """The model's Outputs on arrays input_ids, input_mask and segment_ids."""
-    return model(*(flow.tensor(batch[name].astype(np.int32)) for name in ("input_ids", "input_mask", "segment_ids")), **options)
+    return model(
+        *(flow.tensor(batch[name].astype(np.int32)) for name in ("input_ids", "input_mask", "segment_ids")),
+        **options,
+    )
 
 
 def random_batch(lengths, T, seed=0):
@@ -78,10 +93,18 @@ def random_model(seed=0):
 def differences(outputs, expected, mask):
     """{name: largest difference at real tokens, or pairs of them} of Outputs and the golden "output.*"."""
     real = mask.astype(bool)
-    pairs = np.broadcast_to((real[:, None, :, None] & real[:, None, None, :]), expected["output.scores.1"].shape)
+    pairs = np.broadcast_to(
+        (real[:, None, :, None] & real[:, None, None, :]), expected["output.scores.1"].shape
+    )
     found = {f"hidden.{layer}": (hidden.numpy(), real) for layer, hidden in enumerate(outputs.hidden)}
-    found.update({f"scores.{layer}": (scores.numpy(), pairs) for layer, scores in outputs.scores.items()}, pooled=(outputs.pooled.numpy(), ...))
-    return {name: float(np.abs(array - expected[f"output.{name}"])[where].max()) for name, (array, where) in found.items()}
+    found.update(
+        {f"scores.{layer}": (scores.numpy(), pairs) for layer, scores in outputs.scores.items()},
+        pooled=(outputs.pooled.numpy(), ...),
+    )
+    return {
+        name: float(np.abs(array - expected[f"output.{name}"])[where].max())
+        for name, (array, where) in found.items()
+    }
 
 
 def test_outputs_equal_transformers(golden, way):
@@ -95,11 +118,18 @@ def test_gradients_equal_transformers(golden, way):
     """Of a loss of pooled output, hidden states and scores, with respect to every parameter."""
     model = golden_model(golden)
     outputs = run(model, golden, scores_of=(1,))
-    terms = {"pooled": outputs.pooled, "hidden.1": outputs.hidden[1], "hidden.2": outputs.hidden[2], "scores.1": outputs.scores[1]}
+    terms = {
+        "pooled": outputs.pooled,
+        "hidden.1": outputs.hidden[1],
+        "hidden.2": outputs.hidden[2],
+        "scores.1": outputs.scores[1],
+    }
     sum((term * flow.tensor(golden[f"loss.{name}"])).sum() for name, term in terms.items()).backward()
     for name, parameter in model.named_parameters():
         expected = golden[f"gradient.{name}"]
-        np.testing.assert_allclose(parameter.grad.numpy(), expected, atol=1e-5 * np.abs(expected).max() + 1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            parameter.grad.numpy(), expected, atol=1e-5 * np.abs(expected).max() + 1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("source", ["METAKD_MODEL_DIR", None], ids=["a model folder", "12 random layers"])
@@ -108,7 +138,13 @@ def test_outputs_equal_those_of_transformers_here_and_now(tmp_path, source):
     python, model_dir = os.environ.get("METAKD_TORCH_PYTHON"), source and os.environ.get(source)
     if not python or source and not model_dir:
         pytest.skip(f"METAKD_TORCH_PYTHON{' and METAKD_MODEL_DIR are' if source else ' is'} not set")
-    command = [python, str(GOLDEN / "make_golden.py"), "--parity", str(tmp_path), *(["--model", model_dir] if source else [])]
+    command = [
+        python,
+        str(GOLDEN / "make_golden.py"),
+        "--parity",
+        str(tmp_path),
+        *(["--model", model_dir] if source else []),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     with np.load(tmp_path / "outputs.npz") as arrays:
         expected = dict(arrays)
@@ -145,13 +181,19 @@ OPERATIONS = {
     "feed-forward in pieces": (FeedForward, [(1100, H), (80, H), (80,), (H, 80), (H,)]),
     "norm": (lambda: Norm(1e-12), [(300, H), (H,), (H,)]),
     "norm of a sum": (lambda: Norm(1e-12), [(B * T, H), (H,), (H,), (B * T, H)]),
-    "norm of a sum with dropout": (lambda: Norm(1e-12, dropout().kept(300 * H), 0.3), [(300, H), (H,), (H,), (300, H)]),
+    "norm of a sum with dropout": (
+        lambda: Norm(1e-12, dropout().kept(300 * H), 0.3),
+        [(300, H), (H,), (H,), (300, H)],
+    ),
     "attention": (lambda: SelfAttention(packing(), A, dropout(0)), [(B * T, 3 * H)]),
     "attention with dropout": (lambda: SelfAttention(packing(), A, dropout()), [(B * T, 3 * H)]),
     "scores": (lambda: Scores(packing(), A, False), [(B * T, 3 * H)]),
     "mean scores": (lambda: Scores(packing(), A, True), [(B * T, 3 * H)]),
     "rows of a table": (lambda: Take(np.array([3, 1, 3, 0, 3])), [(6, H)]),
-    "rows of two tables": (lambda: Take(np.array([3, 1, 3, 0, 3]), np.array([0, 0, 1, 1, 1])), [(6, H), (2, H)]),
+    "rows of two tables": (
+        lambda: Take(np.array([3, 1, 3, 0, 3]), np.array([0, 0, 1, 1, 1])),
+        [(6, H), (2, H)],
+    ),
     "rows in their batch": (lambda: Unpack(packing()), [(B * T, H)]),
 }
 
@@ -179,7 +221,7 @@ def test_gelu_is_that_of_erf_everywhere():
     gelu(y, slope)
     phi = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in wide])
     np.testing.assert_allclose(y, wide * phi, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(slope, phi + wide * np.exp(-wide ** 2 / 2) / math.sqrt(2 * math.pi), atol=1e-6)
+    np.testing.assert_allclose(slope, phi + wide * np.exp(-(wide**2) / 2) / math.sqrt(2 * math.pi), atol=1e-6)
 
 
 def test_the_whole_model_with_dropout_equals_the_formula(monkeypatch):
@@ -193,7 +235,9 @@ def test_the_whole_model_with_dropout_equals_the_formula(monkeypatch):
         (outputs.pooled.sum() + (outputs.hidden[-1] ** 2).sum() + outputs.scores[2].sum()).backward()
         results.append({name: parameter.grad.numpy() for name, parameter in model.named_parameters()})
     for name, expected in results[1].items():
-        np.testing.assert_allclose(results[0][name], expected, rtol=1e-4, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=name)
+        np.testing.assert_allclose(
+            results[0][name], expected, rtol=1e-4, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=name
+        )
 
 
 # --------------------------------------------------------------------------------------- padding and scores
@@ -208,7 +252,9 @@ def test_an_example_does_not_depend_on_its_batch():
         alone = run(model, {name: array[i : i + 1, :n] for name, array in batch.items()}, scores_of=(1, 2))
         np.testing.assert_allclose(outputs.pooled.numpy()[i], alone.pooled.numpy()[0], atol=1e-6)
         for layer in range(3):
-            np.testing.assert_allclose(outputs.hidden[layer].numpy()[i, :n], alone.hidden[layer].numpy()[0], atol=2e-6)
+            np.testing.assert_allclose(
+                outputs.hidden[layer].numpy()[i, :n], alone.hidden[layer].numpy()[0], atol=2e-6
+            )
             assert not outputs.hidden[layer].numpy()[i, n:].any()
         for layer in (1, 2):
             scores = outputs.scores[layer].numpy()[i]
@@ -219,7 +265,9 @@ def test_an_example_does_not_depend_on_its_batch():
 def test_mean_scores_are_the_mean_over_heads(way):
     """mean_over_heads gives [B, T, T], the average of the heads' scores."""
     model, batch = random_model().eval(), random_batch((7, 7), 7)
-    heads, mean = (run(model, batch, scores_of=(2,), mean_over_heads=mean).scores[2].numpy() for mean in (False, True))
+    heads, mean = (
+        run(model, batch, scores_of=(2,), mean_over_heads=mean).scores[2].numpy() for mean in (False, True)
+    )
     assert heads.shape == (2, 3, 7, 7)
     np.testing.assert_allclose(mean, heads.mean(axis=1), atol=1e-5)
 
@@ -236,9 +284,15 @@ def test_less_work_without_the_last_hidden_states(way):
     for last_hidden in (True, False):
         model = random_model().eval()
         outputs = run(model, batch, scores_of=(2,), mean_over_heads=True, last_hidden=last_hidden)
-        (outputs.pooled ** 2).sum().backward()
-        results.append([outputs.pooled.numpy(), outputs.scores[2].numpy(), outputs.hidden[1].numpy(),
-                        *(parameter.grad.numpy() for parameter in model.parameters())])
+        (outputs.pooled**2).sum().backward()
+        results.append(
+            [
+                outputs.pooled.numpy(),
+                outputs.scores[2].numpy(),
+                outputs.hidden[1].numpy(),
+                *(parameter.grad.numpy() for parameter in model.parameters()),
+            ]
+        )
     for found, expected in zip(*results):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * max(1, np.abs(expected).max()))
     with pytest.raises(ValueError):
@@ -248,7 +302,9 @@ def test_less_work_without_the_last_hidden_states(way):
 def test_a_step_leaves_nothing_behind(monkeypatch):
     """The intermediates of a batch go with its graph, without the garbage collector: after backward, and where there is none."""
     alive, call = weakref.WeakSet(), operation.Chain.__call__
-    monkeypatch.setattr(operation.Chain, "__call__", lambda self, *tensors: (alive.add(self), call(self, *tensors))[1])
+    monkeypatch.setattr(
+        operation.Chain, "__call__", lambda self, *tensors: (alive.add(self), call(self, *tensors))[1]
+    )
     model, batch = random_model(), random_batch((4, 6), 6)
     gc.disable()
     try:
@@ -277,8 +333,13 @@ def test_changed_weights_are_seen():
         run(model, batch).pooled.sum().backward()
         optimizer.step()
 
-    changes = (step, lambda: init_weights(model, 5, 0.2), lambda: model.load_state_dict(random_model(seed=6).state_dict()),
-               lambda: model.to(flow.float64).to(flow.float32), step)
+    changes = (
+        step,
+        lambda: init_weights(model, 5, 0.2),
+        lambda: model.load_state_dict(random_model(seed=6).state_dict()),
+        lambda: model.to(flow.float64).to(flow.float32),
+        step,
+    )
     for change in changes:
         before = run(model, batch).pooled.numpy().copy()
         change()
@@ -337,7 +398,11 @@ def test_training_is_a_function_of_the_key():
 
 def test_initial_weights_are_a_function_of_name_and_seed():
     """Normal with the given deviation, biases 0, gains 1; a deeper model has the same weights where names are the same."""
-    small, deep, other = BertModel(CONFIG, Dropouts()), BertModel(BertConfig(**{**vars(CONFIG), "num_hidden_layers": 3}), Dropouts()), None
+    small, deep, other = (
+        BertModel(CONFIG, Dropouts()),
+        BertModel(BertConfig(**{**vars(CONFIG), "num_hidden_layers": 3}), Dropouts()),
+        None,
+    )
     for model in (small, deep):
         init_weights(model, 7, 0.02)
     other = random_model(seed=8)
@@ -359,11 +424,21 @@ def test_configuration_survives_its_file(tmp_path):
     assert BertConfig.from_file(tmp_path / "config.json") == CONFIG
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"model_type": "roberta"}, "'roberta'"), ({"position_embedding_type": "relative_key"}, "'relative_key'"),
-    ({"hidden_act": "relu"}, "'relu'"), ({"hidden_size": None}, "hidden_size is None"), ({"num_attention_heads": 5}, "not a multiple"),
-    ({"num_hidden_layers": 0}, "num_hidden_layers is 0"), ({"hidden_dropout_prob": 1.0}, "below 1"), ({"vocab_size": "30"}, "'30'"),
-    ({"hidden_size": True}, "True"), ({"vocab_size": ...}, "'vocab_size' is missing")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model_type": "roberta"}, "'roberta'"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key'"),
+        ({"hidden_act": "relu"}, "'relu'"),
+        ({"hidden_size": None}, "hidden_size is None"),
+        ({"num_attention_heads": 5}, "not a multiple"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"hidden_dropout_prob": 1.0}, "below 1"),
+        ({"vocab_size": "30"}, "'30'"),
+        ({"hidden_size": True}, "True"),
+        ({"vocab_size": ...}, "'vocab_size' is missing"),
+    ],
+)
 def test_a_configuration_that_is_not_built_is_refused(tmp_path, change, words):
     """In a sentence with the file and what was found."""
     values = {name: value for name, value in {**CONFIG.to_dict(), **change}.items() if value is not ...}

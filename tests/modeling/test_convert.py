@@ -26,7 +26,9 @@ from util import UserError, sha256
 
 TF_PYTHON, TORCH_PYTHON = os.environ.get("METAKD_TF_PYTHON"), os.environ.get("METAKD_TORCH_PYTHON")
 NEEDS_TF = pytest.mark.skipif(not TF_PYTHON, reason="METAKD_TF_PYTHON does not name a Python with TensorFlow")
-NEEDS_TORCH = pytest.mark.skipif(not TORCH_PYTHON, reason="METAKD_TORCH_PYTHON does not name a Python with transformers")
+NEEDS_TORCH = pytest.mark.skipif(
+    not TORCH_PYTHON, reason="METAKD_TORCH_PYTHON does not name a Python with transformers"
+)
 CONFIG = {"hidden_act": "gelu", **{name: TINY.get(name, 2) for name in (*TINY, "type_vocab_size")}}
 HELPER = """
 import contextlib, io, json, os, pathlib, pickle, sys
@@ -49,7 +51,10 @@ def original(tiny_model, tmp_path_factory):
     """A Hugging Face folder as read_model takes it, no two of its values alike. Not to be changed."""
     folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("original") / "bert")
     stream = np.random.default_rng(0)
-    arrays = {name: stream.normal(0, 0.3, array.shape).astype(np.float32) for name, array in load_file(folder / "model.safetensors").items()}
+    arrays = {
+        name: stream.normal(0, 0.3, array.shape).astype(np.float32)
+        for name, array in load_file(folder / "model.safetensors").items()
+    }
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -61,9 +66,16 @@ def released(arrays):
         norm, embedding = "LayerNorm" in name, "_embeddings" in name
         name = re.sub(r"\.weight$", "/gamma" if norm else "" if embedding else "/kernel", name)
         name = re.sub(r"\.bias$", "/beta" if norm else "/bias", name)
-        made[re.sub(r"layer\.(\d+)", r"layer_\1", name).replace(".", "/")] = array.T if name.endswith("kernel") else array
+        made[re.sub(r"layer\.(\d+)", r"layer_\1", name).replace(".", "/")] = (
+            array.T if name.endswith("kernel") else array
+        )
     slots = {f"{name}/adam_{slot}": np.ones_like(array) for name, array in made.items() for slot in "mv"}
-    return {**made, **slots, "cls/predictions/output_bias": np.ones(40, np.float32), "cls/seq_relationship/output_weights": np.ones((2, 16), "f4")}
+    return {
+        **made,
+        **slots,
+        "cls/predictions/output_bias": np.ones(40, np.float32),
+        "cls/seq_relationship/output_weights": np.ones((2, 16), "f4"),
+    }
 
 
 def write_oneflow(folder, arrays, meta):
@@ -96,23 +108,43 @@ def snapshot(original, tmp_path, request):
 
 def converted(snapshot, original, **flags):
     """How the command ends for a OneFlow snapshot; `flags` go before the right ones."""
-    return call("modeling.convert", snapshot.parent, {"source": snapshot.name, "target": "made", "vocab_file": original / "vocab.txt",
-                                                    "num_attention_heads": 4, **flags})
+    return call(
+        "modeling.convert",
+        snapshot.parent,
+        {
+            "source": snapshot.name,
+            "target": "made",
+            "vocab_file": original / "vocab.txt",
+            "num_attention_heads": 4,
+            **flags,
+        },
+    )
 
 
 def same_model(folder, original):
     """The folder is read, and its architecture, weights and tokens are those of the original."""
     found, expected = read_model(folder), read_model(original)
-    assert found.config == expected.config and found.meta is None and found.arrays.keys() == expected.arrays.keys()
+    assert (
+        found.config == expected.config
+        and found.meta is None
+        and found.arrays.keys() == expected.arrays.keys()
+    )
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
-    assert tokenizer_for(folder).vocab == tokenizer_for(original).vocab and tokenizer_for(folder).do_lower_case
+    assert (
+        tokenizer_for(folder).vocab == tokenizer_for(original).vocab and tokenizer_for(folder).do_lower_case
+    )
     return True
 
 
 def summarise(outcome, *parts):
     """A sentence, exit code 2, and no traceback."""
-    assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.endswith(".\n") and len(outcome.err.splitlines()) == 1, outcome
+    assert (
+        outcome.code == 2
+        and outcome.err.startswith("error: ")
+        and outcome.err.endswith(".\n")
+        and len(outcome.err.splitlines()) == 1
+    ), outcome
     assert all(part in outcome.err for part in parts), outcome.err
 
 
@@ -125,14 +157,19 @@ def test_a_oneflow_snapshot_is_converted(snapshot, original):
     assert outcome.code == 0, outcome.err
     assert same_model(snapshot.parent / "made", original)
     slots = 2 * len(load_file(original / "model.safetensors"))
-    assert (f"tensors left out: {slots} optimizer slots; System-Train-TrainStep-train, cls-predictions-output_bias, "
-            "cls-seq_relationship-output_weights\n") in outcome.out
+    assert (
+        f"tensors left out: {slots} optimizer slots; System-Train-TrainStep-train, cls-predictions-output_bias, "
+        "cls-seq_relationship-output_weights\n"
+    ) in outcome.out
 
 
 def test_a_config_says_what_the_sizes_do_not(snapshot, original):
     """--config takes the place of the sizes, and what it says must be so; keys that no BERT here has are named."""
+
     def with_config(**changed):
-        (snapshot.parent / "bert_config.json").write_text(json.dumps({**CONFIG, "pooler_type": "first_token_transform", **changed}))
+        (snapshot.parent / "bert_config.json").write_text(
+            json.dumps({**CONFIG, "pooler_type": "first_token_transform", **changed})
+        )
         return converted(snapshot, original, config="bert_config.json", num_attention_heads=None)
 
     summarise(with_config(intermediate_size=64), "intermediate", "64")
@@ -150,21 +187,55 @@ def test_a_config_says_what_the_sizes_do_not(snapshot, original):
 QUERY = "bert-encoder-layer_1-attention-self-query-weight"
 
 
-@pytest.mark.parametrize("change, parts", [
-    (lambda folder: shutil.rmtree(folder / QUERY), ["bert.encoder.layer.1.attention.self.query.weight", "missing"]),
-    (lambda folder: (folder / QUERY / "out").unlink(), ["bert.encoder.layer.1.attention.self.query.weight", "missing"]),
-    (lambda folder: os.truncate(folder / QUERY / "out", 1023), [QUERY, "1023 bytes", "1024"]),
-    (lambda folder: os.truncate(folder / QUERY / "out", 2048), [QUERY, "2048 bytes", "1024"]),
-    (lambda folder: os.truncate(folder / "bert-embeddings-LayerNorm-gamma" / "out", 0), ["hidden_size is 0"]),
-    (lambda folder: np.full(256, np.nan, "<f4").tofile(folder / QUERY / "out"), [QUERY, "not finite"]),
-    (lambda folder: np.full(256, -np.inf, "<f4").tofile(folder / QUERY / "out"), [QUERY, "not finite"]),
-    (lambda folder: (folder / QUERY / "meta").write_text("shape {\n  dim: 8\n  dim: 32\n}\ndata_type: kFloat\n"), ["(8, 32)", "(16, 16)"]),
-    (lambda folder: (folder / QUERY / "meta").write_text("shape {\n  dim: 16\n  dim: 16\n}\ndata_type: kDouble\n"), ["kDouble", "kFloat"]),
-    (lambda folder: (folder / QUERY / "meta").write_bytes(b"\x12\x04\x08\x10\x08\x10\x18\x02\xff"), ["meta", "expected"]),
-    (lambda folder: shutil.copytree(folder / QUERY, folder / QUERY.replace("_1-", "_77-")), ["bert.encoder.layer.4", "missing"]),
-    (lambda folder: shutil.copytree(folder / QUERY, folder / QUERY.replace("weight", "kernel")), ["two names", QUERY]),
-    (lambda folder: shutil.rmtree(folder / "bert-pooler-dense-bias"), ["bert.pooler.dense.bias", "missing"]),
-])
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        (
+            lambda folder: shutil.rmtree(folder / QUERY),
+            ["bert.encoder.layer.1.attention.self.query.weight", "missing"],
+        ),
+        (
+            lambda folder: (folder / QUERY / "out").unlink(),
+            ["bert.encoder.layer.1.attention.self.query.weight", "missing"],
+        ),
+        (lambda folder: os.truncate(folder / QUERY / "out", 1023), [QUERY, "1023 bytes", "1024"]),
+        (lambda folder: os.truncate(folder / QUERY / "out", 2048), [QUERY, "2048 bytes", "1024"]),
+        (
+            lambda folder: os.truncate(folder / "bert-embeddings-LayerNorm-gamma" / "out", 0),
+            ["hidden_size is 0"],
+        ),
+        (lambda folder: np.full(256, np.nan, "<f4").tofile(folder / QUERY / "out"), [QUERY, "not finite"]),
+        (lambda folder: np.full(256, -np.inf, "<f4").tofile(folder / QUERY / "out"), [QUERY, "not finite"]),
+        (
+            lambda folder: (folder / QUERY / "meta").write_text(
+                "shape {\n  dim: 8\n  dim: 32\n}\ndata_type: kFloat\n"
+            ),
+            ["(8, 32)", "(16, 16)"],
+        ),
+        (
+            lambda folder: (folder / QUERY / "meta").write_text(
+                "shape {\n  dim: 16\n  dim: 16\n}\ndata_type: kDouble\n"
+            ),
+            ["kDouble", "kFloat"],
+        ),
+        (
+            lambda folder: (folder / QUERY / "meta").write_bytes(b"\x12\x04\x08\x10\x08\x10\x18\x02\xff"),
+            ["meta", "expected"],
+        ),
+        (
+            lambda folder: shutil.copytree(folder / QUERY, folder / QUERY.replace("_1-", "_77-")),
+            ["bert.encoder.layer.4", "missing"],
+        ),
+        (
+            lambda folder: shutil.copytree(folder / QUERY, folder / QUERY.replace("weight", "kernel")),
+            ["two names", QUERY],
+        ),
+        (
+            lambda folder: shutil.rmtree(folder / "bert-pooler-dense-bias"),
+            ["bert.pooler.dense.bias", "missing"],
+        ),
+    ],
+)
 def test_faults_of_a_snapshot_are_told(snapshot, original, change, parts):
     """Missing, cut, grown, not finite, of another shape or type, of a layer too many, twice: named, and nothing is written."""
     change(snapshot)
@@ -198,8 +269,15 @@ def test_flags_that_cannot_be_are_told(snapshot, original, tmp_path):
     assert os.listdir(tmp_path / "full") == ["precious"] and not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("token, config, lower", [
-    ("the", None, True), ("The", None, False), ("The", {"do_lower_case": True}, True), ("the", {"do_lower_case": False}, False)])
+@pytest.mark.parametrize(
+    "token, config, lower",
+    [
+        ("the", None, True),
+        ("The", None, False),
+        ("The", {"do_lower_case": True}, True),
+        ("the", {"do_lower_case": False}, False),
+    ],
+)
 def test_the_case_of_letters(snapshot, original, tmp_path, token, config, lower):
     """By tokenizer_config.json where there is one; else a vocabulary with capital letters is that of a model that heeds them."""
     tokens = (original / "vocab.txt").read_text().replace("\nthe\n", f"\n{token}\n")
@@ -218,22 +296,39 @@ def test_neither_oneflow_nor_another_library_is_loaded(original, tmp_path):
     source = write_oneflow(tmp_path / "snapshot", load_file(original / "model.safetensors"), meta=True)
     hide = "import sys\nfor name in ('oneflow', 'torch', 'tensorflow', 'google', 'sklearn'):\n    sys.modules[name] = None\n"
     (tmp_path / "sitecustomize.py").write_text(hide)
-    flags = {"source": source, "target": tmp_path / "made", "num_attention_heads": 4, "vocab_file": original / "vocab.txt"}
-    done = subprocess.run([sys.executable, "-m", "modeling.convert", *words(flags)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-                          capture_output=True, text=True)
+    flags = {
+        "source": source,
+        "target": tmp_path / "made",
+        "num_attention_heads": 4,
+        "vocab_file": original / "vocab.txt",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "modeling.convert", *words(flags)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert same_model(tmp_path / "made", original)
 
 
-@pytest.mark.parametrize("module, package, mark", [
-    ("safetensors.numpy", "safetensors", "model.safetensors"), ("torch", "torch", "pytorch_model.bin"),
-    ("tensorflow", "tensorflow-cpu", "bert_model.ckpt.index")])
+@pytest.mark.parametrize(
+    "module, package, mark",
+    [
+        ("safetensors.numpy", "safetensors", "model.safetensors"),
+        ("torch", "torch", "pytorch_model.bin"),
+        ("tensorflow", "tensorflow-cpu", "bert_model.ckpt.index"),
+    ],
+)
 def test_a_library_that_is_missing_is_named(original, tmp_path, monkeypatch, module, package, mark):
     """And how to have it; it is asked for only where the source needs it."""
     source = shutil.copytree(original, tmp_path / "source")
     (source / "model.safetensors").rename(source / mark)
     monkeypatch.setitem(sys.modules, module, None)
-    summarise(call("modeling.convert", tmp_path, {"source": "source", "target": "made"}), f"pip install {package}'")
+    summarise(
+        call("modeling.convert", tmp_path, {"source": "source", "target": "made"}), f"pip install {package}'"
+    )
 
 
 def test_the_suite_names_the_command(snapshot, original, tmp_path):
@@ -243,7 +338,10 @@ def test_the_suite_names_the_command(snapshot, original, tmp_path):
         if mark:
             folder.mkdir()
             (folder / mark).write_bytes(pickle.dumps({}))
-        with pytest.raises(UserError, match=rf"--student_model .*'python3 -m modeling.convert --source {re.escape(str(folder))} --target DIR'"):
+        with pytest.raises(
+            UserError,
+            match=rf"--student_model .*'python3 -m modeling.convert --source {re.escape(str(folder))} --target DIR'",
+        ):
             read_model(folder, "--student_model")
 
 
@@ -256,10 +354,14 @@ def sharded(original, tmp_path):
     folder = shutil.copytree(original, tmp_path / "sharded")
     arrays = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    places = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(sorted(arrays))}
+    places = {
+        name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(sorted(arrays))
+    }
     for file in set(places.values()):
         save_file({name: arrays[name] for name, place in places.items() if place == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": places})
+    )
     return folder
 
 
@@ -267,7 +369,11 @@ def test_shards_are_read_as_they_are(sharded, original):
     """The same weights; the hash is that of the shards' hashes; one model.safetensors goes before an index beside it."""
     assert same_model(sharded, original)
     hashes = "".join(sha256(sharded / f"model-0000{number}-of-00002.safetensors") for number in (1, 2))
-    assert read_model(sharded).sha256 == hashlib.sha256(hashes.encode()).hexdigest() != read_model(original).sha256
+    assert (
+        read_model(sharded).sha256
+        == hashlib.sha256(hashes.encode()).hexdigest()
+        != read_model(original).sha256
+    )
     shutil.copyfile(original / "model.safetensors", sharded / "model.safetensors")
     assert read_model(sharded).sha256 == read_model(original).sha256
 
@@ -275,15 +381,36 @@ def test_shards_are_read_as_they_are(sharded, original):
 SHARD = "model-00001-of-00002.safetensors"
 
 
-@pytest.mark.parametrize("change, part", [
-    (lambda index: {}, "weight_map"), (lambda index: {"weight_map": {}}, "weight_map"), (lambda index: {"weight_map": ["x"]}, "weight_map"),
-    (lambda index: {"weight_map": {**index["weight_map"], "x": 1}}, "weight_map"),
-    (lambda index: {"weight_map": {**index["weight_map"], "x": "../bert/model.safetensors"}}, "'../bert/model.safetensors'"),
-    (lambda index: {"weight_map": {**index["weight_map"], "x": "gone\0"}}, "gone"),
-    (lambda index: {"weight_map": {**index["weight_map"], "classifier.weight": SHARD}}, SHARD),
-    (lambda index: {"weight_map": {name: file for name, file in index["weight_map"].items() if "pooler" not in name}}, "not those"),
-    (lambda index: {"weight_map": {name: file for name, file in index["weight_map"].items() if file == SHARD}}, "missing"),
-    (lambda index: [], "JSON object")])
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (lambda index: {}, "weight_map"),
+        (lambda index: {"weight_map": {}}, "weight_map"),
+        (lambda index: {"weight_map": ["x"]}, "weight_map"),
+        (lambda index: {"weight_map": {**index["weight_map"], "x": 1}}, "weight_map"),
+        (
+            lambda index: {"weight_map": {**index["weight_map"], "x": "../bert/model.safetensors"}},
+            "'../bert/model.safetensors'",
+        ),
+        (lambda index: {"weight_map": {**index["weight_map"], "x": "gone\0"}}, "gone"),
+        (lambda index: {"weight_map": {**index["weight_map"], "classifier.weight": SHARD}}, SHARD),
+        (
+            lambda index: {
+                "weight_map": {
+                    name: file for name, file in index["weight_map"].items() if "pooler" not in name
+                }
+            },
+            "not those",
+        ),
+        (
+            lambda index: {
+                "weight_map": {name: file for name, file in index["weight_map"].items() if file == SHARD}
+            },
+            "missing",
+        ),
+        (lambda index: [], "JSON object"),
+    ],
+)
 def test_an_index_that_lies_is_told(sharded, change, part):
     """No map, files outside the folder, tensors that are not in their shard or not in the index, a shard left out."""
     path = sharded / "model.safetensors.index.json"
@@ -304,7 +431,9 @@ def test_a_shard_that_is_gone_or_cut_is_told(sharded):
 
 # --------------------------------------------------------------------------------------- real writers
 
-TF_SCRIPT = HELPER + """
+TF_SCRIPT = (
+    HELPER
+    + """
 import numpy as np
 assert not {"tqdm", "oneflow", "torch"} & {name for name, module in sys.modules.items() if hasattr(module, "__file__")}
 import tensorflow as tf
@@ -327,6 +456,7 @@ outcomes["cut"] = convert(source, "refused")
 outcomes["no index"] = convert(source, "refused")
 print(json.dumps(outcomes))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -342,8 +472,19 @@ def from_google(original, tmp_path_factory):
 
 def run_script(python, script, folder, *argv):
     """What the script, run by another Python, prints as JSON on its last line."""
-    quiet = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([python, "-c", script, *map(str, argv)], cwd=folder, env={**os.environ, **quiet}, capture_output=True, text=True)
+    quiet = {
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [python, "-c", script, *map(str, argv)],
+        cwd=folder,
+        env={**os.environ, **quiet},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -355,13 +496,23 @@ def test_a_release_of_google_is_converted(from_google, original):
     assert outcomes["good"][0] == 0, outcomes["good"]
     assert same_model(folder / "made", original)
     slots = 2 * len(load_file(original / "model.safetensors"))
-    assert (f"tensors left out: {slots} optimizer slots; cls/predictions/output_bias, cls/seq_relationship/output_weights, "
-            "global_step\n") in outcomes["good"][1]
+    assert (
+        f"tensors left out: {slots} optimizer slots; cls/predictions/output_bias, cls/seq_relationship/output_weights, "
+        "global_step\n"
+    ) in outcomes["good"][1]
 
 
 @NEEDS_TF
-@pytest.mark.parametrize("fault, part", [("shape", "intermediate"), ("missing", "bert.encoder.layer.4"), ("extra", "bert/encoder/layer_3"),
-                                         ("cut", "TensorFlow cannot read"), ("no index", "TensorFlow cannot read")])
+@pytest.mark.parametrize(
+    "fault, part",
+    [
+        ("shape", "intermediate"),
+        ("missing", "bert.encoder.layer.4"),
+        ("extra", "bert/encoder/layer_3"),
+        ("cut", "TensorFlow cannot read"),
+        ("no index", "TensorFlow cannot read"),
+    ],
+)
 def test_faults_of_a_release_are_told(from_google, fault, part):
     """Weights that are not as the config says, and files that were cut: one sentence each."""
     folder, outcomes = from_google
@@ -370,7 +521,9 @@ def test_faults_of_a_release_are_told(from_google, fault, part):
     assert not (folder / "refused").exists()
 
 
-TORCH_SCRIPT = HELPER + """
+TORCH_SCRIPT = (
+    HELPER
+    + """
 import torch, transformers
 original, pairs, outcomes = sys.argv[1], {name: folder for name, folder in zip(sys.argv[2::2], sys.argv[3::2])}, {}
 transformers.logging.set_verbosity_error()
@@ -438,6 +591,7 @@ for name in ("planted by torch", "planted", "cut", "NaN", "whole numbers", "shap
     outcomes[name] = convert(name, "refused")
 print(json.dumps({"outcomes": outcomes, "equal": equal}))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -466,8 +620,13 @@ def test_a_pytorch_model_is_converted(from_transformers, original, name):
 
 
 @NEEDS_TORCH
-@pytest.mark.parametrize("name, kept", [("half", lambda array: array.astype(np.float16)),
-                                        ("bfloat16", lambda array: flow.tensor(array).to(flow.bfloat16).to(flow.float32).numpy())])
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("half", lambda array: array.astype(np.float16)),
+        ("bfloat16", lambda array: flow.tensor(array).to(flow.bfloat16).to(flow.float32).numpy()),
+    ],
+)
 def test_half_precision_becomes_single(from_transformers, original, name, kept):
     """Each value as the source has it."""
     found = read_model(from_transformers[0] / f"made {name}").arrays
@@ -489,16 +648,29 @@ def test_shards_of_transformers_are_read(from_transformers, original):
     folder = from_transformers[0] / "sharded"
     assert len(list(folder.glob("*.safetensors"))) > 1 and not (folder / "model.safetensors").exists()
     found, expected = read_model(folder), read_model(original)
-    assert found.config == expected.config == BertConfig.from_file(original / "config.json") and found.arrays.keys() == expected.arrays.keys()
+    assert (
+        found.config == expected.config == BertConfig.from_file(original / "config.json")
+        and found.arrays.keys() == expected.arrays.keys()
+    )
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(found.arrays[name], array)
 
 
 @NEEDS_TORCH
-@pytest.mark.parametrize("name, part", [
-    ("planted by torch", "as weights alone"), ("planted", "as weights alone"), ("cut", "as weights alone"), ("NaN", "pooler.dense.bias"),
-    ("whole numbers", "int64"), ("shape", "(15,)"), ("missing", "bert.encoder.layer.2.output.dense.bias"), ("twice", "two names"),
-    ("no tensors", "as weights alone")])
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("planted by torch", "as weights alone"),
+        ("planted", "as weights alone"),
+        ("cut", "as weights alone"),
+        ("NaN", "pooler.dense.bias"),
+        ("whole numbers", "int64"),
+        ("shape", "(15,)"),
+        ("missing", "bert.encoder.layer.2.output.dense.bias"),
+        ("twice", "two names"),
+        ("no tensors", "as weights alone"),
+    ],
+)
 def test_faults_of_a_pytorch_model_are_told(from_transformers, name, part):
     """Code in a pickle is not run; files that were cut and weights that cannot be are told in one sentence, and nothing is written."""
     folder, report = from_transformers

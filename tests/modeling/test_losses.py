@@ -35,7 +35,9 @@ def as_tensors(*arrays):
 def test_soft_cross_entropy_is_summed_over_classes_and_scaled_by_T_squared(temperature, M):
     """-T^2 sum_m softmax(z_T/T)_m log softmax(z_S/T)_m per example: not divided by the number of classes."""
     student, teacher = normal(3, M), normal(3, M, seed=1)
-    expected = -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(1) * temperature**2
+    expected = (
+        -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(1) * temperature**2
+    )
     found = losses.soft_cross_entropy(*as_tensors(student, teacher), temperature).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -69,7 +71,9 @@ def test_attention_loss_is_the_mean_over_real_pairs(heads, centred):
 def test_the_gradient_of_the_attention_loss_is_that_of_its_formula(shape, centred):
     """By hand and by OneFlow's own operators: value and gradient within 1e-5."""
     teachers, results = [normal(*shape, seed=seed) for seed in (1, 2)], []
-    error = losses.AttentionError(teachers, losses.pair_weights(mask()), losses.centring_matrix(mask()) if centred else None)
+    error = losses.AttentionError(
+        teachers, losses.pair_weights(mask()), losses.centring_matrix(mask()) if centred else None
+    )
     for way in (error, error.formula):
         students = [flow.tensor(normal(*shape, seed=seed), requires_grad=True) for seed in (3, 4)]
         values = way(*students)
@@ -90,7 +94,10 @@ def test_padding_never_enters_a_loss():
     for a, b in ((first, changed_first),):
         one, two = (losses.attention_loss(as_tensors(x), [teacher], pairs).numpy() for x in (a, b))
         np.testing.assert_allclose(one, two, rtol=1e-6)
-    one, two = (losses.hidden_loss(as_tensors(x), as_tensors(states), tokens).numpy() for x in (second, changed_second))
+    one, two = (
+        losses.hidden_loss(as_tensors(x), as_tensors(states), tokens).numpy()
+        for x in (second, changed_second)
+    )
     np.testing.assert_allclose(one, two, rtol=1e-6)
     expected = [((second[i, :n] - states[i, :n]) ** 2).mean() for i, n in enumerate(LENGTHS)]
     np.testing.assert_allclose(one, expected, rtol=1e-5)
@@ -99,14 +106,18 @@ def test_padding_never_enters_a_loss():
 def test_squared_error_is_one_value_per_example():
     """Mean over the width, no reduction over the batch."""
     a, b = normal(3, 6), normal(3, 6, seed=1)
-    np.testing.assert_allclose(losses.squared_error(*as_tensors(a, b)).numpy(), ((a - b) ** 2).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.squared_error(*as_tensors(a, b)).numpy(), ((a - b) ** 2).mean(1), rtol=1e-5
+    )
 
 
 def test_domain_expertise_follows_the_formula_and_its_limits():
     """(1 + t) / (exp((p - 1)^2) + 1): for t = 0.95 it runs from 0.52 (teacher wrong) to 0.98 (teacher sure and right)."""
     logits, labels, scores = normal(3, 4), np.array([0, 3, 2]), np.array([0.1, -0.2, 0.9])
     p = softmax(logits)[np.arange(3), labels]
-    np.testing.assert_allclose(losses.domain_expertise(scores, logits, labels), (1 + scores) / (np.exp((p - 1) ** 2) + 1), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.domain_expertise(scores, logits, labels), (1 + scores) / (np.exp((p - 1) ** 2) + 1), rtol=1e-5
+    )
     sure = np.array([[50.0, 0.0]], np.float32)
     right, wrong = (losses.domain_expertise(np.array([0.95]), sure, np.array([label]))[0] for label in (0, 1))
     assert (round(float(wrong), 2), round(float(right), 2)) == (0.52, 0.98)
@@ -129,8 +140,12 @@ def test_weights_of_a_chosen_spread_do_not_depend_on_the_encoder(low, high):
     scores = np.random.default_rng(0).uniform(low, high, 200).astype(np.float32)
     weights = losses.instance_weights(scores, "spread", 0.3)
     assert weights.mean() == pytest.approx(1, abs=1e-5) and weights.std() == pytest.approx(0.3, abs=1e-4)
-    assert (np.argsort(weights, kind="stable") == np.argsort(scores, kind="stable")).mean() > 0.95  # but for ties of float32
-    assert (losses.instance_weights(scores, "spread", 0.0) == 1).all() and losses.instance_weights(scores, "spread", 5.0).min() == 0
+    assert (
+        np.argsort(weights, kind="stable") == np.argsort(scores, kind="stable")
+    ).mean() > 0.95  # but for ties of float32
+    assert (losses.instance_weights(scores, "spread", 0.0) == 1).all() and losses.instance_weights(
+        scores, "spread", 5.0
+    ).min() == 0
     assert (losses.instance_weights(np.full(4, 0.3, np.float32), "spread", 0.3) == 1).all()
 
 
@@ -149,11 +164,15 @@ def test_a_multi_task_model_judges_by_the_head_of_the_domain():
 def test_text_embedding_leaves_out_special_tokens_and_padding():
     """f(x) is the mean over the text's own tokens: not [CLS], not a [SEP] (the inner one of a pair neither), not padding."""
     input_mask = np.array([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], np.int32)
-    segments = np.array([[0] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32)  # [CLS] a a [SEP] and [CLS] a [SEP] b b b [SEP]
+    segments = np.array(
+        [[0] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32
+    )  # [CLS] a a [SEP] and [CLS] a [SEP] b b b [SEP]
     hidden = normal(2, T, 6)
     weights = losses.token_weights(content_mask(input_mask, segments))
     found = text_embedding(*as_tensors(hidden, weights)).numpy()
-    np.testing.assert_allclose(found, [hidden[0, 1:3].mean(0), hidden[1, [1, 3, 4, 5]].mean(0)], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found, [hidden[0, 1:3].mean(0), hidden[1, [1, 3, 4, 5]].mean(0)], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_layers_are_evenly_spaced_and_matched():

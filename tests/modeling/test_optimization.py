@@ -41,7 +41,10 @@ def walk(model, optimizer, golden, steps):
     norms, after = [], {name: [] for name, _ in model.named_parameters()}
     for step in steps:
         optimizer.zero_grad()
-        sum((parameter * flow.tensor(golden[f"gradient.{name}"][step])).sum() for name, parameter in model.named_parameters()).backward()
+        sum(
+            (parameter * flow.tensor(golden[f"gradient.{name}"][step])).sum()
+            for name, parameter in model.named_parameters()
+        ).backward()
         norms.append(float(clip_gradients(model, 1.0)))
         set_learning_rate(optimizer, golden["rates"][step])
         optimizer.step()
@@ -53,7 +56,9 @@ def walk(model, optimizer, golden, steps):
 def test_twenty_steps_equal_pytorch(golden):
     """AdamW with decay on the matrix alone, clipping, warm-up and linear decay moves every parameter as PyTorch's, within 1e-6."""
     model = Small(golden)
-    norms, after = walk(model, make_optimizer(model, 1.0, float(golden["decay"])), golden, range(len(golden["rates"])))
+    norms, after = walk(
+        model, make_optimizer(model, 1.0, float(golden["decay"])), golden, range(len(golden["rates"]))
+    )
     np.testing.assert_allclose(norms, golden["norms"], rtol=1e-5)
     assert min(norms) < 1 < max(norms)
     for name, values in after.items():
@@ -63,7 +68,11 @@ def test_twenty_steps_equal_pytorch(golden):
 def test_the_schedule_is_that_of_the_golden_steps(golden):
     """Linear up to the peak in the warm-up's steps, linear down to 0 after the last."""
     steps, warmup, peak = len(golden["rates"]), int(golden["warmup"]), float(golden["peak"])
-    np.testing.assert_allclose([learning_rate_at(step, steps, warmup / steps, peak) for step in range(steps)], golden["rates"], rtol=1e-12)
+    np.testing.assert_allclose(
+        [learning_rate_at(step, steps, warmup / steps, peak) for step in range(steps)],
+        golden["rates"],
+        rtol=1e-12,
+    )
 
 
 def test_moments_put_back_go_on_as_if_never_stopped(golden):
@@ -76,7 +85,9 @@ def test_moments_put_back_go_on_as_if_never_stopped(golden):
     for name, parameter in first.named_parameters():
         dict(second.named_parameters())[name].data.copy_(flow.tensor(parameter.numpy()))
     resumed = make_optimizer(second, 1.0, 0.1)
-    restore_optimizer(resumed, second, {name: array.copy() for name, array in optimizer_arrays(optimizer, first).items()}, 8)
+    restore_optimizer(
+        resumed, second, {name: array.copy() for name, array in optimizer_arrays(optimizer, first).items()}, 8
+    )
     _, after = walk(second, resumed, golden, range(8, 20))
     for name, values in after.items():
         np.testing.assert_array_equal(values, expected[name][8:], err_msg=name)
@@ -85,4 +96,6 @@ def test_moments_put_back_go_on_as_if_never_stopped(golden):
 def test_decay_spares_biases_and_layer_norm():
     """By name, wherever the parameter stands."""
     assert is_undecayed("bert.encoder.layer.0.output.LayerNorm.weight") and is_undecayed("classifier.bias")
-    assert not is_undecayed("bert.embeddings.word_embeddings.weight") and not is_undecayed("classifier.weight")
+    assert not is_undecayed("bert.embeddings.word_embeddings.weight") and not is_undecayed(
+        "classifier.weight"
+    )

@@ -69,13 +69,20 @@ def place(golden, tmp_path):
 
 def ask(folder, run="student", **flags):
     """Calls a script for the prediction of `texts` with the snapshot `run`."""
-    return call(SCRIPT[run], folder, {"do_predict": True, "model_load_dir": run, "predict_file": "texts", **flags})
+    return call(
+        SCRIPT[run], folder, {"do_predict": True, "model_load_dir": run, "predict_file": "texts", **flags}
+    )
 
 
 def process(folder, stdin=None, **flags):
     """The same in a process, with bytes on its standard input."""
     flags = {"do_predict": True, "model_load_dir": "student", "predict_file": "texts", **flags}
-    return subprocess.run([sys.executable, str(ROOT / "meta_distill.py"), *words(flags)], cwd=folder, input=stdin, capture_output=True)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "meta_distill.py"), *words(flags)],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+    )
 
 
 def says(folder, *expected, run="student", **flags):
@@ -108,7 +115,9 @@ def test_window_and_batch_change_nothing(place, monkeypatch):
     _, _, expected = table(ask(place).out)
     for window, batch in ((1, 1), (5, 3), (16, 7), (100, 100)):
         monkeypatch.setattr(prediction.probabilities, "__defaults__", (window,))
-        np.testing.assert_allclose(table(ask(place, eval_batch_size_per_device=batch).out)[2], expected, atol=1.1e-6)
+        np.testing.assert_allclose(
+            table(ask(place, eval_batch_size_per_device=batch).out)[2], expected, atol=1.1e-6
+        )
 
 
 def test_a_window_is_read_when_the_one_before_is_done(place):
@@ -133,9 +142,16 @@ def test_a_head_for_each_domain_gives_the_mean_of_those_that_were_trained(place)
     heads = {}
     for name in ("weight", "bias"):
         shared, shift = folder.arrays[f"classifier.{name}"], np.float32(0.5)
-        heads[f"domain_classifiers.dense.{name}"] = np.concatenate([shared + shift, shared * 99, shared - shift, shared * -99])
+        heads[f"domain_classifiers.dense.{name}"] = np.concatenate(
+            [shared + shift, shared * 99, shared - shift, shared * -99]
+        )
     load_weights(model, folder._replace(arrays={**folder.arrays, **heads}), allow_missing=())
-    save_snapshot(place / "several", model, tokenizer_for(folder.path), {**folder.meta, "seen_domains": [0, 2], "domain_head": False})
+    save_snapshot(
+        place / "several",
+        model,
+        tokenizer_for(folder.path),
+        {**folder.meta, "seen_domains": [0, 2], "domain_head": False},
+    )
     outcome = ask(place, "teacher", model_load_dir="several")
     np.testing.assert_allclose(table(outcome.out)[2], table(ask(place, "teacher").out)[2], atol=2e-6)
 
@@ -145,7 +161,12 @@ def of_pairs(place):
     folder = read_model(place / "student")
     model = DomainClassifier(folder.config, 3, 2)
     init_weights(model, 3, 0.5)
-    meta = {**folder.meta, "text": ["premise", "hypothesis"], "labels": ["yes", "no", "perhaps"], "domains": ["one", "two"]}
+    meta = {
+        **folder.meta,
+        "text": ["premise", "hypothesis"],
+        "labels": ["yes", "no", "perhaps"],
+        "domains": ["one", "two"],
+    }
     save_snapshot(place / "pairs", model, tokenizer_for(folder.path), meta)
     (place / "texts").write_text("good plot\tbad sound\nbad sound\tgood plot\nthe book is good\tthe book\n")
 
@@ -154,7 +175,11 @@ def test_pairs_are_two_columns(place):
     """Three labels; the second text is read, and which one is the first counts. One column is too few, three are too many."""
     of_pairs(place)
     header, labels, found = table(ask(place, model_load_dir="pairs").out)
-    assert header == ["label", "yes", "no", "perhaps"] and len(labels) == 3 and np.abs(found[0] - found[1]).max() > 1e-5
+    assert (
+        header == ["label", "yes", "no", "perhaps"]
+        and len(labels) == 3
+        and np.abs(found[0] - found[1]).max() > 1e-5
+    )
     assert labels == [header[1 + row.argmax()] for row in found]
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=3e-6)
     for text in ("good plot\n", "a\tb\tc\n"):
@@ -162,13 +187,20 @@ def test_pairs_are_two_columns(place):
         says(place, "texts:2: ", "column(s), expected 2 (premise, hypothesis)", model_load_dir="pairs")
 
 
-NEEDS_TORCH = pytest.mark.skipif(not os.environ.get("METAKD_TORCH_PYTHON"), reason="METAKD_TORCH_PYTHON names no Python with transformers")
+NEEDS_TORCH = pytest.mark.skipif(
+    not os.environ.get("METAKD_TORCH_PYTHON"), reason="METAKD_TORCH_PYTHON names no Python with transformers"
+)
 
 
 def elsewhere(folder, program, *words):
     """Runs a program under $METAKD_TORCH_PYTHON in `folder`; what its last line of output says in JSON, or None where it exits with 77."""
-    done = subprocess.run([os.environ["METAKD_TORCH_PYTHON"], "-c", program, *words], cwd=folder, capture_output=True, text=True,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [os.environ["METAKD_TORCH_PYTHON"], "-c", program, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode in (0, 77), done.stderr
     return None if done.returncode else json.loads(done.stdout.splitlines()[-1])
 
@@ -186,7 +218,9 @@ def test_transformers_gives_the_same_answers(place):
         np.testing.assert_allclose(found, exact / exact.sum(axis=1, keepdims=True), atol=1e-4)
         if snapshot == "student":
             assert [answer["label"] for answer in theirs["answers"]] == labels
-            np.testing.assert_allclose([answer["score"] for answer in theirs["answers"]], found.max(axis=1), atol=1e-4)
+            np.testing.assert_allclose(
+                [answer["score"] for answer in theirs["answers"]], found.max(axis=1), atol=1e-4
+            )
 
 
 @NEEDS_TORCH
@@ -204,10 +238,15 @@ def test_onnx_runtime_gives_the_same_answers(place):
 def test_standard_input_and_output_are_pipes(place):
     """`-` reads a pipe; standard output holds the TSV alone, and standard error nothing."""
     texts = (place / "texts").read_bytes()
-    done = process(place, b"\xef\xbb\xbf" + texts.replace(b"\n", b"\r\n").removesuffix(b"\r\n"), predict_file="-")
+    done = process(
+        place, b"\xef\xbb\xbf" + texts.replace(b"\n", b"\r\n").removesuffix(b"\r\n"), predict_file="-"
+    )
     assert (done.returncode, done.stderr) == (0, b"") and done.stdout.decode() == ask(place).out
     done = process(place, b"good plot\n\n", predict_file="-")
-    assert (done.returncode, done.stdout) == (2, b"") and b"error: standard input:2: found an empty 'review'" in done.stderr
+    assert (done.returncode, done.stdout) == (
+        2,
+        b"",
+    ) and b"error: standard input:2: found an empty 'review'" in done.stderr
 
 
 def test_a_reader_that_goes_ends_it_quietly(place):
@@ -234,7 +273,13 @@ def test_an_output_file_that_cannot_be_is_refused_before_the_model_is_read(place
     texts = (place / "texts").read_bytes()
     (place / "alias").symlink_to("texts")
     for name in ("texts", "./texts", "alias"):
-        says(place, f"--output_file {name.removeprefix('./')}", "would be overwritten", output_file=name, model_load_dir="nowhere")
+        says(
+            place,
+            f"--output_file {name.removeprefix('./')}",
+            "would be overwritten",
+            output_file=name,
+            model_load_dir="nowhere",
+        )
     says(place, "--output_file student", "this is a folder", output_file="student")
     says(place, "--output_file no/out.tsv", "there is no folder no", output_file="no/out.tsv")
     assert (place / "texts").read_bytes() == texts
@@ -243,10 +288,18 @@ def test_an_output_file_that_cannot_be_is_refused_before_the_model_is_read(place
 # --------------------------------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("content, expected", [
-    (b"", "texts: found no text"), (b"good\n\nbad\n", "texts:2: found an empty 'review'"), (b"good\n \n", "texts:2: found an empty"),
-    (b"good\nbad \xff\n", "texts:2: found byte 0xff"), (b"good\tbooks\n", "texts:1: found 2 column(s), expected 1 (review)"),
-    (b"good\n\xe2\x80\x8b\n", "texts:2: found no token"), (b"go\0od\n", "texts:1: found a NUL")])
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (b"", "texts: found no text"),
+        (b"good\n\nbad\n", "texts:2: found an empty 'review'"),
+        (b"good\n \n", "texts:2: found an empty"),
+        (b"good\nbad \xff\n", "texts:2: found byte 0xff"),
+        (b"good\tbooks\n", "texts:1: found 2 column(s), expected 1 (review)"),
+        (b"good\n\xe2\x80\x8b\n", "texts:2: found no token"),
+        (b"go\0od\n", "texts:1: found a NUL"),
+    ],
+)
 def test_a_text_that_is_none_is_refused(place, content, expected):
     """By file and line; standard output stays empty, as the fault is in the first window."""
     (place / "texts").write_bytes(content)
@@ -264,7 +317,9 @@ def test_a_model_that_cannot_predict_is_refused(place, tiny_model, tiny_data):
     says(place, "--model_load_dir run", "the folder of a run", "run/snapshot_best", model_load_dir="run")
     folder = read_model(place / "student")
     model = DomainClassifier(folder.config, 2, 4)
-    save_snapshot(place / "headless", model, tokenizer_for(folder.path), folder.meta, left_out=("classifier.",))
+    save_snapshot(
+        place / "headless", model, tokenizer_for(folder.path), folder.meta, left_out=("classifier.",)
+    )
     says(place, "--model_load_dir headless", "no class head", model_load_dir="headless")
 
 
@@ -282,6 +337,9 @@ def test_a_prediction_is_a_run_of_its_own(place, golden, run):
 def test_task_and_data_are_needed_for_all_else():
     """The sentence is argparse's own."""
     groups = (config.task, config.model, config.prediction)
-    with pytest.raises(config.UserError, match="following arguments are required: --task_name, --data_dir; '.*--help' lists the flags"):
+    with pytest.raises(
+        config.UserError,
+        match="following arguments are required: --task_name, --data_dir; '.*--help' lists the flags",
+    ):
         config.parse("", *groups, argv=[])
     assert config.parse("", *groups, argv=["--do_predict"]).data_dir is None

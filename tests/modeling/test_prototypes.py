@@ -25,7 +25,9 @@ def test_prototype_is_the_mean_of_its_domain_and_class():
     found = prototypes(iter(examples), 3, 2)
     for k in range(3):
         for m in range(2):
-            np.testing.assert_allclose(found[k, m], np.mean([v for v, d, y in examples if (d, y) == (k, m)], axis=0))
+            np.testing.assert_allclose(
+                found[k, m], np.mean([v for v, d, y in examples if (d, y) == (k, m)], axis=0)
+            )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -35,17 +37,23 @@ def test_score_mixes_own_domain_and_the_others(alpha):
     means, axes = prototypes(iter(examples), 4, 2), axes_of(examples, 4, 2)
     for v, k, y in examples:
         others = np.mean([cosine(means[j, y], v) for j in range(4) if j != k])
-        assert prototype_score(v, k, y, axes, alpha) == pytest.approx(alpha * cosine(means[k, y], v) + (1 - alpha) * others)
+        assert prototype_score(v, k, y, axes, alpha) == pytest.approx(
+            alpha * cosine(means[k, y], v) + (1 - alpha) * others
+        )
 
 
 def test_one_domain_or_a_class_of_one_domain_leaves_the_first_term():
     """K = 1, or a class that no other domain has: the own-domain term alone, whatever alpha is."""
     single = example_set(1, 2)
     v, k, y = single[0]
-    assert prototype_score(v, k, y, axes_of(single, 1, 2), 0.2) == pytest.approx(cosine(prototypes(iter(single), 1, 2)[0, y], v))
+    assert prototype_score(v, k, y, axes_of(single, 1, 2), 0.2) == pytest.approx(
+        cosine(prototypes(iter(single), 1, 2)[0, y], v)
+    )
     lonely = [e for e in example_set(2, 2) if e[1:] != (1, 1)]
     v, k, y = next(e for e in lonely if e[1:] == (0, 1))
-    assert prototype_score(v, k, y, axes_of(lonely, 2, 2), 0.2) == pytest.approx(cosine(prototypes(iter(lonely), 2, 2)[0, 1], v))
+    assert prototype_score(v, k, y, axes_of(lonely, 2, 2), 0.2) == pytest.approx(
+        cosine(prototypes(iter(lonely), 2, 2)[0, 1], v)
+    )
 
 
 def test_a_domain_held_out_of_training_is_scored_by_the_others():
@@ -54,4 +62,6 @@ def test_a_domain_held_out_of_training_is_scored_by_the_others():
     kept = [e for e in examples if e[1] != 2]
     v, k, y = next(e for e in examples if e[1] == 2)
     means = prototypes(iter(kept), 3, 2)
-    assert prototype_score(v, k, y, axes_of(kept, 3, 2)) == pytest.approx(np.mean([cosine(means[j, y], v) for j in (0, 1)]))
+    assert prototype_score(v, k, y, axes_of(kept, 3, 2)) == pytest.approx(
+        np.mean([cosine(means[j, y], v) for j in (0, 1)])
+    )

@@ -23,10 +23,42 @@ from modeling.snapshots.folder import read_model
 from util import Run, UserError, write_json
 
 RUNS = ("teacher", "student")
-NASTY = ("<script>alert(1)</script>", "a & b|`c` $x_1$", '" onload="x', "_under ü \\frac")  # as labels and domains
+NASTY = (
+    "<script>alert(1)</script>",
+    "a & b|`c` $x_1$",
+    '" onload="x',
+    "_under ü \\frac",
+)  # as labels and domains
 needs_matplotlib = pytest.mark.skipif(charts.matplotlib is None, reason="needs matplotlib")
-WITHOUT_NET = {"meta", "title", "style", "h1", "h2", "p", "div", "table", "thead", "tbody", "tr", "th", "td", "data", "section", "figure", "svg", "g",
-               "path", "defs", "use", "text", "clippath", "rect", "html", "head", "body"}
+WITHOUT_NET = {
+    "meta",
+    "title",
+    "style",
+    "h1",
+    "h2",
+    "p",
+    "div",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "data",
+    "section",
+    "figure",
+    "svg",
+    "g",
+    "path",
+    "defs",
+    "use",
+    "text",
+    "clippath",
+    "rect",
+    "html",
+    "head",
+    "body",
+}
 
 
 class Page(html.parser.HTMLParser):
@@ -68,15 +100,58 @@ def contents(run, name):
 @pytest.fixture
 def nasty_run(tmp_path):
     """A run folder whose task, labels, domains and snapshot have names that HTML, mathtext and Markdown might take for more."""
-    metrics = {"examples": 4, "accuracy": 0.5, "domains": dict(zip(NASTY, (0.0, 0.25, 0.5, 1.0))), "domain_average": 0.4375, "macro_f1": 1 / 3}
-    write_json(tmp_path / "results.json", {"task": NASTY[0], "snapshot": NASTY[2], "parameters": 7, "bytes": 8, "dev": metrics, "test": metrics})
-    lines = [("split", "idxs", "domain", "label", "predicted", *NASTY), *(("test", i, NASTY[i], NASTY[i], NASTY[0], *[".25"] * 4) for i in range(4))]
-    (tmp_path / "predictions.tsv").write_text("".join("\t".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
-    steps = [{"step": i, "epoch": 0, "phase": "joint", "examples": 4, "lr": 0.1 / i, "loss": 1 / i, NASTY[0]: 1 / i} for i in range(1, 6)]
+    metrics = {
+        "examples": 4,
+        "accuracy": 0.5,
+        "domains": dict(zip(NASTY, (0.0, 0.25, 0.5, 1.0))),
+        "domain_average": 0.4375,
+        "macro_f1": 1 / 3,
+    }
+    write_json(
+        tmp_path / "results.json",
+        {
+            "task": NASTY[0],
+            "snapshot": NASTY[2],
+            "parameters": 7,
+            "bytes": 8,
+            "dev": metrics,
+            "test": metrics,
+        },
+    )
+    lines = [
+        ("split", "idxs", "domain", "label", "predicted", *NASTY),
+        *(("test", i, NASTY[i], NASTY[i], NASTY[0], *[".25"] * 4) for i in range(4)),
+    ]
+    (tmp_path / "predictions.tsv").write_text(
+        "".join("\t".join(map(str, line)) + "\n" for line in lines), encoding="utf-8"
+    )
+    steps = [
+        {
+            "step": i,
+            "epoch": 0,
+            "phase": "joint",
+            "examples": 4,
+            "lr": 0.1 / i,
+            "loss": 1 / i,
+            NASTY[0]: 1 / i,
+        }
+        for i in range(1, 6)
+    ]
     with open(tmp_path / "metrics.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in (*steps, {"step": 5, "dev": metrics}))
-    meta = {"kind": "student", "task": NASTY[0], "text": ["a_b|c"], "labels": NASTY, "domains": NASTY, "seen_domains": [0, 1], "seq_length": 32,
-            "content_sha256": "0" * 64, "step": 5, "dev": metrics, "teacher_sha256": "1" * 64}
+    meta = {
+        "kind": "student",
+        "task": NASTY[0],
+        "text": ["a_b|c"],
+        "labels": NASTY,
+        "domains": NASTY,
+        "seen_domains": [0, 1],
+        "seq_length": 32,
+        "content_sha256": "0" * 64,
+        "step": 5,
+        "dev": metrics,
+        "teacher_sha256": "1" * 64,
+    }
     return tmp_path, meta
 
 
@@ -86,14 +161,27 @@ def nasty_run(tmp_path):
 @pytest.mark.parametrize("run", RUNS)
 def test_the_report_has_the_numbers_of_results_json(golden, run):
     """Dev and test of every domain, average, total and macro-F1, to the last bit; the teacher's test beside those of its student."""
-    page, results = Page((golden / run / "report.html").read_text(encoding="utf-8")), contents(golden / run, "results.json")
-    columns = [results["dev"], results["test"]] + [contents(golden / "teacher", "results.json")["test"]] * (run == "student")
+    page, results = (
+        Page((golden / run / "report.html").read_text(encoding="utf-8")),
+        contents(golden / run, "results.json"),
+    )
+    columns = [results["dev"], results["test"]] + [contents(golden / "teacher", "results.json")["test"]] * (
+        run == "student"
+    )
     for name in ("books", "dvd", "electronics", "kitchen"):
         assert page.numbers(name) == [metrics["domains"][name] for metrics in columns]
-    for name, key in (("average of the domains", "domain_average"), ("all examples", "accuracy"), ("macro-F1", "macro_f1")):
+    for name, key in (
+        ("average of the domains", "domain_average"),
+        ("all examples", "accuracy"),
+        ("macro-F1", "macro_f1"),
+    ):
         assert page.numbers(name) == [metrics[key] for metrics in columns]
     assert results["snapshot"] in page.text and f"of {results['test']['examples']} test examples" in page.text
-    assert ["--learning_rate", "0.003"] in page.rows and "model_load_dir" not in page.text and "snapshot_last" not in page.text
+    assert (
+        ["--learning_rate", "0.003"] in page.rows
+        and "model_load_dir" not in page.text
+        and "snapshot_last" not in page.text
+    )
 
 
 def test_confusions_and_mistakes_are_those_of_predictions_tsv(golden):
@@ -102,18 +190,32 @@ def test_confusions_and_mistakes_are_those_of_predictions_tsv(golden):
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["split"] == "test"]
     page = Page((golden / "teacher" / "report.html").read_text(encoding="utf-8"))
     for label in ("positive", "negative"):
-        counts = [str(sum(row["label"] == label and row["predicted"] == other for row in rows)) for other in ("positive", "negative")]
+        counts = [
+            str(sum(row["label"] == label and row["predicted"] == other for row in rows))
+            for other in ("positive", "negative")
+        ]
         assert [label, *counts] in page.rows
-    wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda row: -float(row[row["predicted"]]))
-    shown = page.rows[page.rows.index(["idxs", "domain", "label", "predicted", "probability"]) + 1:][:len(wrong[:10])]
+    wrong = sorted(
+        (row for row in rows if row["label"] != row["predicted"]),
+        key=lambda row: -float(row[row["predicted"]]),
+    )
+    shown = page.rows[page.rows.index(["idxs", "domain", "label", "predicted", "probability"]) + 1 :][
+        : len(wrong[:10])
+    ]
     assert [row[-1] for row in shown] == [f"{float(row[row['predicted']]):.4f}" for row in wrong[:10]]
-    assert {tuple(row[:4]) for row in shown} <= {tuple(row[name] for name in ("idxs", "domain", "label", "predicted")) for row in wrong}
+    assert {tuple(row[:4]) for row in shown} <= {
+        tuple(row[name] for name in ("idxs", "domain", "label", "predicted")) for row in wrong
+    }
 
 
 def test_ten_mistakes_at_most_and_none_is_said():
     """Twelve wrong answers give ten lines, of equal confidence in the order of the file; no wrong answer gives a word."""
-    rows = [{"idxs": str(i), "domain": "d", "label": "a", "predicted": "b", ("p", "b"): "0.9"} for i in range(12)]
-    assert [row[0] for row in Page("".join(mistakes(rows, ["a", "b"]))).rows[1:]] == [str(i) for i in range(10)]
+    rows = [
+        {"idxs": str(i), "domain": "d", "label": "a", "predicted": "b", ("p", "b"): "0.9"} for i in range(12)
+    ]
+    assert [row[0] for row in Page("".join(mistakes(rows, ["a", "b"]))).rows[1:]] == [
+        str(i) for i in range(10)
+    ]
     assert "None." in mistakes([{**row, "predicted": "a"} for row in rows], ["a", "b"])[0]
 
 
@@ -121,8 +223,13 @@ def test_names_stay_texts(nasty_run):
     """No name becomes a tag, an attribute or a formula, with charts or without."""
     folder, meta = nasty_run
     page = Page(run_page(folder, meta, {"domain": NASTY[0]}))
-    assert {tag for tag, _ in page.tags} <= WITHOUT_NET and not any("onload" in attributes for _, attributes in page.tags)
-    assert all(any(name in row for row in page.rows) for name in NASTY) and page.numbers(NASTY[1]) == [0.25, 0.25]
+    assert {tag for tag, _ in page.tags} <= WITHOUT_NET and not any(
+        "onload" in attributes for _, attributes in page.tags
+    )
+    assert all(any(name in row for row in page.rows) for name in NASTY) and page.numbers(NASTY[1]) == [
+        0.25,
+        0.25,
+    ]
 
 
 @pytest.mark.parametrize("path", ["teacher/report.html", "student/report.html", "data/ofrecord/report.html"])
@@ -133,7 +240,9 @@ def test_nothing_is_loaded_from_the_net(golden, path):
     assert {tag for tag, _ in page.tags} <= WITHOUT_NET and "@import" not in text and str(golden) not in text
     for _, attributes in page.tags:
         for name, value in attributes.items():
-            assert not name.startswith("on") and (name not in ("src", "href", "xlink:href") or value.startswith("#")), (name, value)
+            assert not name.startswith("on") and (
+                name not in ("src", "href", "xlink:href") or value.startswith("#")
+            ), (name, value)
             assert name.startswith("xmlns") or "://" not in value
     assert all(link.startswith("#") for link in re.findall(r"url\(['\"]?(.)", text))
 
@@ -143,9 +252,14 @@ def test_the_same_run_gives_the_same_bytes(golden, run):
     """Made again of the folder's files, in another process than the first time."""
     flags = {name: value for name, value in contents(golden / run, "flags.json").items()}
     teacher = best(golden / "teacher") if run == "student" else None
-    pages = [run_page(golden / run, contents(best(golden / run), "meta.json"), flags, teacher) for _ in range(2)]
+    pages = [
+        run_page(golden / run, contents(best(golden / run), "meta.json"), flags, teacher) for _ in range(2)
+    ]
     assert pages[0] == pages[1]
-    first, again = ((text[:text.index("<h2>Flags")]) for text in ((golden / run / "report.html").read_text(encoding="utf-8"), pages[0]))
+    first, again = (
+        (text[: text.index("<h2>Flags")])
+        for text in ((golden / run / "report.html").read_text(encoding="utf-8"), pages[0])
+    )
     assert first == again
 
 
@@ -154,14 +268,23 @@ def test_without_matplotlib_there_are_the_tables(nasty_run, monkeypatch):
     folder, meta = nasty_run
     monkeypatch.setattr(charts, "matplotlib", None)
     page = Page(run_page(folder, meta, {}))
-    assert "pip install matplotlib" in page.text and "svg" not in {tag for tag, _ in page.tags} and page.numbers("all examples") == [0.5, 0.5]
+    assert (
+        "pip install matplotlib" in page.text
+        and "svg" not in {tag for tag, _ in page.tags}
+        and page.numbers("all examples") == [0.5, 0.5]
+    )
 
 
 @needs_matplotlib
 def test_with_matplotlib_there_is_a_chart_for_each_curve(nasty_run):
     """Dev, the loss, its one part, and the learning rate; their words take the colour of the page."""
     text = run_page(*nasty_run, {})
-    assert text.count("<svg ") == 4 and "pip install" not in text and "currentColor" in text and charts.INK not in text
+    assert (
+        text.count("<svg ") == 4
+        and "pip install" not in text
+        and "currentColor" in text
+        and charts.INK not in text
+    )
 
 
 def test_a_folder_that_has_not_trained_has_no_curves(nasty_run):
@@ -182,13 +305,17 @@ def test_a_teacher_of_another_name_or_task_is_not_set_beside(golden):
 def test_curves_are_means_over_examples():
     """At most POINTS points; their mean, weighted by examples, is that of the steps, and the last stands at the last step."""
     stream = np.random.default_rng(0)
-    lines = [{"step": i + 1, "loss": value, "examples": int(count)} for i, (value, count) in enumerate(zip(stream.random(1234),
-                                                                                                        stream.integers(1, 9, 1234)))]
+    lines = [
+        {"step": i + 1, "loss": value, "examples": int(count)}
+        for i, (value, count) in enumerate(zip(stream.random(1234), stream.integers(1, 9, 1234)))
+    ]
     steps, values = thin(lines, "loss")
     counts = np.array([line["examples"] for line in lines])
     weights = np.add.reduceat(counts, np.arange(0, 1234, 7))
     assert len(values) <= POINTS and steps[-1] == 1234
-    assert np.average(values, weights=weights) == pytest.approx(np.average([line["loss"] for line in lines], weights=counts))
+    assert np.average(values, weights=weights) == pytest.approx(
+        np.average([line["loss"] for line in lines], weights=counts)
+    )
     assert thin(lines[:5], "loss") == ([1, 2, 3, 4, 5], [pytest.approx(line["loss"]) for line in lines[:5]])
 
 
@@ -199,13 +326,18 @@ def test_a_page_that_cannot_be_made_is_told_and_fails_nothing(tmp_path):
     write_report(types.SimpleNamespace(log=said.append), path, lambda: 1 / 0)
     assert not path.exists() and len(said) == 1 and "ZeroDivisionError" in said[0]
     with pytest.raises(FileNotFoundError):
-        write_report(types.SimpleNamespace(log=said.append), tmp_path / "nowhere" / "report.html", lambda: "new")
+        write_report(
+            types.SimpleNamespace(log=said.append), tmp_path / "nowhere" / "report.html", lambda: "new"
+        )
 
 
 def test_predictions_are_read_as_they_were_written(golden):
     """All 16 lines of test, with a probability for each label that adds up to 1."""
     rows = read_predictions(golden / "student" / "predictions.tsv", "test")
-    assert len(rows) == 16 and all(float(row["p", "positive"]) + float(row["p", "negative"]) == pytest.approx(1, abs=2e-6) for row in rows)
+    assert len(rows) == 16 and all(
+        float(row["p", "positive"]) + float(row["p", "negative"]) == pytest.approx(1, abs=2e-6)
+        for row in rows
+    )
 
 
 # --------------------------------------------------------------------------------------- the report of stage 1
@@ -228,11 +360,31 @@ def test_a_cell_without_examples_or_prototype_is_left_out():
     task = BUILT_IN["senti"]
     axes = np.full((4, 2, 3), np.nan)
     axes[0, 0] = axes[1, 1] = (1, 0, 0)
-    few = (task, np.array([0, 1]), np.array([0, 1]), [0.5, 0.25], 0.5, np.array([0]), np.ones((1, 3), np.float32), axes)
-    many = (task, np.array([0, 1] * 4), np.array([0, 1] * 4), [0.5] * 8, 0.5, np.arange(8), np.eye(8, 3, dtype=np.float32) + 1, axes)
+    few = (
+        task,
+        np.array([0, 1]),
+        np.array([0, 1]),
+        [0.5, 0.25],
+        0.5,
+        np.array([0]),
+        np.ones((1, 3), np.float32),
+        axes,
+    )
+    many = (
+        task,
+        np.array([0, 1] * 4),
+        np.array([0, 1] * 4),
+        [0.5] * 8,
+        0.5,
+        np.arange(8),
+        np.eye(8, 3, dtype=np.float32) + 1,
+        axes,
+    )
     for facts in (few, many):
         page = Page(scores_page(*facts))
-        assert [row[0] for row in page.rows[1:]] == ["books, positive", "dvd, negative"] and scores_page(*facts) == scores_page(*facts)
+        assert [row[0] for row in page.rows[1:]] == ["books, positive", "dvd, negative"] and scores_page(
+            *facts
+        ) == scores_page(*facts)
 
 
 # --------------------------------------------------------------------------------------- the model card
@@ -259,13 +411,29 @@ def _has(name):
 def test_the_card_has_the_numbers_of_meta_json(golden, run, kind):
     """Front matter as the hub reads it; dev of each domain, examples, hashes, step and flags; it stands in the manifest."""
     snapshot = best(golden / run)
-    (values, text), meta = front_matter((snapshot / "README.md").read_text(encoding="utf-8")), contents(snapshot, "meta.json")
-    assert values["library_name"] == "transformers" and values["pipeline_tag"] == "text-classification" and kind in values["tags"]
+    (values, text), meta = (
+        front_matter((snapshot / "README.md").read_text(encoding="utf-8")),
+        contents(snapshot, "meta.json"),
+    )
+    assert (
+        values["library_name"] == "transformers"
+        and values["pipeline_tag"] == "text-classification"
+        and kind in values["tags"]
+    )
     for name, value in meta["dev"]["domains"].items():
         assert f"| {name} | {100 * value:.2f} |" in text
-    assert f"| all examples | {100 * meta['dev']['accuracy']:.2f} |" in text and f"Step {meta['step']} of the run." in text
-    assert "| training examples | 32 |" in text and f"| {meta['content_sha256']} |" in text and f"max_length={meta['seq_length']}" in text
-    assert "| --batch_size_per_device | 7 |" in text and str(golden) not in text and "model_load_dir" not in text
+    assert (
+        f"| all examples | {100 * meta['dev']['accuracy']:.2f} |" in text
+        and f"Step {meta['step']} of the run." in text
+    )
+    assert (
+        "| training examples | 32 |" in text
+        and f"| {meta['content_sha256']} |" in text
+        and f"max_length={meta['seq_length']}" in text
+    )
+    assert (
+        "| --batch_size_per_device | 7 |" in text and str(golden) not in text and "model_load_dir" not in text
+    )
     assert run == "teacher" or meta["teacher_sha256"] in text
     assert "README.md" in contents(snapshot, "manifest.json")["sha256"]
 
@@ -284,7 +452,10 @@ def test_a_card_of_heads_by_domain_promises_no_pipeline(nasty_run):
 def test_a_pair_of_texts_is_given_as_a_pair(nasty_run):
     """As transformers wants it."""
     text = model_card({**nasty_run[1], "text": ["premise", "hypothesis"]}, {}, 9, has_classifier=True)
-    assert 'classify({"text": "first text", "text_pair": "second text"}, truncation=True, max_length=32)' in text and "All flags" in text
+    assert (
+        'classify({"text": "first text", "text_pair": "second text"}, truncation=True, max_length=32)' in text
+        and "All flags" in text
+    )
 
 
 def test_a_snapshot_without_a_card_is_read(sandbox):
@@ -295,7 +466,13 @@ def test_a_snapshot_without_a_card_is_read(sandbox):
     with pytest.raises(UserError, match="README.md"):
         read_model(snapshot)
     (snapshot / "README.md").unlink()
-    write_json(snapshot / "manifest.json", {**manifest, "sha256": {name: value for name, value in manifest["sha256"].items() if name != "README.md"}})
+    write_json(
+        snapshot / "manifest.json",
+        {
+            **manifest,
+            "sha256": {name: value for name, value in manifest["sha256"].items() if name != "README.md"},
+        },
+    )
     assert read_model(snapshot).meta["kind"] == "student"
 
 
@@ -322,7 +499,9 @@ class Writer:
 @pytest.fixture
 def written(monkeypatch):
     """The writers that are made from now on."""
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer, __spec__=True))
+    monkeypatch.setitem(
+        sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer, __spec__=True)
+    )
     monkeypatch.setattr(Writer, "made", [])
     return Writer.made
 
@@ -336,8 +515,14 @@ def test_every_number_of_metrics_jsonl_is_a_scalar(tmp_path, written):
     run.metric(step=4, dev={"accuracy": 0.75, "domains": {"books": 0.25}})
     (writer,) = written
     assert (writer.log_dir, writer.purge_step) == ("somewhere", 4)
-    assert writer.scalars == {("train/epoch", 4): 1, ("train/examples", 4): 7, ("train/lr", 4): 0.5, ("train/loss", 4): 2.0,
-                              ("dev/accuracy", 4): 0.75, ("dev/domains/books", 4): 0.25}
+    assert writer.scalars == {
+        ("train/epoch", 4): 1,
+        ("train/examples", 4): 7,
+        ("train/lr", 4): 0.5,
+        ("train/loss", 4): 2.0,
+        ("dev/accuracy", 4): 0.75,
+        ("dev/domains/books", 4): 0.25,
+    }
 
 
 def test_a_run_with_a_board_is_the_same_run(golden, sandbox, written):

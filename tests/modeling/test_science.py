@@ -19,7 +19,13 @@ from modeling.meta_kd.losses import softmax
 from modeling.snapshots import manager
 from modeling.snapshots.folder import load_weights, read_model
 
-HARD = {"hard_label_weight": 1, "soft_label_weight": 0, "attention_loss_weight": 0, "representation_loss_weight": 0, "transfer_loss_weight": 0}
+HARD = {
+    "hard_label_weight": 1,
+    "soft_label_weight": 0,
+    "attention_loss_weight": 0,
+    "representation_loss_weight": 0,
+    "transfer_loss_weight": 0,
+}
 
 
 def done(outcome):
@@ -38,51 +44,127 @@ def steps_and_evaluations(run):
 def test_a_multi_task_teacher_trains_teaches_and_is_evaluated(sandbox):
     """One class head per domain: its own test results come back from the snapshot alone, stage 3 stores its logits, a student learns."""
     flags = stage_flags(sandbox)
-    done(call("meta_teacher", sandbox, {**flags["meta_teacher"], "class_heads": "per_domain", "domain_loss_weight": 0, "model_save_dir": "multi"}))
+    done(
+        call(
+            "meta_teacher",
+            sandbox,
+            {
+                **flags["meta_teacher"],
+                "class_heads": "per_domain",
+                "domain_loss_weight": 0,
+                "model_save_dir": "multi",
+            },
+        )
+    )
     snapshot = best(sandbox / "multi")
     folder = read_model(snapshot)
-    assert class_head_kind(folder) == "per_domain" and folder.arrays["domain_classifiers.dense.weight"].shape == (8, TINY["hidden_size"])
-    done(call("meta_teacher", sandbox, {**flags["meta_teacher"], "do_train": False, "model_load_dir": snapshot, "model_save_dir": "again"}))
-    assert (sandbox / "again" / "results.json").read_bytes() == (sandbox / "multi" / "results.json").read_bytes()
+    assert class_head_kind(folder) == "per_domain" and folder.arrays[
+        "domain_classifiers.dense.weight"
+    ].shape == (8, TINY["hidden_size"])
+    done(
+        call(
+            "meta_teacher",
+            sandbox,
+            {
+                **flags["meta_teacher"],
+                "do_train": False,
+                "model_load_dir": snapshot,
+                "model_save_dir": "again",
+            },
+        )
+    )
+    assert (sandbox / "again" / "results.json").read_bytes() == (
+        sandbox / "multi" / "results.json"
+    ).read_bytes()
 
-    without = {**flags["meta_teacher"], "class_heads": "per_domain", "domain_loss_weight": 0, "model_save_dir": "without"}
+    without = {
+        **flags["meta_teacher"],
+        "class_heads": "per_domain",
+        "domain_loss_weight": 0,
+        "model_save_dir": "without",
+    }
     done(call("meta_teacher", sandbox, {**without, "exclude_domain": "dvd"}))
-    later = {**without, "do_train": False, "model_load_dir": best(sandbox / "without"), "model_save_dir": "later"}
-    done(call("meta_teacher", sandbox, later))  # without --exclude_domain: dvd has the mean of the trained heads, as in the run
+    later = {
+        **without,
+        "do_train": False,
+        "model_load_dir": best(sandbox / "without"),
+        "model_save_dir": "later",
+    }
+    done(
+        call("meta_teacher", sandbox, later)
+    )  # without --exclude_domain: dvd has the mean of the trained heads, as in the run
     test = [json.loads((sandbox / run / "results.json").read_text())["test"] for run in ("without", "later")]
     assert test[0] == test[1]
 
-    done(call("meta_teacher_eval", sandbox, {**flags["meta_teacher_eval"], "model_load_dir": snapshot, "knowledge_dir": "known"}))
+    done(
+        call(
+            "meta_teacher_eval",
+            sandbox,
+            {**flags["meta_teacher_eval"], "model_load_dir": snapshot, "knowledge_dir": "known"},
+        )
+    )
     model = build_teacher(folder.config, TASK, False, "per_domain")
     load_weights(model, folder, allow_missing=())
     arrays = Records(sandbox / "data" / "ofrecord" / "train", "train").arrays()
     logits = class_logits(model, arrays, TASK, 8, DOMAINS, CPU)
-    stored = np.stack([item["logits"] for item in Knowledge(sandbox / "known").read(arrays["idxs"].reshape(-1))])
+    stored = np.stack(
+        [item["logits"] for item in Knowledge(sandbox / "known").read(arrays["idxs"].reshape(-1))]
+    )
     np.testing.assert_allclose(stored, logits, rtol=1e-4, atol=1e-5)
-    learn = {**flags["meta_distill"], "teacher_model": snapshot, "knowledge_dir": "known", "transfer_loss_weight": 0, "model_save_dir": "pupil"}
+    learn = {
+        **flags["meta_distill"],
+        "teacher_model": snapshot,
+        "knowledge_dir": "known",
+        "transfer_loss_weight": 0,
+        "model_save_dir": "pupil",
+    }
     done(call("meta_distill", sandbox, learn))
     assert "classifier.weight" in read_model(best(sandbox / "pupil")).arrays
 
 
 def test_hard_labels_need_no_teacher(sandbox):
     """Neither teacher nor knowledge is read, and the loss is the plain cross-entropy."""
-    done(call("meta_distill", sandbox, {**stage_flags(sandbox)["meta_distill"], **HARD, "teacher_model": None, "model_save_dir": "hard"}))
+    done(
+        call(
+            "meta_distill",
+            sandbox,
+            {**stage_flags(sandbox)["meta_distill"], **HARD, "teacher_model": None, "model_save_dir": "hard"},
+        )
+    )
     steps, _ = steps_and_evaluations(sandbox / "hard")
     assert all(line["loss"] == pytest.approx(line["hard"]) for line in steps) and "soft" not in steps[0]
-    outcome = call("meta_distill", sandbox, {**stage_flags(sandbox)["meta_distill"], "teacher_model": None, "model_save_dir": "soft"})
+    outcome = call(
+        "meta_distill",
+        sandbox,
+        {**stage_flags(sandbox)["meta_distill"], "teacher_model": None, "model_save_dir": "soft"},
+    )
     assert outcome.code == 2 and "--teacher_model is needed" in outcome.err
 
 
 def test_a_student_is_evaluated_from_its_snapshot_alone(sandbox):
     """--do_eval without --do_train: no teacher, no knowledge, and the results of its run."""
-    flags = {**stage_flags(sandbox)["meta_distill"], "do_train": False, "student_model": best(sandbox / "student"), "student_layers": None,
-             "teacher_model": None, "model_save_dir": "again"}
+    flags = {
+        **stage_flags(sandbox)["meta_distill"],
+        "do_train": False,
+        "student_model": best(sandbox / "student"),
+        "student_layers": None,
+        "teacher_model": None,
+        "model_save_dir": "again",
+    }
     done(call("meta_distill", sandbox, flags))
-    assert (sandbox / "again" / "results.json").read_bytes() == (sandbox / "student" / "results.json").read_bytes()
+    assert (sandbox / "again" / "results.json").read_bytes() == (
+        sandbox / "student" / "results.json"
+    ).read_bytes()
 
 
-@pytest.mark.parametrize("stage, more", [("meta_teacher", {"domain": "dvd"}), ("meta_distill", {"domain": "dvd"}),
-                                         ("meta_teacher", {"exclude_domain": "dvd"})])
+@pytest.mark.parametrize(
+    "stage, more",
+    [
+        ("meta_teacher", {"domain": "dvd"}),
+        ("meta_distill", {"domain": "dvd"}),
+        ("meta_teacher", {"exclude_domain": "dvd"}),
+    ],
+)
 def test_a_run_is_selected_on_its_own_domains(sandbox, stage, more):
     """--domain and --exclude_domain hold for training and dev; test keeps all domains. (A misspelt keyword once swallowed this.)"""
     done(call(stage, sandbox, {**stage_flags(sandbox)[stage], **more, "model_save_dir": "one"}))
@@ -90,7 +172,9 @@ def test_a_run_is_selected_on_its_own_domains(sandbox, stage, more):
     mine = {"dvd"} if "domain" in more else set(TASK.domains) - {"dvd"}
     assert all(set(dev["domains"]) == mine for dev in evaluations)
     assert sum(line["examples"] for line in steps) == 2 * 8 * len(mine)  # of 2 epochs
-    assert set(json.loads((sandbox / "one" / "results.json").read_text())["test"]["domains"]) == set(TASK.domains)
+    assert set(json.loads((sandbox / "one" / "results.json").read_text())["test"]["domains"]) == set(
+        TASK.domains
+    )
 
 
 def test_every_prediction_is_stored(golden):
@@ -102,10 +186,14 @@ def test_every_prediction_is_stored(golden):
         for split in ("dev", "test"):
             mine = [line for line in lines if line["split"] == split]
             assert [int(line["idxs"]) for line in mine] == list(range(results[split]["examples"]))
-            assert np.mean([line["label"] == line["predicted"] for line in mine]) == pytest.approx(results[split]["accuracy"])
+            assert np.mean([line["label"] == line["predicted"] for line in mine]) == pytest.approx(
+                results[split]["accuracy"]
+            )
         for line in lines:
             probabilities = {label: float(line[label]) for label in TASK.labels}
-            assert sum(probabilities.values()) == pytest.approx(1, abs=2e-6) and probabilities[line["predicted"]] == max(probabilities.values())
+            assert sum(probabilities.values()) == pytest.approx(1, abs=2e-6) and probabilities[
+                line["predicted"]
+            ] == max(probabilities.values())
 
 
 def test_softmax_is_that_of_the_formula():
@@ -121,18 +209,28 @@ def test_softmax_is_that_of_the_formula():
 def test_the_transfer_target_is_the_teachers_feature_itself():
     """The term is the error against what the knowledge holds: never pushed through a layer of the student's, trained or not."""
     terms = {"transfer": 1.0}
-    model, batch = initialised(build_student(CONFIG, TASK, 24, terms)).eval(), make_batch(records(), np.arange(6))
+    model, batch = (
+        initialised(build_student(CONFIG, TASK, 24, terms)).eval(),
+        make_batch(records(), np.arange(6)),
+    )
     tensors, targets = to_device(batch, DOMAINS, CPU), targets_for(batch, terms, expertise_weight="none")
     encoder = model(tensors).encoder
     mine = model.domain_feature(encoder, tensors).numpy() @ model.transfer_map.weight.numpy().T
     loss, _ = student_loss(model, tensors, targets, terms)
-    assert loss.item() == pytest.approx(float(((mine - targets.domain_feature.numpy()) ** 2).mean()), rel=1e-4)
+    assert loss.item() == pytest.approx(
+        float(((mine - targets.domain_feature.numpy()) ** 2).mean()), rel=1e-4
+    )
 
 
 def test_attention_is_compared_before_dropout():
     """With dropout of attention alone, the first layer's scores are the same in training as in evaluation."""
-    config = BertConfig.from_dict({**CONFIG.to_dict(), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5})
-    model, batch = initialised(DomainClassifier(config, 2, 4)), to_device(make_batch(records(), np.arange(6)), DOMAINS, CPU)
+    config = BertConfig.from_dict(
+        {**CONFIG.to_dict(), "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}
+    )
+    model, batch = (
+        initialised(DomainClassifier(config, 2, 4)),
+        to_device(make_batch(records(), np.arange(6)), DOMAINS, CPU),
+    )
     found = {}
     for training in (True, False):
         model.train(training)
@@ -151,18 +249,29 @@ def test_the_teacher_speaks_in_eval_mode(golden):
     arrays = Records(golden / "data" / "ofrecord" / "train", "train").arrays()
     (known,) = (golden / "data" / "ofrecord").glob("knowledge-*")
     stored = np.stack([item["logits"] for item in Knowledge(known).read(arrays["idxs"].reshape(-1))])
-    np.testing.assert_allclose(stored, class_logits(model.eval(), arrays, TASK, 8, DOMAINS, CPU), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        stored, class_logits(model.eval(), arrays, TASK, 8, DOMAINS, CPU), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_no_epoch_runs_the_teacher(sandbox, monkeypatch):
     """Stage 4 makes one model, the student, and reads the weights of no other."""
     read, made = [], []
-    monkeypatch.setattr(manager, "read_model", lambda path, *rest: read.append(str(path)) or read_model(path, *rest))
+    monkeypatch.setattr(
+        manager, "read_model", lambda path, *rest: read.append(str(path)) or read_model(path, *rest)
+    )
     built = DomainClassifier.__init__
-    monkeypatch.setattr(DomainClassifier, "__init__", lambda self, config, *rest, **more: made.append(config) or built(self, config, *rest, **more))
+    monkeypatch.setattr(
+        DomainClassifier,
+        "__init__",
+        lambda self, config, *rest, **more: made.append(config) or built(self, config, *rest, **more),
+    )
     done(call("meta_distill", sandbox, {**stage_flags(sandbox)["meta_distill"], "model_save_dir": "new"}))
     assert len(made) == 1 and made[0].num_hidden_layers == 2
-    assert read == ["bert", str(sandbox / "new" / best(sandbox / "new").name)] or read == ["bert", f"new/{best(sandbox / 'new').name}"]
+    assert read == ["bert", str(sandbox / "new" / best(sandbox / "new").name)] or read == [
+        "bert",
+        f"new/{best(sandbox / 'new').name}",
+    ]
 
 
 def test_what_is_only_evaluated_must_bring_its_class_head(sandbox):
@@ -172,19 +281,34 @@ def test_what_is_only_evaluated_must_bring_its_class_head(sandbox):
     from util import sha256
 
     snapshot = best(sandbox / "teacher")
-    arrays = {name: array for name, array in load_file(snapshot / "model.safetensors").items() if not name.startswith("classifier.")}
+    arrays = {
+        name: array
+        for name, array in load_file(snapshot / "model.safetensors").items()
+        if not name.startswith("classifier.")
+    }
     save_file(arrays, snapshot / "model.safetensors", metadata={"format": "pt"})
     manifest = json.loads((snapshot / "manifest.json").read_text())
     manifest["sha256"]["model.safetensors"] = sha256(snapshot / "model.safetensors")
     (snapshot / "manifest.json").write_text(json.dumps(manifest))
-    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], "do_train": False, "model_load_dir": snapshot,
-                                           "model_save_dir": "x"})
+    outcome = call(
+        "meta_teacher",
+        sandbox,
+        {
+            **stage_flags(sandbox)["meta_teacher"],
+            "do_train": False,
+            "model_load_dir": snapshot,
+            "model_save_dir": "x",
+        },
+    )
     assert outcome.code == 2 and "classifier" in outcome.err
 
 
 def test_the_terms_that_lambda_weights_are_those_of_the_layers():
     """Doubling lambda of all examples doubles attention, representation, hidden states and transfer, and leaves the labels' terms."""
-    model, batch = initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(), make_batch(records(), np.arange(6))
+    model, batch = (
+        initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(),
+        make_batch(records(), np.arange(6)),
+    )
     tensors, targets = to_device(batch, DOMAINS, CPU), targets_for(batch, ALL_TERMS)
     once, parts = student_loss(model, tensors, targets, ALL_TERMS)
     twice, _ = student_loss(model, tensors, targets._replace(expertise=2 * targets.expertise), ALL_TERMS)

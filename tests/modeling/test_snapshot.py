@@ -35,8 +35,17 @@ from tokenization import tokenizer_for
 from util import UserError, sha256, write_json
 
 TASK = BUILT_IN["senti"]
-META = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains, "step": 7, "best": None,
-        "domain_head": True, "seen_domains": [0, 1, 2, 3], "flags": {"seed": 1}}
+META = {
+    "kind": "teacher",
+    "task": "senti",
+    "labels": TASK.labels,
+    "domains": TASK.domains,
+    "step": 7,
+    "best": None,
+    "domain_head": True,
+    "seen_domains": [0, 1, 2, 3],
+    "flags": {"seed": 1},
+}
 
 
 @pytest.fixture
@@ -55,7 +64,13 @@ def teacher(folder):
 def saved(tiny_model, tmp_path_factory):
     """A snapshot of a teacher with optimizer state. Not to be changed."""
     path = tmp_path_factory.mktemp("snapshots") / "snapshot_last"
-    save_snapshot(path, teacher(tiny_model), tokenizer_for(tiny_model), META, optimizer={"exp_avg.x": np.ones(2, np.float32)})
+    save_snapshot(
+        path,
+        teacher(tiny_model),
+        tokenizer_for(tiny_model),
+        META,
+        optimizer={"exp_avg.x": np.ones(2, np.float32)},
+    )
     return path
 
 
@@ -81,7 +96,9 @@ def refused(call, *words):
     with pytest.raises(UserError) as error:
         call()
     sentence = str(error.value)
-    assert "\n" not in sentence and sentence.endswith(".") and all(word in sentence for word in words), sentence
+    assert "\n" not in sentence and sentence.endswith(".") and all(word in sentence for word in words), (
+        sentence
+    )
     return sentence
 
 
@@ -92,7 +109,11 @@ def test_a_hugging_face_folder_needs_no_manifest(plain):
     """config.json and model.safetensors are enough; a folder without meta.json is a plain model."""
     (plain / "vocab.txt").unlink()
     folder = read_model(plain)
-    assert folder.meta is None and folder.config.num_hidden_layers == 4 and folder.sha256 == sha256(plain / "model.safetensors")
+    assert (
+        folder.meta is None
+        and folder.config.num_hidden_layers == 4
+        and folder.sha256 == sha256(plain / "model.safetensors")
+    )
     assert "bert.embeddings.word_embeddings.weight" in folder.arrays
 
 
@@ -101,9 +122,16 @@ def test_older_names_are_understood(plain, tiny_model):
     expected = read_model(tiny_model).arrays
 
     def rename(arrays):
-        old = {name[len("bert."):].replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
-               for name, array in arrays.items()}
-        return {**{name: array.astype(np.float16) for name, array in old.items()}, "embeddings.position_ids": np.arange(32)[None]}
+        old = {
+            name[len("bert.") :]
+            .replace("LayerNorm.weight", "LayerNorm.gamma")
+            .replace("LayerNorm.bias", "LayerNorm.beta"): array
+            for name, array in arrays.items()
+        }
+        return {
+            **{name: array.astype(np.float16) for name, array in old.items()},
+            "embeddings.position_ids": np.arange(32)[None],
+        }
 
     change_weights(plain, rename)
     found = read_model(plain).arrays
@@ -124,7 +152,9 @@ def test_weights_that_are_no_finite_floats_are_refused(plain):
     """NaN, infinity and whole numbers, with the tensor's name."""
     name = "bert.pooler.dense.bias"
     for value in (np.nan, np.inf):
-        change_weights(plain, lambda arrays, value=value: arrays.update({name: np.array([0, value] * 8, np.float32)}))
+        change_weights(
+            plain, lambda arrays, value=value: arrays.update({name: np.array([0, value] * 8, np.float32)})
+        )
         refused(lambda: read_model(plain), name, "not finite")
     change_weights(plain, lambda arrays: arrays.update({name: np.zeros(16, np.int64)}))
     refused(lambda: read_model(plain), name, "int64")
@@ -140,6 +170,7 @@ def test_a_file_that_was_cut_is_refused(plain, size):
 
 def test_no_pickle_is_read(plain):
     """A model.safetensors that is a pickle is refused and runs nothing; a pytorch_model.bin beside or instead of it is not opened."""
+
     class Planted:
         def __reduce__(self):
             return os.mkdir, (str(plain / "planted"),)
@@ -161,13 +192,23 @@ def test_no_pickle_is_read(plain):
 def test_every_weight_is_reported(plain):
     """So many loaded, new with their names, left over with their names."""
     more = {"cls.predictions.bias": np.ones(40, np.float32)}
-    change_weights(plain, lambda arrays: {**{name: array for name, array in arrays.items() if "pooler" not in name}, **more})
+    change_weights(
+        plain,
+        lambda arrays: {**{name: array for name, array in arrays.items() if "pooler" not in name}, **more},
+    )
     model, lines = teacher(plain), []
     before = model.classifier.weight.numpy().copy()
     load_weights(model, read_model(plain), lines.append)
     encoder = 5 + 4 * 16
-    assert len(lines) == 1 and f"{encoder} loaded, 9 new (" in lines[0] and "1 left over (cls.predictions.bias)" in lines[0]
-    assert all(name in lines[0] for name in ("bert.pooler.dense.weight", "classifier.weight", "domain_head.embedding.weight"))
+    assert (
+        len(lines) == 1
+        and f"{encoder} loaded, 9 new (" in lines[0]
+        and "1 left over (cls.predictions.bias)" in lines[0]
+    )
+    assert all(
+        name in lines[0]
+        for name in ("bert.pooler.dense.weight", "classifier.weight", "domain_head.embedding.weight")
+    )
     np.testing.assert_array_equal(model.classifier.weight.numpy(), before)
     arrays = load_file(plain / "model.safetensors")
     for name, parameter in model.named_parameters():
@@ -178,8 +219,10 @@ def test_every_weight_is_reported(plain):
 def test_another_architecture_is_refused(plain):
     """A tensor of another shape, an encoder weight too few or too many: one sentence with its name; never a random layer in silence."""
     name = "bert.encoder.layer.1.output.dense.weight"
-    for change, words in ((lambda arrays: arrays.update({name: np.ones((16, 31), np.float32)}), "(16, 31)"),
-                          (lambda arrays: arrays.pop(name) is None, "missing")):
+    for change, words in (
+        (lambda arrays: arrays.update({name: np.ones((16, 31), np.float32)}), "(16, 31)"),
+        (lambda arrays: arrays.pop(name) is None, "missing"),
+    ):
         change_weights(plain, change)
         refused(lambda: load_weights(teacher(plain), read_model(plain)), str(plain), name, words)
 
@@ -194,7 +237,11 @@ def test_a_config_with_other_layers_than_the_weights_is_refused(plain):
 def test_heads_may_be_new_only_where_training_starts(snapshot, tiny_model):
     """`exact`, as for a resumed run or a teacher, asks for every weight."""
     model = build_teacher(read_model(tiny_model).config, TASK, domain_head=True)
-    refused(lambda: load_weights(model, read_model(tiny_model), allow_missing=()), "7 weights", "classifier.weight")
+    refused(
+        lambda: load_weights(model, read_model(tiny_model), allow_missing=()),
+        "7 weights",
+        "classifier.weight",
+    )
     load_weights(model, read_model(snapshot), allow_missing=())
 
 
@@ -203,13 +250,17 @@ def test_keep_layers_takes_layers_2_4_6_of_6(tiny_model):
     config = BertConfig.from_dict({**read_model(tiny_model).config.to_dict(), "num_hidden_layers": 6})
     six = DomainClassifier(config, 2, 4)
     init_weights(six, 1, 0.2)
-    folder = read_model(tiny_model)._replace(config=config, arrays={name: p.numpy() for name, p in six.named_parameters()})
+    folder = read_model(tiny_model)._replace(
+        config=config, arrays={name: p.numpy() for name, p in six.named_parameters()}
+    )
     kept = keep_layers(folder, 3)
     assert kept.config.num_hidden_layers == 3 and len(kept.arrays) == len(folder.arrays) - 3 * 16
     three = DomainClassifier(kept.config, 2, 4)
     load_weights(three, kept, allow_missing=())
     for name, parameter in three.named_parameters():
-        source = re.sub(r"layer\.(\d)", lambda found: f"layer.{2 * int(found.group(1)) + 1}", name)  # 0, 1, 2 -> 1, 3, 5, from 0
+        source = re.sub(
+            r"layer\.(\d)", lambda found: f"layer.{2 * int(found.group(1)) + 1}", name
+        )  # 0, 1, 2 -> 1, 3, 5, from 0
         np.testing.assert_array_equal(parameter.numpy(), folder.arrays[source])
     refused(lambda: keep_layers(folder, 7), "--student_layers 7", "6 layers")
 
@@ -221,7 +272,12 @@ def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path):
     refused(lambda: check_fits_model(folder, TASK, 33, tokenizer), "--seq_length 33", "32 positions")
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text((tiny_model / "vocab.txt").read_text() + "more\n")
-    refused(lambda: check_fits_model(folder, TASK, 32, tokenizer_for(tiny_model, vocabulary)), str(vocabulary), "41 tokens", "40 word")
+    refused(
+        lambda: check_fits_model(folder, TASK, 32, tokenizer_for(tiny_model, vocabulary)),
+        str(vocabulary),
+        "41 tokens",
+        "40 word",
+    )
     pairs = dataclasses.replace(TASK, text=("one", "two"))
     check_fits_model(folder, pairs, 32, tokenizer)
     single = folder._replace(config=dataclasses.replace(folder.config, type_vocab_size=1))
@@ -242,7 +298,10 @@ def test_what_is_saved_is_read_back(saved, tiny_model):
     assert tokenizer_for(saved).vocab == tokenizer_for(tiny_model).vocab
     np.testing.assert_array_equal(read_optimizer(saved)["exp_avg.x"], np.ones(2, np.float32))
     config = json.loads((saved / "config.json").read_text())
-    assert config["architectures"] == ["BertForSequenceClassification"] and config["id2label"] == {"0": "positive", "1": "negative"}
+    assert config["architectures"] == ["BertForSequenceClassification"] and config["id2label"] == {
+        "0": "positive",
+        "1": "negative",
+    }
     again = build_teacher(folder.config, TASK, domain_head=True)
     load_weights(again, folder, allow_missing=())
     ids = np.array([[2, 5, 6, 3]], np.int32)
@@ -255,7 +314,13 @@ def test_what_is_saved_is_read_back(saved, tiny_model):
 def test_the_same_snapshot_has_the_same_bytes(saved, tiny_model, tmp_path):
     """No clock, no order of a dict: saved again, every file is the same."""
     again = tmp_path / "again"
-    save_snapshot(again, teacher(tiny_model), tokenizer_for(tiny_model), META, optimizer={"exp_avg.x": np.ones(2, np.float32)})
+    save_snapshot(
+        again,
+        teacher(tiny_model),
+        tokenizer_for(tiny_model),
+        META,
+        optimizer={"exp_avg.x": np.ones(2, np.float32)},
+    )
     assert {f.name: sha256(f) for f in again.iterdir()} == {f.name: sha256(f) for f in saved.iterdir()}
 
 
@@ -264,7 +329,9 @@ def test_snapshots_have_the_permissions_of_other_new_files(saved, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     mode = stat.S_IMODE((tmp_path / "file").stat().st_mode)
-    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in saved.iterdir()} == {file.name: mode for file in saved.iterdir()}
+    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in saved.iterdir()} == {
+        file.name: mode for file in saved.iterdir()
+    }
     assert saved.stat().st_mode == (tmp_path / "folder").stat().st_mode
 
 
@@ -273,8 +340,18 @@ def test_a_student_that_serves_has_no_distillation_heads(tiny_model, tmp_path):
     config = read_model(tiny_model).config
     student = build_student(config, TASK, 24, ("representation", "transfer", "hidden"))
     init_weights(student, 0, 0.2)
-    assert {name.split(".")[0] + "." for name, _ in student.named_parameters()} == {"bert.", "classifier.", *STUDENT_ONLY}
-    save_snapshot(tmp_path / "best", student, tokenizer_for(tiny_model), {**META, "kind": "student"}, left_out=STUDENT_ONLY)
+    assert {name.split(".")[0] + "." for name, _ in student.named_parameters()} == {
+        "bert.",
+        "classifier.",
+        *STUDENT_ONLY,
+    }
+    save_snapshot(
+        tmp_path / "best",
+        student,
+        tokenizer_for(tiny_model),
+        {**META, "kind": "student"},
+        left_out=STUDENT_ONLY,
+    )
     arrays = read_model(tmp_path / "best").arrays
     assert not [name for name in arrays if not name.startswith(("bert.", "classifier."))]
     load_weights(DomainClassifier(config, 2, 4), read_model(tmp_path / "best"), allow_missing=())
@@ -289,29 +366,60 @@ def test_a_snapshot_without_its_manifest_is_refused(snapshot):
     refused(lambda: read_model(snapshot), str(snapshot), "no manifest.json")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "meta.json", "optimizer.safetensors", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "meta.json",
+        "optimizer.safetensors",
+        "tokenizer_config.json",
+    ],
+)
 def test_a_changed_byte_is_found(snapshot, name):
     """In each file, at its start, middle and end; and a file that is gone, unless with meta.json the folder is a plain one."""
     content = (snapshot / name).read_bytes()
     for place in (0, len(content) // 2, len(content) - 1):
-        (snapshot / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
+        (snapshot / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         refused(lambda: read_model(snapshot), str(snapshot / name), "not what the snapshot's manifest says")
     (snapshot / name).unlink()
     if name != "meta.json":
         refused(lambda: read_model(snapshot), name, "missing")
     else:
-        refused(lambda: read_snapshot_meta(snapshot, "--teacher_model"), "--teacher_model", "meta.json is missing")
+        refused(
+            lambda: read_snapshot_meta(snapshot, "--teacher_model"), "--teacher_model", "meta.json is missing"
+        )
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda manifest: {**manifest, "format": "meta-kd-snapshot-2"}, "another version"),
-    (lambda manifest: {"format": manifest["format"]}, "hashes"),
-    (lambda manifest: {**manifest, "sha256": list(manifest["sha256"])}, "hashes"),
-    (lambda manifest: {**manifest, "sha256": {k: v for k, v in manifest["sha256"].items() if k != "model.safetensors"}}, "hashes"),
-    (lambda manifest: {**manifest, "sha256": {**manifest["sha256"], "../outside": "0" * 64}}, "../outside"),
-    (lambda manifest: {**manifest, "sha256": {**manifest["sha256"], "/etc/passwd": "0" * 64}}, "/etc/passwd"),
-    (lambda manifest: {**manifest, "sha256": {**manifest["sha256"], "model.safetensors": None}}, "not what the snapshot's manifest says"),
-    (lambda manifest: [manifest], "expected a JSON object")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda manifest: {**manifest, "format": "meta-kd-snapshot-2"}, "another version"),
+        (lambda manifest: {"format": manifest["format"]}, "hashes"),
+        (lambda manifest: {**manifest, "sha256": list(manifest["sha256"])}, "hashes"),
+        (
+            lambda manifest: {
+                **manifest,
+                "sha256": {k: v for k, v in manifest["sha256"].items() if k != "model.safetensors"},
+            },
+            "hashes",
+        ),
+        (
+            lambda manifest: {**manifest, "sha256": {**manifest["sha256"], "../outside": "0" * 64}},
+            "../outside",
+        ),
+        (
+            lambda manifest: {**manifest, "sha256": {**manifest["sha256"], "/etc/passwd": "0" * 64}},
+            "/etc/passwd",
+        ),
+        (
+            lambda manifest: {**manifest, "sha256": {**manifest["sha256"], "model.safetensors": None}},
+            "not what the snapshot's manifest says",
+        ),
+        (lambda manifest: [manifest], "expected a JSON object"),
+    ],
+)
 def test_a_manifest_that_is_none_is_refused(snapshot, change, words):
     """Another format, hashes that are missing, of the wrong kind, or of files outside the folder."""
     (snapshot.parent / "outside").write_text("")
@@ -328,7 +436,11 @@ def test_only_a_teacher_of_the_task_teaches(saved, tiny_model):
     refused(lambda: teacher_meta({**meta, "kind": "student"}, TASK, saved), "a student")
     for key in ("labels", "domains"):
         other = dataclasses.replace(TASK, **{key: getattr(TASK, key)[::-1]})
-        refused(lambda other=other: check_task(meta, other, saved), key, "positive" if key == "labels" else "kitchen")
+        refused(
+            lambda other=other: check_task(meta, other, saved),
+            key,
+            "positive" if key == "labels" else "kitchen",
+        )
 
 
 def test_a_best_snapshot_is_no_snapshot_to_resume_from(snapshot):
@@ -351,23 +463,42 @@ def open_text(path):
     return folder, read_optimizer(path)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda arrays: arrays.pop("classifier.weight") is None, "classifier.weight"),
-    (lambda arrays: arrays.pop("bert.encoder.layer.3.output.dense.bias") is None, "missing"),
-    (lambda arrays: arrays.update({"classifier.weight": np.ones((3, 16), np.float32)}), "(3, 16)"),
-    (lambda arrays: arrays.update({"classifier.weight": np.ones((16, 2), np.float32)}), "(16, 2)"),
-    (lambda arrays: arrays.update({"bert.embeddings.word_embeddings.weight": np.ones((0, 16), np.float32)}), "(0, 16)"),
-    (lambda arrays: arrays.update({"bert.embeddings.word_embeddings.weight": np.ones((40, 16, 1), np.float32)}), "(40, 16, 1)"),
-    (lambda arrays: arrays.update({"bert.encoder.layer.4.output.dense.bias": np.ones(16, np.float32)}), "does not describe"),
-    (lambda arrays: arrays.update({"classifier.bias": np.array([1, np.nan], np.float32)}), "not finite"),
-    (lambda arrays: arrays.update({"classifier.bias": np.array([1, -np.inf], np.float16)}), "not finite"),
-    (lambda arrays: arrays.update({"classifier.bias": np.array([1, 1e300])}), "not finite"),  # in float32
-    (lambda arrays: arrays.update({"classifier.bias": np.array([1, 2])}), "int64"),
-    (lambda arrays: arrays.update({"classifier.bias": np.array([True, False])}), "bool"),
-    (lambda arrays: arrays.update({"strange\nname": np.array([1, 2])}), "strange"),
-    (lambda arrays: arrays.update({"pooler.dense.bias": np.ones(16, np.float32)}), "under two names"),
-    (lambda arrays: arrays.update({"bert.embeddings.LayerNorm.gamma": np.ones(16, np.float32)}), "under two names"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda arrays: arrays.pop("classifier.weight") is None, "classifier.weight"),
+        (lambda arrays: arrays.pop("bert.encoder.layer.3.output.dense.bias") is None, "missing"),
+        (lambda arrays: arrays.update({"classifier.weight": np.ones((3, 16), np.float32)}), "(3, 16)"),
+        (lambda arrays: arrays.update({"classifier.weight": np.ones((16, 2), np.float32)}), "(16, 2)"),
+        (
+            lambda arrays: arrays.update(
+                {"bert.embeddings.word_embeddings.weight": np.ones((0, 16), np.float32)}
+            ),
+            "(0, 16)",
+        ),
+        (
+            lambda arrays: arrays.update(
+                {"bert.embeddings.word_embeddings.weight": np.ones((40, 16, 1), np.float32)}
+            ),
+            "(40, 16, 1)",
+        ),
+        (
+            lambda arrays: arrays.update({"bert.encoder.layer.4.output.dense.bias": np.ones(16, np.float32)}),
+            "does not describe",
+        ),
+        (lambda arrays: arrays.update({"classifier.bias": np.array([1, np.nan], np.float32)}), "not finite"),
+        (lambda arrays: arrays.update({"classifier.bias": np.array([1, -np.inf], np.float16)}), "not finite"),
+        (lambda arrays: arrays.update({"classifier.bias": np.array([1, 1e300])}), "not finite"),  # in float32
+        (lambda arrays: arrays.update({"classifier.bias": np.array([1, 2])}), "int64"),
+        (lambda arrays: arrays.update({"classifier.bias": np.array([True, False])}), "bool"),
+        (lambda arrays: arrays.update({"strange\nname": np.array([1, 2])}), "strange"),
+        (lambda arrays: arrays.update({"pooler.dense.bias": np.ones(16, np.float32)}), "under two names"),
+        (
+            lambda arrays: arrays.update({"bert.embeddings.LayerNorm.gamma": np.ones(16, np.float32)}),
+            "under two names",
+        ),
+    ],
+)
 def test_weights_that_the_manifest_vouches_for_are_checked_all_the_same(snapshot, tiny_model, change, words):
     """Missing, extra, reshaped, not finite, of other kinds, there twice: told with the tensor's name before the engine has them."""
     change_weights(snapshot, change)
@@ -377,25 +508,49 @@ def test_weights_that_the_manifest_vouches_for_are_checked_all_the_same(snapshot
 
 def forged_head(change):
     """A rewriting of the JSON head of a safetensors file."""
+
     def forge(data):
-        length, = struct.unpack("<Q", data[:8])
-        head = json.dumps(change(json.loads(data[8:8 + length]))).encode()
-        return struct.pack("<Q", len(head)) + head + data[8 + length:]
+        (length,) = struct.unpack("<Q", data[:8])
+        head = json.dumps(change(json.loads(data[8 : 8 + length]))).encode()
+        return struct.pack("<Q", len(head)) + head + data[8 + length :]
+
     return forge
 
 
-@pytest.mark.parametrize("forge", [
-    lambda data: b"", lambda data: data[:7], lambda data: data[:8], lambda data: data[:-1], lambda data: data + b"\0",
-    lambda data: struct.pack("<Q", 2 ** 62) + data[8:], lambda data: struct.pack("<Q", 0) + data[8:], lambda data: data[:8] + b"[" + data[9:],
-    forged_head(lambda head: []), forged_head(lambda head: {}), forged_head(lambda head: {**head, "x": 1}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [2 ** 62, 2 ** 62]}}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [10 ** 12]}}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [-2]}}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "dtype": "F128"}}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "dtype": "BF16", "shape": [4]}}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "data_offsets": [0, 2 ** 60]}}),
-    forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "data_offsets": [8, 0]}}),
-])
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda data: b"",
+        lambda data: data[:7],
+        lambda data: data[:8],
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: struct.pack("<Q", 2**62) + data[8:],
+        lambda data: struct.pack("<Q", 0) + data[8:],
+        lambda data: data[:8] + b"[" + data[9:],
+        forged_head(lambda head: []),
+        forged_head(lambda head: {}),
+        forged_head(lambda head: {**head, "x": 1}),
+        forged_head(
+            lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [2**62, 2**62]}}
+        ),
+        forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [10**12]}}),
+        forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "shape": [-2]}}),
+        forged_head(lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "dtype": "F128"}}),
+        forged_head(
+            lambda head: {
+                **head,
+                "classifier.bias": {**head["classifier.bias"], "dtype": "BF16", "shape": [4]},
+            }
+        ),
+        forged_head(
+            lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "data_offsets": [0, 2**60]}}
+        ),
+        forged_head(
+            lambda head: {**head, "classifier.bias": {**head["classifier.bias"], "data_offsets": [8, 0]}}
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
 def test_a_forged_safetensors_file_is_refused(snapshot, name, forge):
     """Cut, grown, with a head that promises more than there is or says nothing sensible; nothing large is set aside for it."""
@@ -426,18 +581,53 @@ def test_wrong_values_of_every_key_of_every_json_file(snapshot):
                     assert folder.arrays.keys() == whole.arrays.keys()
         (snapshot / name).write_bytes(content)
         rehash_snapshot(snapshot)
-    assert not {key for key, *_ in accepted} & {"hidden_size", "vocab_size", "kind", "labels", "domains", "format", "sha256"}
+    assert not {key for key, *_ in accepted} & {
+        "hidden_size",
+        "vocab_size",
+        "kind",
+        "labels",
+        "domains",
+        "format",
+        "sha256",
+    }
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "x" * 300, "a/b", "/etc/passwd", "../bert/config.json", "x\0", "\ud800", "a\nb", "config.json/"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "",
+        "x" * 300,
+        "a/b",
+        "/etc/passwd",
+        "../bert/config.json",
+        "x\0",
+        "\ud800",
+        "a\nb",
+        "config.json/",
+    ],
+)
 def test_a_manifest_leads_to_no_other_file(snapshot, name):
     """Whatever the manifest calls a file: one that is not there by this very name is told, on one line."""
     manifest = json.loads((snapshot / "manifest.json").read_text())
-    (snapshot / "manifest.json").write_text(json.dumps({**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}}))
+    (snapshot / "manifest.json").write_text(
+        json.dumps({**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}})
+    )
     refused(lambda: read_model(snapshot), "not valid JSON" if name == "\ud800" else "missing or a link")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.txt", "meta.json", "tokenizer_config.json", "optimizer.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "meta.json",
+        "tokenizer_config.json",
+        "optimizer.safetensors",
+    ],
+)
 def test_a_link_or_a_folder_in_a_snapshot_is_refused(snapshot, name):
     """Though the link leads to a file of the same content."""
     (snapshot / name).rename(snapshot.parent / "elsewhere")
@@ -474,31 +664,65 @@ def test_200_flipped_bits_of_each_file_are_told(snapshot):
     read_snapshot_meta(snapshot)
 
 
-@pytest.mark.parametrize("values, words", [
-    (np.ones(3, np.float32), None), (np.ones((2, 2), np.float32), None), (np.ones(2), "no optimizer has"), (np.ones(2, np.int64), "no optimizer has"),
-    (np.array([1, np.nan], np.float32), "no optimizer has"), (-np.ones(2, np.float32), "no optimizer has")])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (np.ones(3, np.float32), None),
+        (np.ones((2, 2), np.float32), None),
+        (np.ones(2), "no optimizer has"),
+        (np.ones(2, np.int64), "no optimizer has"),
+        (np.array([1, np.nan], np.float32), "no optimizer has"),
+        (-np.ones(2, np.float32), "no optimizer has"),
+    ],
+)
 def test_moments_that_no_optimizer_has_are_refused(snapshot, tiny_model, values, words):
     """Not finite, of other kinds, negative squares when they are read; of other shapes, or too few, when they are put back."""
     model = teacher(tiny_model)
-    moments = {f"{slot}.{name}": np.ones(parameter.shape, np.float32) for name, parameter in model.named_parameters()
-               for slot in ("exp_avg", "exp_avg_sq")}
+    moments = {
+        f"{slot}.{name}": np.ones(parameter.shape, np.float32)
+        for name, parameter in model.named_parameters()
+        for slot in ("exp_avg", "exp_avg_sq")
+    }
     save_file({**moments, "exp_avg_sq.classifier.bias": values}, snapshot / "optimizer.safetensors")
     rehash_snapshot(snapshot)
     if words:
         refused(lambda: open_text(snapshot), words, "exp_avg_sq.classifier.bias")
     else:
-        refused(lambda: restore_optimizer(make_optimizer(model, 1e-3, 0.01), model, open_text(snapshot)[1], 7), "exp_avg_sq.classifier.bias", "shape")
+        refused(
+            lambda: restore_optimizer(make_optimizer(model, 1e-3, 0.01), model, open_text(snapshot)[1], 7),
+            "exp_avg_sq.classifier.bias",
+            "shape",
+        )
 
 
-@pytest.mark.parametrize("best", [[], {}, "x", {"snapshot": "snapshot_x", "step": 1}, *(
-    {"snapshot": "snapshot_x", "step": 1, "accuracy": 0.5, **wrong}
-    for wrong in ({"snapshot": "../x"}, {"step": -1}, {"accuracy": np.nan}, {"accuracy": "1"}, {"accuracy": 2}, {"more": 1}))])
+@pytest.mark.parametrize(
+    "best",
+    [
+        [],
+        {},
+        "x",
+        {"snapshot": "snapshot_x", "step": 1},
+        *(
+            {"snapshot": "snapshot_x", "step": 1, "accuracy": 0.5, **wrong}
+            for wrong in (
+                {"snapshot": "../x"},
+                {"step": -1},
+                {"accuracy": np.nan},
+                {"accuracy": "1"},
+                {"accuracy": 2},
+                {"more": 1},
+            )
+        ),
+    ],
+)
 def test_progress_that_no_run_made_is_not_gone_on_with(snapshot, best):
     """The best so far decides which snapshots are kept and removed: its name, step and accuracy are what they must be."""
     meta = json.loads((snapshot / "meta.json").read_text())
     (snapshot / "meta.json").write_text(json.dumps({**meta, "best": best}))
     rehash_snapshot(snapshot)
-    refused(lambda: open_text(snapshot), "meta.json", "not valid JSON" if "NaN" in json.dumps(best) else "best")
+    refused(
+        lambda: open_text(snapshot), "meta.json", "not valid JSON" if "NaN" in json.dumps(best) else "best"
+    )
 
 
 def test_best_json_names_a_snapshot_in_its_folder(snapshot):
@@ -506,7 +730,15 @@ def test_best_json_names_a_snapshot_in_its_folder(snapshot):
     run = SimpleNamespace(folder=snapshot.parent)
     (run.folder / "best.json").write_text(json.dumps({"snapshot": "snapshot_last"}))
     assert best_snapshot(run).path == snapshot
-    for wrong in (*WRONG, "snapshot_last/../../x", "snapshot_last/", "../snapshot_last", "snapshot_none", str(snapshot), "snapshot_\0"):
+    for wrong in (
+        *WRONG,
+        "snapshot_last/../../x",
+        "snapshot_last/",
+        "../snapshot_last",
+        "snapshot_none",
+        str(snapshot),
+        "snapshot_\0",
+    ):
         (run.folder / "best.json").write_text(json.dumps({"snapshot": wrong}))
         refused(lambda: best_snapshot(run), "snapshot")
     for text in ("", "[]", "{}", "null"):

@@ -25,7 +25,14 @@ from util import Run, UserError
 
 TASK, CPU, DOMAINS = BUILT_IN["senti"], flow.device("cpu"), DomainTable(4, (0, 1, 2, 3))
 CONFIG = BertConfig.from_dict({**BertConfig().to_dict(), **TINY, "num_hidden_layers": 2})
-ALL_TERMS = {"soft": 1.0, "hard": 0.5, "attention": 2.0, "representation": 0.7, "hidden": 0.3, "transfer": 0.3}
+ALL_TERMS = {
+    "soft": 1.0,
+    "hard": 0.5,
+    "attention": 2.0,
+    "representation": 0.7,
+    "hidden": 0.3,
+    "transfer": 0.3,
+}
 
 
 def records(N=6, T=12, seed=0):
@@ -33,16 +40,29 @@ def records(N=6, T=12, seed=0):
     stream = np.random.default_rng(seed)
     n = stream.integers(4, T + 1, N)
     mask = (np.arange(T) < n[:, None]).astype(np.int32)
-    return {"input_ids": stream.integers(5, 40, (N, T)).astype(np.int32) * mask, "input_mask": mask, "segment_ids": 0 * mask,
-            "domain": np.arange(N, dtype=np.int32) % 4, "label": np.arange(N, dtype=np.int32) // 2 % 2, "idxs": np.arange(N, dtype=np.int32),
-            "weights": stream.uniform(0.2, 1, N).astype(np.float32)}
+    return {
+        "input_ids": stream.integers(5, 40, (N, T)).astype(np.int32) * mask,
+        "input_mask": mask,
+        "segment_ids": 0 * mask,
+        "domain": np.arange(N, dtype=np.int32) % 4,
+        "label": np.arange(N, dtype=np.int32) // 2 % 2,
+        "idxs": np.arange(N, dtype=np.int32),
+        "weights": stream.uniform(0.2, 1, N).astype(np.float32),
+    }
 
 
 def initialised(model, seed=1):
     init_weights(model, seed, 0.2)
-    for name, parameter in model.named_parameters():  # biases and gains of their own, so that their gradients count
+    for (
+        name,
+        parameter,
+    ) in model.named_parameters():  # biases and gains of their own, so that their gradients count
         if parameter.ndim == 1:
-            parameter.data.copy_(parameter + 0.1 * flow.tensor(np.random.default_rng(len(name)).standard_normal(parameter.shape, np.float32)))
+            parameter.data.copy_(
+                parameter
+                + 0.1
+                * flow.tensor(np.random.default_rng(len(name)).standard_normal(parameter.shape, np.float32))
+            )
     return model
 
 
@@ -66,7 +86,10 @@ def check_gradients(model, loss, unreached=()):
     for module, gradients in groups.items():
         starts = {name: parameters[name].numpy().copy() for name in gradients}
         noise = {name: stream.standard_normal(g.shape) for name, g in gradients.items()}
-        v = {name: g / np.linalg.norm(g) + noise[name] / np.linalg.norm(noise[name]) for name, g in gradients.items()}
+        v = {
+            name: g / np.linalg.norm(g) + noise[name] / np.linalg.norm(noise[name])
+            for name, g in gradients.items()
+        }
         values = []
         for step in (h, -h, 0):
             for name, start in starts.items():
@@ -80,22 +103,39 @@ def check_gradients(model, loss, unreached=()):
 
 def test_gradients_of_the_teachers_whole_loss():
     """Finite differences, dropout off: class head, domain head, and every weight of the encoder that can matter."""
-    model, batch = initialised(build_teacher(CONFIG, TASK, domain_head=True)).eval(), to_device(make_batch(records(), np.arange(6)), DOMAINS, CPU)
+    model, batch = (
+        initialised(build_teacher(CONFIG, TASK, domain_head=True)).eval(),
+        to_device(make_batch(records(), np.arange(6)), DOMAINS, CPU),
+    )
     weights, corrupted = np.array([1, 0.5, 2, 0, 1, 1.5], np.float32), np.array([3, 1, 0, 2, 2, 0])
-    check_gradients(model, lambda: teacher_loss(model, batch, weights, corrupted, 0.5)[0], unreached=("self.key.bias",))
+    check_gradients(
+        model, lambda: teacher_loss(model, batch, weights, corrupted, 0.5)[0], unreached=("self.key.bias",)
+    )
 
 
 def test_gradients_of_a_multi_task_teacher():
     """Finite differences through class heads per domain, of which each learns from its own domain alone."""
     model = initialised(build_teacher(CONFIG, TASK, False, "per_domain")).eval()
-    batch, weights = to_device(make_batch(records(), np.array([0, 1, 4, 5])), DOMAINS, CPU), np.array([1, 0.5, 2, 1], np.float32)
-    check_gradients(model, lambda: teacher_loss(model, batch, weights, None, 0)[0], unreached=("self.key.bias",))
+    batch, weights = (
+        to_device(make_batch(records(), np.array([0, 1, 4, 5])), DOMAINS, CPU),
+        np.array([1, 0.5, 2, 1], np.float32),
+    )
+    check_gradients(
+        model, lambda: teacher_loss(model, batch, weights, None, 0)[0], unreached=("self.key.bias",)
+    )
     gradient = model.domain_classifiers.dense.weight.grad.numpy().reshape(4, 2, -1)
-    assert [bool(np.abs(of_domain).max() > 0) for of_domain in gradient] == [True, True, False, False]  # those examples are of domains 0 and 1
+    assert [bool(np.abs(of_domain).max() > 0) for of_domain in gradient] == [
+        True,
+        True,
+        False,
+        False,
+    ]  # those examples are of domains 0 and 1
 
 
 def lesson_flags(**changed):
-    return argparse.Namespace(**{"attention_match": "raw", "expertise_weight": "lambda", "temperature": 2.0, **changed})
+    return argparse.Namespace(
+        **{"attention_match": "raw", "expertise_weight": "lambda", "temperature": 2.0, **changed}
+    )
 
 
 def targets_for(batch, terms, heads="mean", width=24, **flags):
@@ -104,8 +144,15 @@ def targets_for(batch, terms, heads="mean", width=24, **flags):
     for row, n in zip(batch.idxs, batch.input_mask.sum(axis=1)):
         stream = np.random.default_rng(int(row))
         draw = lambda *shape: stream.standard_normal(shape, np.float32)  # noqa: B023, E731
-        items.append({"logits": draw(2), "representation": draw(width), "domain_feature": draw(width),
-                      "attention": draw(3, *H, n, n).astype(np.float16), "hidden": draw(3, n, width).astype(np.float16)})
+        items.append(
+            {
+                "logits": draw(2),
+                "representation": draw(width),
+                "domain_feature": draw(width),
+                "attention": draw(3, *H, n, n).astype(np.float16),
+                "hidden": draw(3, n, width).astype(np.float16),
+            }
+        )
     manifest, matches = {"layers": layers, "attention_heads": heads}, {1: 3, 2: 4}
     return make_targets(items, batch, terms, matches, manifest, lesson_flags(**flags), CPU)
 
@@ -113,22 +160,44 @@ def targets_for(batch, terms, heads="mean", width=24, **flags):
 @pytest.mark.parametrize("heads, match", [("mean", "raw"), (4, "centred")])
 def test_gradients_of_the_students_whole_loss(heads, match):
     """Finite differences of all six terms at once, with maps to a wider teacher, lambda per example, temperature 2."""
-    model, batch = initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(), make_batch(records(), np.arange(6))
-    tensors, targets = to_device(batch, DOMAINS, CPU), targets_for(batch, ALL_TERMS, heads, attention_match=match)
+    model, batch = (
+        initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(),
+        make_batch(records(), np.arange(6)),
+    )
+    tensors, targets = (
+        to_device(batch, DOMAINS, CPU),
+        targets_for(batch, ALL_TERMS, heads, attention_match=match),
+    )
     check_gradients(model, lambda: student_loss(model, tensors, targets, ALL_TERMS)[0])
 
 
 def test_the_students_loss_is_the_weighted_sum_of_its_terms():
     """soft and hard plain, the others with lambda(x) inside the mean over the batch; without lambda the logged parts add up."""
-    model, batch = initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(), make_batch(records(), np.arange(6))
-    loss, parts = student_loss(model, to_device(batch, DOMAINS, CPU), targets_for(batch, ALL_TERMS, expertise_weight="none"), ALL_TERMS)
-    assert loss.item() == pytest.approx(sum(ALL_TERMS[name] * parts[name].item() for name in ALL_TERMS), rel=1e-5)
+    model, batch = (
+        initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(),
+        make_batch(records(), np.arange(6)),
+    )
+    loss, parts = student_loss(
+        model,
+        to_device(batch, DOMAINS, CPU),
+        targets_for(batch, ALL_TERMS, expertise_weight="none"),
+        ALL_TERMS,
+    )
+    assert loss.item() == pytest.approx(
+        sum(ALL_TERMS[name] * parts[name].item() for name in ALL_TERMS), rel=1e-5
+    )
     expertise, expected = targets_for(batch, ALL_TERMS).expertise.numpy(), 0.0
     assert len(set(expertise.tolist())) == 6
     for i in range(6):  # each example alone
         one = make_batch(records(), np.array([i]))
         _, alone = student_loss(model, to_device(one, DOMAINS, CPU), targets_for(one, ALL_TERMS), ALL_TERMS)
-        expected += sum(ALL_TERMS[name] * alone[name].item() * (expertise[i] if name not in ("soft", "hard") else 1) for name in ALL_TERMS) / 6
+        expected += (
+            sum(
+                ALL_TERMS[name] * alone[name].item() * (expertise[i] if name not in ("soft", "hard") else 1)
+                for name in ALL_TERMS
+            )
+            / 6
+        )
     whole, _ = student_loss(model, to_device(batch, DOMAINS, CPU), targets_for(batch, ALL_TERMS), ALL_TERMS)
     assert whole.item() == pytest.approx(expected, rel=1e-4)  # so padding and neighbours play no part either
 
@@ -142,7 +211,9 @@ def test_an_instance_weight_of_zero_takes_an_example_out():
         if flipped is not None:
             arrays["label"][flipped] = 1 - arrays["label"][flipped]
         model.zero_grad()
-        loss, parts = teacher_loss(model, to_device(make_batch(arrays, np.arange(6)), DOMAINS, CPU), weights, None, 0)
+        loss, parts = teacher_loss(
+            model, to_device(make_batch(arrays, np.arange(6)), DOMAINS, CPU), weights, None, 0
+        )
         loss.backward()
         found.append((parts["class"].item(), model.classifier.weight.grad.numpy().tolist()))
         assert parts.keys() == {"class"}
@@ -154,22 +225,39 @@ def test_terms_of_weight_zero_cost_nothing():
     parser = config.Parser("")
     config.distillation(parser)
     config.training(parser)
-    args = parser.parse_args(["--attention_loss_weight", "0", "--transfer_loss_weight", "0", "--representation_loss_weight", "0"])
+    args = parser.parse_args(
+        ["--attention_loss_weight", "0", "--transfer_loss_weight", "0", "--representation_loss_weight", "0"]
+    )
     terms = active_terms(args)
     assert terms == {"soft": 1.0}
     model, batch = initialised(build_student(CONFIG, TASK, 24, terms)), make_batch(records(), np.arange(6))
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"bert", "classifier"}
     targets, asked = targets_for(batch, terms), []
-    assert not targets.attention and not targets.hidden and targets.pair_weights is targets.token_weights is targets.centring is None
+    assert (
+        not targets.attention
+        and not targets.hidden
+        and targets.pair_weights is targets.token_weights is targets.centring is None
+    )
     forward = model.bert.forward
     model.bert.forward = lambda *args: asked.append(args[3]) or forward(*args)
     loss, parts = student_loss(model, to_device(batch, DOMAINS, CPU), targets, terms)
     assert parts.keys() == {"soft"} and asked == [()]
 
 
-@pytest.mark.parametrize("flags, words", [
-    ({f"{name}_weight": 0.0 for name in ("soft_label", "attention_loss", "representation_loss", "transfer_loss")}, "nothing to learn"),
-    ({"intermediate_epochs": 3, "num_epochs": 3}, "--intermediate_epochs 3"), ({"intermediate_epochs": 1, "soft_label_weight": 0.0}, "each phase")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (
+            {
+                f"{name}_weight": 0.0
+                for name in ("soft_label", "attention_loss", "representation_loss", "transfer_loss")
+            },
+            "nothing to learn",
+        ),
+        ({"intermediate_epochs": 3, "num_epochs": 3}, "--intermediate_epochs 3"),
+        ({"intermediate_epochs": 1, "soft_label_weight": 0.0}, "each phase"),
+    ],
+)
 def test_losses_that_cannot_be_are_refused(flags, words):
     """No term at all, no epoch or no term for a phase."""
     parser = config.Parser("")
@@ -186,11 +274,16 @@ def test_knowledge_must_serve_the_terms():
     manifest = {"domain_feature": True, "hidden_states": True, "attention_heads": "mean"}
     check_knowledge_covers(ALL_TERMS, manifest, CONFIG)
     check_knowledge_covers(ALL_TERMS, {**manifest, "attention_heads": 4}, CONFIG)
-    for changed, words in (({"domain_feature": False}, "--transfer_loss_weight 0"), ({"hidden_states": False}, "--hidden_states"),
-                           ({"attention_heads": 12}, "--attention_heads mean")):
+    for changed, words in (
+        ({"domain_feature": False}, "--transfer_loss_weight 0"),
+        ({"hidden_states": False}, "--hidden_states"),
+        ({"attention_heads": 12}, "--attention_heads mean"),
+    ):
         with pytest.raises(UserError, match=words):
             check_knowledge_covers(ALL_TERMS, {**manifest, **changed}, CONFIG)
-    check_knowledge_covers({"soft": 1.0}, {"domain_feature": False, "hidden_states": False, "attention_heads": 12}, CONFIG)
+    check_knowledge_covers(
+        {"soft": 1.0}, {"domain_feature": False, "hidden_states": False, "attention_heads": 12}, CONFIG
+    )
 
 
 # --------------------------------------------------------------------------------------- decay and schedule (the steps: test_optimization.py)
@@ -219,14 +312,41 @@ class Loop:
     """All that `train` takes, over 10 records in batches of 4 (3 steps an epoch), with a teacher's loss that can be changed."""
 
     def __init__(self, folder, tiny_model, **flags):
-        self.args = argparse.Namespace(**{
-            "num_epochs": 2, "batch_size_per_device": 4, "learning_rate": 1e-3, "weight_decay_rate": 0.01, "max_grad_norm": 1.0, "seed": 1,
-            "warmup_proportion": 0.1, "eval_every_step_num": 2, "save_every_step_num": 2, "log_every_step_num": 100, "intermediate_epochs": 1,
-            "resume_from": None, "device": "cpu", "num_nodes": 1, "gpu_num_per_node": 1, "max_steps": None, "gradient_accumulation_steps": 1,
-            "lr_schedule": "linear", "early_stopping_patience": None, "save_total_limit": 1, "defaults": {}, **flags})
-        self.run, self.arrays, self.model = Run(folder), records(10), initialised(build_teacher(CONFIG, TASK, domain_head=True))
+        self.args = argparse.Namespace(
+            **{
+                "num_epochs": 2,
+                "batch_size_per_device": 4,
+                "learning_rate": 1e-3,
+                "weight_decay_rate": 0.01,
+                "max_grad_norm": 1.0,
+                "seed": 1,
+                "warmup_proportion": 0.1,
+                "eval_every_step_num": 2,
+                "save_every_step_num": 2,
+                "log_every_step_num": 100,
+                "intermediate_epochs": 1,
+                "resume_from": None,
+                "device": "cpu",
+                "num_nodes": 1,
+                "gpu_num_per_node": 1,
+                "max_steps": None,
+                "gradient_accumulation_steps": 1,
+                "lr_schedule": "linear",
+                "early_stopping_patience": None,
+                "save_total_limit": 1,
+                "defaults": {},
+                **flags,
+            }
+        )
+        self.run, self.arrays, self.model = (
+            Run(folder),
+            records(10),
+            initialised(build_teacher(CONFIG, TASK, domain_head=True)),
+        )
         self.meta = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains}
-        self.snapshots = Snapshots(self.run, "mft", self.model, tokenizer_for(tiny_model), self.meta, self.args)
+        self.snapshots = Snapshots(
+            self.run, "mft", self.model, tokenizer_for(tiny_model), self.meta, self.args
+        )
 
     def loss(self, rows, epoch):
         batch = to_device(make_batch(self.arrays, rows), DOMAINS, CPU)
@@ -262,7 +382,9 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(loop):
     logits = []
     for step in (0, 0, 1):
         loop.model.dropouts.key(1, step)
-        logits.append(loop.model(to_device(make_batch(loop.arrays, np.arange(4)), DOMAINS, CPU)).logits.numpy().tolist())
+        logits.append(
+            loop.model(to_device(make_batch(loop.arrays, np.arange(4)), DOMAINS, CPU)).logits.numpy().tolist()
+        )
     assert logits[0] == logits[1] != logits[2]
 
     def broken(model, batch):
@@ -294,7 +416,12 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_snapshots(loop, broken):
     with pytest.raises(UserError) as error:
         loop.train(one_phase(loop.args, 10, loss))
     sentence = str(error.value)
-    assert sentence.startswith("step 4: ") and "not finite" in sentence and "--learning_rate" in sentence and "\n" not in sentence
+    assert (
+        sentence.startswith("step 4: ")
+        and "not finite" in sentence
+        and "--learning_rate" in sentence
+        and "\n" not in sentence
+    )
     assert {"loss": "loss", "part": "class", "gradient": "step 4: gradient_norm is"}[broken] in sentence
     assert json.loads((loop.run.folder / "snapshot_last" / "meta.json").read_text())["step"] == 2
     assert [line["step"] for line in loop.metrics()] == [1, 2, 3]
@@ -308,6 +435,7 @@ def test_only_the_second_phase_selects(loop):
         def loss(rows, epoch):
             seen.append((name, epoch, sorted(rows.tolist())))
             return loop.loss(rows, epoch)
+
         return loss
 
     def on_dev():
@@ -316,14 +444,26 @@ def test_only_the_second_phase_selects(loop):
 
     loop.train(two_phases(loop.args, 10, named("first"), named("second")), on_dev)
     assert [entry[:2] for entry in seen] == [("first", 0)] * 3 + [("second", 1)] * 3
-    assert sorted(sum((rows for _, _, rows in seen[:3]), [])) == sorted(sum((rows for _, _, rows in seen[3:]), [])) == list(range(10))
+    assert (
+        sorted(sum((rows for _, _, rows in seen[:3]), []))
+        == sorted(sum((rows for _, _, rows in seen[3:]), []))
+        == list(range(10))
+    )
     assert evaluated == [4, 6]
     rates = [line["lr"] for line in loop.metrics() if "lr" in line]
-    assert rates[:3] == rates[3:] and [line["step"] for line in loop.metrics() if "lr" in line] == [1, 2, 3, 4, 5, 6]
+    assert rates[:3] == rates[3:] and [line["step"] for line in loop.metrics() if "lr" in line] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def test_a_phase_without_a_use_for_a_weight_leaves_its_moments_at_zero(loop):
     """The first phase of a student does not touch the class head: no gradient reaches it, in a whole run as in a resumed one."""
+
     def domain_only(rows, epoch):
         _, parts = loop.loss(rows, epoch)
         return parts["domain"], {"domain": parts["domain"]}
@@ -334,7 +474,13 @@ def test_a_phase_without_a_use_for_a_weight_leaves_its_moments_at_zero(loop):
 
 
 def metrics_with(accuracy):
-    return {"examples": 4, "accuracy": accuracy, "domains": {}, "domain_average": accuracy, "macro_f1": accuracy}
+    return {
+        "examples": 4,
+        "accuracy": accuracy,
+        "domains": {},
+        "domain_average": accuracy,
+        "macro_f1": accuracy,
+    }
 
 
 def test_the_best_snapshot_is_the_first_with_the_highest_accuracy(loop):
@@ -344,7 +490,9 @@ def test_the_best_snapshot_is_the_first_with_the_highest_accuracy(loop):
         loop.snapshots.save_best(step, metrics_with(accuracy))
         (folder,) = loop.run.folder.glob("snapshot_best_*")
         chosen = json.loads((loop.run.folder / "best.json").read_text())
-        assert folder.name == chosen["snapshot"] == f"snapshot_best_mft_model_senti_dev_{chosen['accuracy']!r}"
+        assert (
+            folder.name == chosen["snapshot"] == f"snapshot_best_mft_model_senti_dev_{chosen['accuracy']!r}"
+        )
         assert json.loads((folder / "meta.json").read_text())["step"] == chosen["step"]
         kept.append(chosen["step"])
     assert kept == [1, 2, 2, 2, 5]
@@ -363,7 +511,9 @@ def test_a_log_line_averages_over_examples(tmp_path, capsys):
     for step, (n, value) in enumerate([(7, 1.0), (1, 5.0), (2, 3.0), (2, 4.0)], 1):
         log.step(step, 0, "joint", np.arange(n), 1e-3, {"loss": value})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("step 2/4 | loss 1.5000 | lr 1.0e-03 | ") and lines[1].startswith("step 4/4 | loss 3.5000 | ")
+    assert lines[0].startswith("step 2/4 | loss 1.5000 | lr 1.0e-03 | ") and lines[1].startswith(
+        "step 4/4 | loss 3.5000 | "
+    )
     assert (tmp_path / "log.txt").read_text().splitlines() == lines
 
 
@@ -379,21 +529,33 @@ def test_inference_keeps_the_order_and_knows_no_neighbours():
     model, arrays = initialised(DomainClassifier(CONFIG, 2, 4)).eval(), records(30)
     single = np.stack(infer(model, arrays, 1, DOMAINS, CPU, logits_of))
     np.testing.assert_allclose(np.stack(infer(model, arrays, 8, DOMAINS, CPU, logits_of)), single, atol=1e-5)
-    assert infer(model, arrays, 8, DOMAINS, CPU, lambda model, batch: batch.host.idxs.tolist()) == list(range(30))
+    assert infer(model, arrays, 8, DOMAINS, CPU, lambda model, batch: batch.host.idxs.tolist()) == list(
+        range(30)
+    )
 
 
 def test_metrics_are_those_of_their_formulas():
     """Accuracy over examples, per domain, averaged over domains that have examples; macro-F1 as the mean of 2PR / (P + R)."""
     stream = np.random.default_rng(0)
-    label, predicted, domain = stream.integers(0, 2, 60), stream.integers(0, 2, 60), stream.choice([0, 1, 3], 60, p=[0.6, 0.3, 0.1])
+    label, predicted, domain = (
+        stream.integers(0, 2, 60),
+        stream.integers(0, 2, 60),
+        stream.choice([0, 1, 3], 60, p=[0.6, 0.3, 0.1]),
+    )
     found = classification_metrics(predicted, label, domain, TASK)
     right = predicted == label
     per_domain = {name: right[domain == k].mean() for name, k in (("books", 0), ("dvd", 1), ("kitchen", 3))}
     f1 = [2 * (right & (label == m)).sum() / ((label == m).sum() + (predicted == m).sum()) for m in (0, 1)]
     assert found["examples"] == 60 and found["accuracy"] == right.mean() and found["domains"] == per_domain
-    assert found["domain_average"] == pytest.approx(np.mean(list(per_domain.values()))) and found["macro_f1"] == pytest.approx(np.mean(f1))
-    assert classification_metrics(0 * label, 0 * label, domain, TASK)["macro_f1"] == 1  # a class that occurs nowhere does not count
-    assert classification_metrics(label % 1, 1 - 0 * label, domain, TASK)["macro_f1"] == 0  # one that is answered does
+    assert found["domain_average"] == pytest.approx(np.mean(list(per_domain.values()))) and found[
+        "macro_f1"
+    ] == pytest.approx(np.mean(f1))
+    assert (
+        classification_metrics(0 * label, 0 * label, domain, TASK)["macro_f1"] == 1
+    )  # a class that occurs nowhere does not count
+    assert (
+        classification_metrics(label % 1, 1 - 0 * label, domain, TASK)["macro_f1"] == 0
+    )  # one that is answered does
 
 
 def test_tensors_are_contiguous_copies():

@@ -21,13 +21,53 @@ from scripts.reproduce import __main__ as reproduce
 from scripts.reproduce import plan, results
 from util import UserError
 
-GROUPS = {"preprocess.py": (config.task, config.selection, config.model, config.device, config.inference, config.prototypes),
-          "meta_teacher.py": (config.task, config.selection, config.model, config.device, config.training, config.teacher),
-          "meta_teacher_eval.py": (config.task, config.selection, config.model, config.device, config.inference, config.knowledge,
-                                   config.extraction),
-          "meta_distill.py": (config.task, config.selection, config.device, config.training, config.knowledge, config.distillation)}
-FLAGS = {"task_name": "senti", "data_dir": "data", "model": "bert", "student_layers": 2, "seq_length": 32, "batch_size": 8, "teacher_epochs": 1,
-         "student_epochs": 1, "eval_every": 2, "jobs": 2}
+GROUPS = {
+    "preprocess.py": (
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.inference,
+        config.prototypes,
+    ),
+    "meta_teacher.py": (
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.training,
+        config.teacher,
+    ),
+    "meta_teacher_eval.py": (
+        config.task,
+        config.selection,
+        config.model,
+        config.device,
+        config.inference,
+        config.knowledge,
+        config.extraction,
+    ),
+    "meta_distill.py": (
+        config.task,
+        config.selection,
+        config.device,
+        config.training,
+        config.knowledge,
+        config.distillation,
+    ),
+}
+FLAGS = {
+    "task_name": "senti",
+    "data_dir": "data",
+    "model": "bert",
+    "student_layers": 2,
+    "seq_length": 32,
+    "batch_size": 8,
+    "teacher_epochs": 1,
+    "student_epochs": 1,
+    "eval_every": 2,
+    "jobs": 2,
+}
 
 
 def flags(*words, **more):
@@ -36,25 +76,39 @@ def flags(*words, **more):
 
 
 def command_line(*words, **more):
-    return [*words, *(word for name, value in {**FLAGS, **more}.items() for word in (f"--{name}", str(value)))]
+    return [
+        *words,
+        *(word for name, value in {**FLAGS, **more}.items() for word in (f"--{name}", str(value))),
+    ]
 
 
 def full_plan(rows, args, folder):
     """{name: (script, its parsed flags, needs)} of the whole set, as if the first candidate were always chosen."""
     task = load_task("senti", folder)
     steps = reproduce.all_steps(plan.with_teachers(plan.chosen_rows(rows)), task, args, {})
-    return {name: (step.stage, config.parse("", *GROUPS[step.stage], argv=list(step.words[1:])), step.needs) for name, step in steps.items()}
+    return {
+        name: (step.stage, config.parse("", *GROUPS[step.stage], argv=list(step.words[1:])), step.needs)
+        for name, step in steps.items()
+    }
 
 
 def write_run(folder, test, dev=(), command=("x",), seconds=60.0):
     """A made-up finished run. test, dev: lists of (domain, label, predicted), whose places are the idxs."""
     folder.mkdir(parents=True)
     lines = ["split\tidxs\tdomain\tlabel\tpredicted"]
-    lines += [f"{split}\t{i}\t" + "\t".join(line) for split, rows in (("dev", dev), ("test", test)) for i, line in enumerate(rows)]
+    lines += [
+        f"{split}\t{i}\t" + "\t".join(line)
+        for split, rows in (("dev", dev), ("test", test))
+        for i, line in enumerate(rows)
+    ]
     (folder / "predictions.tsv").write_text("\n".join(lines) + "\n")
     (folder / "results.json").write_text('{"parameters": 7}')
-    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "dev": {"accuracy": 0.5, "examples": 4}}\n')
-    (folder.parent / f"{folder.name}.json").write_text(json.dumps({"command": list(command), "seconds": seconds, "commit": None}))
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2}\n{"step": 2, "dev": {"accuracy": 0.5, "examples": 4}}\n'
+    )
+    (folder.parent / f"{folder.name}.json").write_text(
+        json.dumps({"command": list(command), "seconds": seconds, "commit": None})
+    )
     return folder
 
 
@@ -63,68 +117,180 @@ def write_run(folder, test, dev=(), command=("x",), seconds=60.0):
 
 def test_every_planned_command_is_one_that_its_script_accepts_and_needs_only_earlier_steps(tiny_data):
     """All rows, parsed by the scripts' own flags; what a step needs is planned before it; no two runs share a folder or a command."""
-    steps = full_plan(",".join(plan.GROUPS), flags(seeds="1,2", student_epochs=4, student_learning_rates="1e-4,5e-5"), tiny_data)
+    steps = full_plan(
+        ",".join(plan.GROUPS),
+        flags(seeds="1,2", student_epochs=4, student_learning_rates="1e-4,5e-5"),
+        tiny_data,
+    )
     seen = set()
     for name, (_, _, needs) in steps.items():
         assert set(needs) <= seen
         seen.add(name)
-    folders = [args.model_save_dir for script, args, _ in steps.values() if script in ("meta_teacher.py", "meta_distill.py")]
-    assert len(set(folders)) == len(folders) > 100 and all(args.cpu_processes == 1 for _, args, _ in steps.values())
+    folders = [
+        args.model_save_dir
+        for script, args, _ in steps.values()
+        if script in ("meta_teacher.py", "meta_distill.py")
+    ]
+    assert len(set(folders)) == len(folders) > 100 and all(
+        args.cpu_processes == 1 for _, args, _ in steps.values()
+    )
 
 
 def test_the_group_table_has_every_row_of_the_paper():
     """Four teachers; each distilled by logits and by layers; the meta-teacher in full; a student without a teacher."""
     names = {row.name for row in plan.chosen_rows("table")}
-    assert names == {"hard", "meta-full", *(f"{teacher}{kind}" for teacher in ("single", "mixed", "multi-task", "meta")
-                                            for kind in ("", "-logits", "-layers"))}
+    assert names == {
+        "hard",
+        "meta-full",
+        *(
+            f"{teacher}{kind}"
+            for teacher in ("single", "mixed", "multi-task", "meta")
+            for kind in ("", "-logits", "-layers")
+        ),
+    }
     with pytest.raises(UserError, match="few-shots"):
         plan.chosen_rows("table,few-shots")
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("teacher-single-dvd-5e-05-s1", {"domain": "dvd", "domain_loss_weight": 0, "weight_scaling": "none"}),
-    ("teacher-mixed-5e-05-s2", {"domain": None, "domain_loss_weight": 0, "weight_scaling": "none", "seed": 2}),
-    ("teacher-multi-task-5e-05-s1", {"class_heads": "per_domain", "domain_loss_weight": 0, "weight_scaling": "none"}),
-    ("teacher-meta-5e-05-s1", {"class_heads": "shared", "domain_loss_weight": 0.5, "weight_scaling": "mean", "learning_rate": 5e-5}),
-    ("teacher-meta-spread-0.1-5e-05-s1", {"weight_scaling": "spread", "weight_spread": 0.1, "domain_loss_weight": 0.5}),
-    ("teacher-leave-one-out-dvd-5e-05-s1", {"exclude_domain": "dvd", "domain": None, "eval_every_step_num": 75}),
-    ("student-hard-0.0001-s1", {"teacher_model": None, "hard_label_weight": 1, "soft_label_weight": 0, "attention_loss_weight": 0,
-                                "representation_loss_weight": 0, "hidden_loss_weight": 0, "transfer_loss_weight": 0}),
-    ("student-meta-logits-0.0001-s1", {"hard_label_weight": 0, "soft_label_weight": 1, "attention_loss_weight": 0,
-                                       "representation_loss_weight": 0, "hidden_loss_weight": 0, "transfer_loss_weight": 0}),
-    ("student-mixed-layers-0.0001-s1", {"soft_label_weight": 1, "attention_loss_weight": 0.1, "representation_loss_weight": 1,
-                                        "transfer_loss_weight": 0, "expertise_weight": "none"}),
-    ("student-single-layers-dvd-0.0001-s1", {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-single-dvd-5e-05-s1"}),
-    ("student-meta-full-0.0001-s2", {"soft_label_weight": 1, "attention_loss_weight": 0.1, "representation_loss_weight": 1, "seed": 2,
-                                     "transfer_loss_weight": 0.3, "expertise_weight": "lambda", "num_epochs": 6, "student_layers": 2,
-                                     "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s2"}),
-    ("student-meta-two-phase-0.0001-s1", {"intermediate_epochs": 2, "num_epochs": 6}),
-    ("student-meta-full-by-domain-dvd-0.0001-s1", {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s1"}),
-    ("student-meta-full-transfer-30-0.0001-s1", {"transfer_loss_weight": 30, "expertise_weight": "lambda", "attention_loss_weight": 0.1}),
-    ("student-meta-full-centred-0.0001-s1", {"attention_match": "centred"}),
-    ("student-meta-full-hard-0.0001-s1", {"hard_label_weight": 1, "transfer_loss_weight": 0.3}),
-    ("student-meta-full-0.02-0.0001-s1", {"data_portion": 0.02, "num_epochs": 48, "eval_every_step_num": 16}),
-    ("student-hard-0.2-0.0001-s1", {"data_portion": 0.2, "num_epochs": 30, "teacher_model": None}),
-    ("student-leave-one-out-full-dvd-0.0001-s1", {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"}),
-    ("ofrecord-without-dvd", {"exclude_domain": "dvd", "resave_ofrecord": True}),
-    ("knowledge-teacher-leave-one-out-dvd-5e-05-s1", {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"}),
-    ("knowledge-teacher-meta-5e-05-s1-hidden", {"hidden_states": True}),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("teacher-single-dvd-5e-05-s1", {"domain": "dvd", "domain_loss_weight": 0, "weight_scaling": "none"}),
+        (
+            "teacher-mixed-5e-05-s2",
+            {"domain": None, "domain_loss_weight": 0, "weight_scaling": "none", "seed": 2},
+        ),
+        (
+            "teacher-multi-task-5e-05-s1",
+            {"class_heads": "per_domain", "domain_loss_weight": 0, "weight_scaling": "none"},
+        ),
+        (
+            "teacher-meta-5e-05-s1",
+            {
+                "class_heads": "shared",
+                "domain_loss_weight": 0.5,
+                "weight_scaling": "mean",
+                "learning_rate": 5e-5,
+            },
+        ),
+        (
+            "teacher-meta-spread-0.1-5e-05-s1",
+            {"weight_scaling": "spread", "weight_spread": 0.1, "domain_loss_weight": 0.5},
+        ),
+        (
+            "teacher-leave-one-out-dvd-5e-05-s1",
+            {"exclude_domain": "dvd", "domain": None, "eval_every_step_num": 75},
+        ),
+        (
+            "student-hard-0.0001-s1",
+            {
+                "teacher_model": None,
+                "hard_label_weight": 1,
+                "soft_label_weight": 0,
+                "attention_loss_weight": 0,
+                "representation_loss_weight": 0,
+                "hidden_loss_weight": 0,
+                "transfer_loss_weight": 0,
+            },
+        ),
+        (
+            "student-meta-logits-0.0001-s1",
+            {
+                "hard_label_weight": 0,
+                "soft_label_weight": 1,
+                "attention_loss_weight": 0,
+                "representation_loss_weight": 0,
+                "hidden_loss_weight": 0,
+                "transfer_loss_weight": 0,
+            },
+        ),
+        (
+            "student-mixed-layers-0.0001-s1",
+            {
+                "soft_label_weight": 1,
+                "attention_loss_weight": 0.1,
+                "representation_loss_weight": 1,
+                "transfer_loss_weight": 0,
+                "expertise_weight": "none",
+            },
+        ),
+        (
+            "student-single-layers-dvd-0.0001-s1",
+            {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-single-dvd-5e-05-s1"},
+        ),
+        (
+            "student-meta-full-0.0001-s2",
+            {
+                "soft_label_weight": 1,
+                "attention_loss_weight": 0.1,
+                "representation_loss_weight": 1,
+                "seed": 2,
+                "transfer_loss_weight": 0.3,
+                "expertise_weight": "lambda",
+                "num_epochs": 6,
+                "student_layers": 2,
+                "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s2",
+            },
+        ),
+        ("student-meta-two-phase-0.0001-s1", {"intermediate_epochs": 2, "num_epochs": 6}),
+        (
+            "student-meta-full-by-domain-dvd-0.0001-s1",
+            {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s1"},
+        ),
+        (
+            "student-meta-full-transfer-30-0.0001-s1",
+            {"transfer_loss_weight": 30, "expertise_weight": "lambda", "attention_loss_weight": 0.1},
+        ),
+        ("student-meta-full-centred-0.0001-s1", {"attention_match": "centred"}),
+        ("student-meta-full-hard-0.0001-s1", {"hard_label_weight": 1, "transfer_loss_weight": 0.3}),
+        (
+            "student-meta-full-0.02-0.0001-s1",
+            {"data_portion": 0.02, "num_epochs": 48, "eval_every_step_num": 16},
+        ),
+        ("student-hard-0.2-0.0001-s1", {"data_portion": 0.2, "num_epochs": 30, "teacher_model": None}),
+        (
+            "student-leave-one-out-full-dvd-0.0001-s1",
+            {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"},
+        ),
+        ("ofrecord-without-dvd", {"exclude_domain": "dvd", "resave_ofrecord": True}),
+        (
+            "knowledge-teacher-leave-one-out-dvd-5e-05-s1",
+            {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"},
+        ),
+        ("knowledge-teacher-meta-5e-05-s1-hidden", {"hidden_states": True}),
+    ],
+)
 def test_steps_have_the_flags_of_their_row(tiny_data, name, expected):
     """The flags by which a row differs from the others."""
-    _, args, _ = full_plan(",".join(plan.GROUPS), flags(seeds="1,2", student_epochs=6, eval_every=100), tiny_data)[name]
+    _, args, _ = full_plan(
+        ",".join(plan.GROUPS), flags(seeds="1,2", student_epochs=6, eval_every=100), tiny_data
+    )[name]
     assert {flag: getattr(args, flag) for flag in expected} == expected
 
 
 def test_students_take_turns_with_fewer_teachers_and_wait_for_the_choice(tiny_data):
     """Three students, two teachers: the third learns from the first. With two candidates for the teacher, no student is planned before the
     choice, and of the students' own search only the first seed."""
-    task, args = load_task("senti", tiny_data), flags(seeds="1,2,3", teacher_seeds="7,8", teacher_learning_rates="1e-4,5e-5",
-                                                      student_learning_rates="1e-3,2e-3")
+    task, args = (
+        load_task("senti", tiny_data),
+        flags(
+            seeds="1,2,3",
+            teacher_seeds="7,8",
+            teacher_learning_rates="1e-4,5e-5",
+            student_learning_rates="1e-3,2e-3",
+        ),
+    )
     rows = plan.with_teachers(plan.chosen_rows("meta-full"))
-    assert set(plan.plan(rows, task, args, {})) == {"ofrecord", "teacher-meta-0.0001-s7", "teacher-meta-5e-05-s7"}
+    assert set(plan.plan(rows, task, args, {})) == {
+        "ofrecord",
+        "teacher-meta-0.0001-s7",
+        "teacher-meta-5e-05-s7",
+    }
     steps = plan.plan(rows, task, args, {"meta": 5e-5})
-    assert {name for name in steps if name.startswith("student")} == {"student-meta-full-0.001-s1", "student-meta-full-0.002-s1"}
+    assert {name for name in steps if name.startswith("student")} == {
+        "student-meta-full-0.001-s1",
+        "student-meta-full-0.002-s1",
+    }
     steps = plan.plan(rows, task, args, {"meta": 5e-5, "meta-full": 2e-3})
     assert steps["student-meta-full-0.002-s3"].needs[1] == "teacher-meta-5e-05-s7"
     assert steps["student-meta-full-0.002-s2"].needs[1] == "teacher-meta-5e-05-s8"
@@ -134,7 +300,11 @@ def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparison
     """All rows with the first seed come before any row with the second; the teachers' seeds may be more or fewer."""
     for teacher_seeds in (None, "7", "7,8,9"):
         args = flags(seeds="1,2", **{"teacher_seeds": teacher_seeds} if teacher_seeds else {})
-        seeds = [args.seed for script, args, _ in full_plan("table,few-shot", args, tiny_data).values() if script == "meta_distill.py"]
+        seeds = [
+            args.seed
+            for script, args, _ in full_plan("table,few-shot", args, tiny_data).values()
+            if script == "meta_distill.py"
+        ]
         assert seeds == sorted(seeds) and set(seeds) == {1, 2}
 
 
@@ -144,11 +314,18 @@ def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparison
 def test_dev_chooses_over_all_domains_and_test_does_not(tmp_path, tiny_data):
     """The second candidate has more right on dev over the four domains, though fewer in each of three and fewer on test; a tie goes to
     the first listed."""
-    task, args = load_task("senti", tiny_data), flags(output=tmp_path, seeds="1", teacher_learning_rates="1e-4,5e-5")
+    task, args = (
+        load_task("senti", tiny_data),
+        flags(output=tmp_path, seeds="1", teacher_learning_rates="1e-4,5e-5"),
+    )
     row, good, bad = plan.ROWS["single"], ("books", "positive", "positive"), ("books", "positive", "negative")
     for rate, test, dev in ((1e-4, [good], {"kitchen": [bad] * 9}), (5e-5, [bad], {"kitchen": [good] * 9})):
         for domain in task.domains:
-            write_run(tmp_path / "senti" / plan.run_name(row, domain, rate, 1), test, dev.get(domain, [good, bad] if rate < 1e-4 else [good, good]))
+            write_run(
+                tmp_path / "senti" / plan.run_name(row, domain, rate, 1),
+                test,
+                dev.get(domain, [good, bad] if rate < 1e-4 else [good, good]),
+            )
     finished = {path.name for path in (tmp_path / "senti").iterdir() if path.is_dir()}
     assert reproduce.choose([row], task, args, finished) == {"single": 5e-5}
     assert reproduce.choose([row], task, args, finished - {"teacher-single-dvd-0.0001-s1"}) == {}
@@ -162,12 +339,28 @@ def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_d
     lines = [(domain, "positive", "positive") for domain in task.domains]
     runs = []
     for k, domain in enumerate(task.domains):
-        own = [(name, label, "negative") if name != domain or k == 0 else (name, label, predicted) for name, label, predicted in lines]
-        runs.append((write_run(tmp_path / domain, own, [("x", "a", "a")] * k + [("x", "a", "b")], seconds=10.0), domain))
+        own = [
+            (name, label, "negative") if name != domain or k == 0 else (name, label, predicted)
+            for name, label, predicted in lines
+        ]
+        runs.append(
+            (
+                write_run(tmp_path / domain, own, [("x", "a", "a")] * k + [("x", "a", "b")], seconds=10.0),
+                domain,
+            )
+        )
     outcome = results.read_outcome(plan.ROWS["single"], 1, 5e-5, runs)
     score = results.scores(outcome, task)
-    assert score["domains"] == {"books": 0, "dvd": 1, "electronics": 1, "kitchen": 1} and score["all"] == score["average"] == 0.75
-    assert outcome.dev == pytest.approx(6 / 10) and outcome.seconds == 40 and outcome.curve == {2: 0.5} and outcome.parameters == 7
+    assert (
+        score["domains"] == {"books": 0, "dvd": 1, "electronics": 1, "kitchen": 1}
+        and score["all"] == score["average"] == 0.75
+    )
+    assert (
+        outcome.dev == pytest.approx(6 / 10)
+        and outcome.seconds == 40
+        and outcome.curve == {2: 0.5}
+        and outcome.parameters == 7
+    )
     assert score["macro_f1"] == pytest.approx((2 * 3 / (4 + 3) + 0) / 2)
 
 
@@ -181,7 +374,9 @@ def test_intervals_are_those_of_the_formulas():
     assert results.interval(values, 800) == pytest.approx((0.82 - half, 0.82 + half), abs=1e-6)
     z, p, n = 1.959964, 0.8, 10
     root = z * np.sqrt(z * z + 4 * n * p * (1 - p))
-    assert results.interval([p], n) == pytest.approx(((2 * n * p + z * z - root) / (2 * (n + z * z)), (2 * n * p + z * z + root) / (2 * (n + z * z))))
+    assert results.interval([p], n) == pytest.approx(
+        ((2 * n * p + z * z - root) / (2 * (n + z * z)), (2 * n * p + z * z + root) / (2 * (n + z * z)))
+    )
 
 
 def test_the_paired_bootstrap_agrees_with_the_standard_error_of_paired_differences():
@@ -192,20 +387,30 @@ def test_the_paired_bootstrap_agrees_with_the_standard_error_of_paired_differenc
     each = (ours - theirs)[0]
     middle, low, high = results.paired_difference(ours, theirs, draws=4000)
     half = 1.96 * each.std() / np.sqrt(900)
-    assert middle == pytest.approx(each.mean()) and (middle - low, high - middle) == pytest.approx((half, half), rel=0.08)
+    assert middle == pytest.approx(each.mean()) and (middle - low, high - middle) == pytest.approx(
+        (half, half), rel=0.08
+    )
     assert results.paired_difference(ours, ours, draws=50) == (0, 0, 0)
-    assert results.paired_difference(ours, theirs, draws=50) == results.paired_difference(ours, theirs, draws=50)
+    assert results.paired_difference(ours, theirs, draws=50) == results.paired_difference(
+        ours, theirs, draws=50
+    )
 
 
 def test_the_paired_bootstrap_draws_seeds_as_well():
     """Two seeds that are right everywhere or nowhere, against a row that is always wrong: the difference is from 0 to 1."""
-    assert results.paired_difference(np.array([[1.0] * 50, [0.0] * 50]), np.zeros((1, 50)), draws=500) == (0.5, 0.0, 1.0)
+    assert results.paired_difference(np.array([[1.0] * 50, [0.0] * 50]), np.zeros((1, 50)), draws=500) == (
+        0.5,
+        0.0,
+        1.0,
+    )
 
 
 def test_rows_of_the_same_seeds_are_drawn_by_seed():
     """Better by 0.1 with each of two seeds that differ by 0.4 themselves: the difference is 0.1 in every draw of seeds."""
     ours, theirs = (np.repeat([[a], [b]], 50, axis=1) for a, b in ((0.9, 0.5), (0.8, 0.4)))
-    assert results.paired_difference(ours, theirs, same_seeds=True, draws=200) == pytest.approx((0.1, 0.1, 0.1))
+    assert results.paired_difference(ours, theirs, same_seeds=True, draws=200) == pytest.approx(
+        (0.1, 0.1, 0.1)
+    )
     assert results.paired_difference(ours, theirs, draws=200)[2] > 0.2
 
 
@@ -215,52 +420,94 @@ def test_a_label_may_have_the_name_of_a_column(tmp_path):
     path = folder / "predictions.tsv"
     header, *lines = path.read_text().splitlines()
     path.write_text("\n".join([header + "\tlabel\tsplit", *(line + "\t0.9\t0.1" for line in lines)]) + "\n")
-    assert results.read_predictions(folder) == {"test": {0: ("d", "split", "label")}, "dev": {0: ("d", "label", "label")}}
+    assert results.read_predictions(folder) == {
+        "test": {0: ("d", "split", "label")},
+        "dev": {0: ("d", "label", "label")},
+    }
 
 
 def test_a_portion_is_as_large_as_what_stage_4_chooses(tiny_data):
     """Of each domain and label its share, and at least one example; a limit counts first."""
     task = load_task("senti", tiny_data)
-    domain, label = (np.array(column) for column in zip(*((e.domain, e.label) for e in read_examples(task, tiny_data / "train.tsv"))))
+    domain, label = (
+        np.array(column)
+        for column in zip(*((e.domain, e.label) for e in read_examples(task, tiny_data / "train.tsv")))
+    )
     for portion in plan.PORTIONS:
         for limit in (None, 20):
-            args = argparse.Namespace(train_example_num=limit, domain=None, exclude_domain=None, data_portion=portion, seed=1)
-            assert results.portion_size(results.training_examples(task, tiny_data, limit), portion) == len(select(domain, label, task, args))
+            args = argparse.Namespace(
+                train_example_num=limit, domain=None, exclude_domain=None, data_portion=portion, seed=1
+            )
+            assert results.portion_size(results.training_examples(task, tiny_data, limit), portion) == len(
+                select(domain, label, task, args)
+            )
 
 
 def test_few_shot_rows_are_compared_at_the_same_portion(tmp_path):
     """With a baseline that no portion has, they are compared with nothing."""
     args = flags(output=tmp_path)
-    assert reproduce.baseline_row(plan.ROWS["meta-full-0.1"], args) == "hard-0.1" and reproduce.baseline_row(plan.ROWS["meta-full"], args) == "hard"
+    assert (
+        reproduce.baseline_row(plan.ROWS["meta-full-0.1"], args) == "hard-0.1"
+        and reproduce.baseline_row(plan.ROWS["meta-full"], args) == "hard"
+    )
     args.baseline = "mixed-logits"
     assert reproduce.baseline_row(plan.ROWS["meta-full-0.1"], args) is None
 
 
 def test_rows_over_some_domains_are_compared_over_the_examples_that_both_have():
     """A row with two of four test examples against a baseline with all: the other two do not count."""
+
     def outcome(row, right, idxs):
         test = {i: ("d", "a", "a" if i in right else "b") for i in idxs}
         return [results.Outcome(plan.ROWS[row], 1, 1e-4, 0.5, test, 7, 1.0, {})]
-    middle, _, _ = results.difference(outcome("meta-full", {2, 3}, (2, 3)), outcome("hard", {0, 1, 2}, range(4)))
-    assert middle == 0.5 and results.difference(outcome("hard", {0}, (0,)), outcome("hard", {0}, (0,))) is None
+
+    middle, _, _ = results.difference(
+        outcome("meta-full", {2, 3}, (2, 3)), outcome("hard", {0, 1, 2}, range(4))
+    )
+    assert (
+        middle == 0.5 and results.difference(outcome("hard", {0}, (0,)), outcome("hard", {0}, (0,))) is None
+    )
 
 
 def made_up(row, seed, share, idxs=range(40)):
     """An Outcome of the row with a share of right answers."""
-    test = {i: (("books", "dvd", "electronics", "kitchen")[i % 4], "positive", "positive" if i < share * len(idxs) else "negative") for i in idxs}
+    test = {
+        i: (
+            ("books", "dvd", "electronics", "kitchen")[i % 4],
+            "positive",
+            "positive" if i < share * len(idxs) else "negative",
+        )
+        for i in idxs
+    }
     return results.Outcome(plan.ROWS[row], seed, 1e-4, share, test, 7, 1.0, {2: share - 0.1, 4: share})
 
 
 def test_the_table_has_means_intervals_and_differences_of_each_row(tiny_data):
     """Two seeds at 70% and 80% right against 60%: mean, sd and interval, cut at 1, by hand; no second table with rows of the first alone."""
     task = load_task("senti", tiny_data)
-    outcomes = [made_up("hard", 1, 0.6), made_up("hard", 2, 0.6), made_up("meta-full", 1, 0.7), made_up("meta-full", 2, 0.8)]
+    outcomes = [
+        made_up("hard", 1, 0.6),
+        made_up("hard", 2, 0.6),
+        made_up("meta-full", 1, 0.7),
+        made_up("meta-full", 2, 0.8),
+    ]
     lines = results.summaries(outcomes, task, {"hard": "hard", "meta-full": "hard"})
     half = 12.7062 * np.sqrt(0.005) / np.sqrt(2)
-    assert (lines[1]["all"], lines[1]["sd"], lines[1]["seeds"]) == (pytest.approx(0.75), pytest.approx(np.sqrt(0.005)), 2)
-    assert lines[1]["interval"] == pytest.approx((0.75 - half, 1), abs=1e-5) and lines[1]["difference"][0] == pytest.approx(0.15)
+    assert (lines[1]["all"], lines[1]["sd"], lines[1]["seeds"]) == (
+        pytest.approx(0.75),
+        pytest.approx(np.sqrt(0.005)),
+        2,
+    )
+    assert lines[1]["interval"] == pytest.approx((0.75 - half, 1), abs=1e-5) and lines[1]["difference"][
+        0
+    ] == pytest.approx(0.15)
     text = results.tables(lines, task)
-    assert text.count("## ") == 1 and [line.split(" | ")[0] for line in text.splitlines()[2:6]] == ["| row", "| ---", "| hard", "| meta-full"]
+    assert text.count("## ") == 1 and [line.split(" | ")[0] for line in text.splitlines()[2:6]] == [
+        "| row",
+        "| ---",
+        "| hard",
+        "| meta-full",
+    ]
     assert "| 75.0 | 7.1 | " in text and "| +15.0 [" in text and text.splitlines()[4].split(" | ")[9] == "–"
 
 
@@ -268,12 +515,20 @@ def test_plots_are_drawn_where_matplotlib_is_there(tmp_path, tiny_data):
     """Rows and curves always, the few-shot plot where there are portions."""
     plots = pytest.importorskip("plots", exc_type=ImportError, reason="needs matplotlib")
     task, names = load_task("senti", tiny_data), ("mixed", "hard", "meta-full", "hard-0.1", "meta-full-0.1")
-    lines = results.summaries([made_up(name, seed, 0.6 + seed / 20) for name in names for seed in (1, 2)], task, dict.fromkeys(names, "hard"))
+    lines = results.summaries(
+        [made_up(name, seed, 0.6 + seed / 20) for name in names for seed in (1, 2)],
+        task,
+        dict.fromkeys(names, "hard"),
+    )
     paths = [tmp_path / f"senti-{name}.png" for name in ("rows", "curves", "few-shot")]
     sizes = {1: 100, 0.1: 10}
-    assert plots.draw_all(lines, task, tmp_path, sizes, {"hard"}) == paths and all(path.stat().st_size > 5000 for path in paths)
+    assert plots.draw_all(lines, task, tmp_path, sizes, {"hard"}) == paths and all(
+        path.stat().st_size > 5000 for path in paths
+    )
     assert plots.draw_all(lines[:3], task, tmp_path, sizes, {"hard"}) == paths[:2]
-    all_right = results.summaries([made_up("hard-0.1", 1, 1.0, range(10))], task, {"hard-0.1": None})  # an end of Wilson's interval is 1 + 2e-16
+    all_right = results.summaries(
+        [made_up("hard-0.1", 1, 1.0, range(10))], task, {"hard-0.1": None}
+    )  # an end of Wilson's interval is 1 + 2e-16
     assert plots.draw_all(all_right, task, tmp_path, sizes, set()) == [paths[0], paths[2]]
 
 
@@ -287,8 +542,12 @@ def test_another_command_in_a_folder_is_refused(tmp_path):
     assert not reproduce.is_finished(step, args)
     folder = write_run(tmp_path / "senti" / "run", [("d", "a", "a")], command=reproduce.resolve_command(step))
     assert reproduce.is_finished(step, args)
-    with pytest.raises(UserError, match=f"{folder}.*had '--seed 1' where this one has '--seed 2'.*remove") as error:
-        reproduce.is_finished(step._replace(words=("meta_teacher.py", "--do_train", "--seed", "2", "--seq_length", "64")), args)
+    with pytest.raises(
+        UserError, match=f"{folder}.*had '--seed 1' where this one has '--seed 2'.*remove"
+    ) as error:
+        reproduce.is_finished(
+            step._replace(words=("meta_teacher.py", "--do_train", "--seed", "2", "--seq_length", "64")), args
+        )
     assert "\n" not in str(error.value) and "seq_length" not in str(error.value)
     (folder / "predictions.tsv").unlink()
     assert not reproduce.is_finished(step, args)
@@ -297,8 +556,16 @@ def test_another_command_in_a_folder_is_refused(tmp_path):
 def test_runs_of_other_data_are_refused(tmp_path, tiny_data):
     """The records of runs hold the hashes of the TSV files; a changed test split would be compared by number with the old one."""
     data = shutil.copytree(tiny_data, tmp_path / "data")
-    step, words = plan.Step("run", ("meta_teacher.py", "--do_train"), ()), {"output": tmp_path, "data_dir": data}
-    path = write_run(tmp_path / "senti" / "run", [("d", "a", "a")], command=reproduce.resolve_command(step)).parent / "run.json"
+    step, words = (
+        plan.Step("run", ("meta_teacher.py", "--do_train"), ()),
+        {"output": tmp_path, "data_dir": data},
+    )
+    path = (
+        write_run(
+            tmp_path / "senti" / "run", [("d", "a", "a")], command=reproduce.resolve_command(step)
+        ).parent
+        / "run.json"
+    )
     path.write_text(json.dumps({**json.loads(path.read_text()), "data": reproduce.data_hashes(data)}))
     assert reproduce.is_finished(step, flags(**words))
     (data / "test.tsv").write_text((data / "dev.tsv").read_text())
@@ -310,25 +577,48 @@ def test_runs_of_other_data_are_refused(tmp_path, tiny_data):
 def test_the_eta_takes_the_mean_of_the_stage_or_of_all(tmp_path):
     """Teachers took 10 and 30 s, so one more takes 20 s; no student is finished: the mean of all, 20 s; over two jobs."""
     args = flags(output=tmp_path)
-    steps = {name: plan.Step(name, (script,), ()) for name, script in (("a", "meta_teacher.py"), ("b", "meta_teacher.py"),
-                                                                      ("c", "meta_teacher.py"), ("d", "meta_distill.py"))}
+    steps = {
+        name: plan.Step(name, (script,), ())
+        for name, script in (
+            ("a", "meta_teacher.py"),
+            ("b", "meta_teacher.py"),
+            ("c", "meta_teacher.py"),
+            ("d", "meta_distill.py"),
+        )
+    }
     for name, seconds in (("a", 10.0), ("b", 30.0)):
-        write_run(tmp_path / "senti" / name, [], command=reproduce.resolve_command(steps[name]), seconds=seconds)
+        write_run(
+            tmp_path / "senti" / name, [], command=reproduce.resolve_command(steps[name]), seconds=seconds
+        )
     assert reproduce.eta(steps, {"a", "b"}, args) == 20
     assert [reproduce.clock(seconds) for seconds in (45, 190, 7500)] == ["45s", "3m10s", "2h05m"]
 
 
 # --------------------------------------------------------------------------------------- from end to end
 
-RUN = {"rows": "hard,meta,meta-full", "seeds": "1,2", "student_learning_rates": "3e-3,1e-4", "output": "out", "results": "results"}
+RUN = {
+    "rows": "hard,meta,meta-full",
+    "seeds": "1,2",
+    "student_learning_rates": "3e-3,1e-4",
+    "output": "out",
+    "results": "results",
+}
 
 
 def start(folder, *words, **more):
-    return subprocess.Popen([sys.executable, "-m", "scripts.reproduce", *command_line(*words, **{**RUN, **more})], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.reproduce", *command_line(*words, **{**RUN, **more})],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
 
 
-def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_table(tmp_path, tiny_model, tiny_data):
+def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_table(
+    tmp_path, tiny_model, tiny_data
+):
     """Stopped after its first teacher: exit code 130 and a sentence; the same command runs the rest, and a third time nothing at all."""
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     first = start(folder)
@@ -344,14 +634,21 @@ def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_tabl
     second = start(folder)
     out, err = second.communicate()
     assert second.returncode == 0, err
-    assert all((path / "results.json").stat().st_mtime_ns == changed and f"| {path.name} " not in out for path, changed in done.items())
+    assert all(
+        (path / "results.json").stat().st_mtime_ns == changed and f"| {path.name} " not in out
+        for path, changed in done.items()
+    )
     assert len(list(runs.glob("*/predictions.tsv"))) == 2 + 3 + 3 and not list(runs.glob("*/snapshot_last"))
     with open(folder / "results" / "senti.csv") as file:
         lines = list(csv.DictReader(file))
-    assert [(line["row"], line["seed"]) for line in lines] == [(row, seed) for row in ("meta", "hard", "meta-full") for seed in "12"]
+    assert [(line["row"], line["seed"]) for line in lines] == [
+        (row, seed) for row in ("meta", "hard", "meta-full") for seed in "12"
+    ]
     told = {path.parent.name: json.loads(path.read_text()) for path in runs.glob("*/results.json")}
     for line in lines:
-        result = told[f"{'student' if line['student'] else 'teacher'}-{line['row']}-{float(line['learning_rate'])!r}-s{line['seed']}"]
+        result = told[
+            f"{'student' if line['student'] else 'teacher'}-{line['row']}-{float(line['learning_rate'])!r}-s{line['seed']}"
+        ]
         assert float(line["test_accuracy"]) == pytest.approx(result["test"]["accuracy"])
         assert float(line["dev_accuracy"]) == pytest.approx(result["dev"]["accuracy"])
         assert float(line["macro_f1"]) == pytest.approx(result["test"]["macro_f1"])
@@ -379,7 +676,13 @@ def test_a_dry_run_starts_nothing(tmp_path, tiny_data):
     """It prints commands and counts, and makes no folder."""
     (tmp_path / "data").symlink_to(tiny_data)
     driver = start(tmp_path, "--dry_run", rows="variants")  # with one epoch
-    assert driver.communicate()[1].startswith("error: --student_epochs 1 has no room") and driver.returncode == 2
+    assert (
+        driver.communicate()[1].startswith("error: --student_epochs 1 has no room") and driver.returncode == 2
+    )
     driver = start(tmp_path, "--dry_run")
     out, _ = driver.communicate()
-    assert driver.returncode == 0 and not (tmp_path / "out").exists() and "11 steps in all, 8 of them training runs; 8 are known" in out
+    assert (
+        driver.returncode == 0
+        and not (tmp_path / "out").exists()
+        and "11 steps in all, 8 of them training runs; 8 are known" in out
+    )

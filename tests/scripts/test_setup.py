@@ -8,7 +8,22 @@ import sys
 import pytest
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
-TOOLS = ("bash", "timeout", "dirname", "uname", "sha256sum", "cat", "df", "awk", "mktemp", "rm", "grep", "tail", "mkdir", "pwd")
+TOOLS = (
+    "bash",
+    "timeout",
+    "dirname",
+    "uname",
+    "sha256sum",
+    "cat",
+    "df",
+    "awk",
+    "mktemp",
+    "rm",
+    "grep",
+    "tail",
+    "mkdir",
+    "pwd",
+)
 
 
 @pytest.fixture
@@ -38,8 +53,13 @@ def python(path, says=None):
 
 def setup(machine, *arguments, **environment):
     """Runs setup.sh from another folder; returns (exit code, standard output, standard error)."""
-    done = subprocess.run([machine["bin"] / "bash", machine["repository"] / "scripts" / "setup.sh", *arguments], cwd="/", text=True,
-                          capture_output=True, env={"PATH": str(machine["bin"]), "HOME": str(machine["bin"].parent), **environment})
+    done = subprocess.run(
+        [machine["bin"] / "bash", machine["repository"] / "scripts" / "setup.sh", *arguments],
+        cwd="/",
+        text=True,
+        capture_output=True,
+        env={"PATH": str(machine["bin"]), "HOME": str(machine["bin"].parent), **environment},
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -59,8 +79,12 @@ def test_a_shim_that_only_prints_an_error_does_not_count(machine):
 def test_pythons_are_tried_in_order(machine):
     """PYTHON first, then python3.10, python3.9, python3, python, then pyenv's, 3.10 before 3.9."""
     home = machine["bin"].parent
-    places = [home / "mine" / "python", *(machine["bin"] / name for name in ("python3.10", "python3.9", "python3", "python")),
-              home / ".pyenv/versions/3.10.13/bin/python", home / ".pyenv/versions/3.9.18/bin/python"]
+    places = [
+        home / "mine" / "python",
+        *(machine["bin"] / name for name in ("python3.10", "python3.9", "python3", "python")),
+        home / ".pyenv/versions/3.10.13/bin/python",
+        home / ".pyenv/versions/3.9.18/bin/python",
+    ]
     for place in reversed(places):
         python(place)
         assert which(machine, PYTHON=str(places[0])) == str(place)
@@ -69,8 +93,14 @@ def test_pythons_are_tried_in_order(machine):
 def test_a_python_of_another_version_or_without_venv_does_not_count(machine):
     """The real check, run by the Python that runs this test: right version, and the modules that make an environment."""
     body = 'exec "{}" -c "import sys; sys.version_info = (3, {}, 0); sys.modules[\'{}\'] = None\n$2"'
-    for minor, missing, counts in ((10, "x", True), (9, "x", True), (11, "x", False), (8, "x", False), (10, "ensurepip", False),
-                                   (10, "venv", False)):
+    for minor, missing, counts in (
+        (10, "x", True),
+        (9, "x", True),
+        (11, "x", False),
+        (8, "x", False),
+        (10, "ensurepip", False),
+        (10, "venv", False),
+    ):
         program(machine["bin"] / "python3", body.format(sys.executable, minor, missing))
         code, out, _ = setup(machine, "--which")
         assert (code, bool(out.strip())) == ((0, True) if counts else (2, False)), (minor, missing)
@@ -81,7 +111,10 @@ def test_without_python_and_uv_it_says_what_to_install(machine):
     for arguments in (["--which"], []):
         code, _, err = setup(machine, *arguments)
         assert code == 2 and err.startswith("error: found no Python 3.9 or 3.10") and err.count("\n") == 1
-    assert "install python3.10 and python3.10-venv, or uv" in err and not (machine["repository"] / ".venv").exists()
+    assert (
+        "install python3.10 and python3.10-venv, or uv" in err
+        and not (machine["repository"] / ".venv").exists()
+    )
 
 
 def test_uv_that_cannot_fetch_a_python_is_told(machine):
@@ -107,24 +140,40 @@ def test_too_little_disk_is_told_before_anything_is_made(machine):
     program(machine["bin"] / "df", "echo head; echo '/dev/x 9 9 2500000 1% /'")
     python(machine["bin"] / "python3")
     code, out, err = setup(machine)
-    assert (code, out) == (2, "") and "has 2 GB of free disk, expected 7" in err and not (machine["repository"] / ".venv").exists()
+    assert (
+        (code, out) == (2, "")
+        and "has 2 GB of free disk, expected 7" in err
+        and not (machine["repository"] / ".venv").exists()
+    )
 
 
 def installed(machine, pip):
     """A machine whose Python makes a .venv with the fake pip given as shell lines; $LOG is pip's log."""
     venv = machine["bin"].parent / "venv-python"
-    program(venv, f'case "$*" in *"-m pip install"*) for LOG; do case "$LOG" in setup.log) break;; esac; done\n{pip};;\n'
-                  '--version) echo Python 3.10.0;; esac')
+    program(
+        venv,
+        f'case "$*" in *"-m pip install"*) for LOG; do case "$LOG" in setup.log) break;; esac; done\n{pip};;\n'
+        "--version) echo Python 3.10.0;; esac",
+    )
     (machine["bin"] / "cp").symlink_to(shutil.which("cp"))
-    program(machine["bin"] / "python3.10", f'case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp {venv} .venv/bin/python;; '
-                                           f'*) echo {machine["bin"] / "python3.10"};; esac')
+    program(
+        machine["bin"] / "python3.10",
+        f'case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp {venv} .venv/bin/python;; '
+        f"*) echo {machine['bin'] / 'python3.10'};; esac",
+    )
 
 
-@pytest.mark.parametrize("log, sentence", [
-    ("WARNING: Retrying after connection broken by NewConnectionError", "pip cannot reach its package index"),
-    ("ERROR: Could not install packages: [Errno 28] No space left on device", "the disk is full"),
-    ("ERROR: No matching distribution found for oneflow", "No matching distribution found for oneflow"),
-])
+@pytest.mark.parametrize(
+    "log, sentence",
+    [
+        (
+            "WARNING: Retrying after connection broken by NewConnectionError",
+            "pip cannot reach its package index",
+        ),
+        ("ERROR: Could not install packages: [Errno 28] No space left on device", "the disk is full"),
+        ("ERROR: No matching distribution found for oneflow", "No matching distribution found for oneflow"),
+    ],
+)
 def test_a_failure_of_pip_becomes_a_sentence(machine, log, sentence):
     """pip's own lines go to the log; network, disk and the rest are told apart, and the next run tries again."""
     installed(machine, f'echo "{log}" >> "$LOG"; echo noise >&2; exit 1')
@@ -151,7 +200,9 @@ def test_a_second_run_installs_nothing_until_the_requirements_change(machine):
 
 def test_a_venv_of_another_python_is_left_alone(machine):
     """It may be the user's: the sentence says what to remove."""
-    program(machine["repository"] / ".venv/bin/python", '[ "$1" = --version ] && echo Python 3.12.1 || exit 3')
+    program(
+        machine["repository"] / ".venv/bin/python", '[ "$1" = --version ] && echo Python 3.12.1 || exit 3'
+    )
     code, _, err = setup(machine)
     assert code == 2 and ".venv holds Python 3.12.1, expected 3.9 or 3.10" in err
     assert (machine["repository"] / ".venv/bin/python").exists()

@@ -24,7 +24,9 @@ def refused(folder, stage, *words, flags=None, **changed):
     assert outcome.code == 2, outcome
     assert re.fullmatch(r"error: [^\n]+[.?)a-z]\n", outcome.err), outcome.err
     assert all(word in outcome.err for word in words), outcome.err
-    assert tree(folder) == before and not [path for path in folder.rglob(".*") if not path.name.endswith(CLOCKED)]
+    assert tree(folder) == before and not [
+        path for path in folder.rglob(".*") if not path.name.endswith(CLOCKED)
+    ]
     return outcome.err
 
 
@@ -38,21 +40,43 @@ def test_help_shows_every_flag_with_its_default(stage, tmp_path):
     text = " ".join(outcome.out.split())
     assert outcome.code == 0 and outcome.err == "" and f"Stage {STAGES.index(stage) + 1}:" in text
     assert "--seed SEED every random draw is a function of it (default: 42)" in text
-    assert "(default: DATA_DIR/ofrecord)" in text and "default: None" not in text and "default: False" not in text
+    assert (
+        "(default: DATA_DIR/ofrecord)" in text
+        and "default: None" not in text
+        and "default: False" not in text
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("changed, words", [
-    ({"learning_rates": 1}, "--learning_rates"), ({"seq_len": 32}, "--seq_len"), ({"seed": "x"}, "--seed"), ({"seed": -1}, "-1 is not of at least 0"),
-    ({"seq_length": 2}, "2 is not of at least 3"), ({"device": "tpu"}, "--device"), ({"data_portion": 1.5}, "at most 1.0"),
-    ({"data_portion": 0}, "0 is not above 0"), ({"data_portion": "nan"}, "nan is not"), ({"data_dir": None}, "--data_dir")])
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"learning_rates": 1}, "--learning_rates"),
+        ({"seq_len": 32}, "--seq_len"),
+        ({"seed": "x"}, "--seed"),
+        ({"seed": -1}, "-1 is not of at least 0"),
+        ({"seq_length": 2}, "2 is not of at least 3"),
+        ({"device": "tpu"}, "--device"),
+        ({"data_portion": 1.5}, "at most 1.0"),
+        ({"data_portion": 0}, "0 is not above 0"),
+        ({"data_portion": "nan"}, "nan is not"),
+        ({"data_dir": None}, "--data_dir"),
+    ],
+)
 def test_flags_that_are_wrong_are_refused(golden, stage, changed, words):
     """Unknown, abbreviated, of the wrong kind, out of range, or missing; the sentence points to --help."""
     assert f"'{stage}.py --help' lists the flags" in refused(golden, stage, words, **changed)
 
 
-@pytest.mark.parametrize("changed, words", [({"learning_rate": "inf"}, "inf is not"), ({"learning_rate": 0}, "0 is not above"),
-                                            ({"warmup_proportion": 1.1}, "at most 1.0"), ({"num_epochs": 0}, "0 is not of at least 1")])
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"learning_rate": "inf"}, "inf is not"),
+        ({"learning_rate": 0}, "0 is not above"),
+        ({"warmup_proportion": 1.1}, "at most 1.0"),
+        ({"num_epochs": 0}, "0 is not of at least 1"),
+    ],
+)
 def test_numbers_out_of_range_are_refused(golden, changed, words):
     """Numbers of training: finite, above 0, shares up to 1."""
     for stage in TRAINING_STAGES:
@@ -61,19 +85,20 @@ def test_numbers_out_of_range_are_refused(golden, changed, words):
 
 COMMANDS = {
     "preprocess": "--task_name senti --model_load_dir uncased_L-12_H-768_A-12_oneflow --data_dir data/SENTI/ --num_epochs 4 --seed 42 "
-                  "--seq_length=128 --train_example_num 6480 --vocab_file uncased_L-12_H-768_A-12/vocab.txt --resave_ofrecord",
+    "--seq_length=128 --train_example_num 6480 --vocab_file uncased_L-12_H-768_A-12/vocab.txt --resave_ofrecord",
     "meta_teacher": "--task_name senti --model_load_dir uncased_L-12_H-768_A-12_oneflow --data_dir data/SENTI/ --num_epochs 63 --seed 42 "
-                    "--seq_length=128 --train_example_num 6480 --eval_example_num 720 --batch_size_per_device 24 "
-                    "--eval_batch_size_per_device 48 --eval_every_step_num 100 --vocab_file uncased_L-12_H-768_A-12/vocab.txt "
-                    "--learning_rate 5e-5 --resave_ofrecord --do_train --do_eval",
+    "--seq_length=128 --train_example_num 6480 --eval_example_num 720 --batch_size_per_device 24 "
+    "--eval_batch_size_per_device 48 --eval_every_step_num 100 --vocab_file uncased_L-12_H-768_A-12/vocab.txt "
+    "--learning_rate 5e-5 --resave_ofrecord --do_train --do_eval",
     "meta_teacher_eval": "--task_name senti --model_load_dir output/model_save-2021-09-26-15:31:15/snapshot_best_mft_model_senti_dev_0.87 "
-                         "--data_dir data/SENTI/ --num_epochs 4 --seed 42 --seq_length=128 --train_example_num 6480 "
-                         "--eval_batch_size_per_device 1 --vocab_file uncased_L-12_H-768_A-12/vocab.txt --resave_ofrecord",
+    "--data_dir data/SENTI/ --num_epochs 4 --seed 42 --seq_length=128 --train_example_num 6480 "
+    "--eval_batch_size_per_device 1 --vocab_file uncased_L-12_H-768_A-12/vocab.txt --resave_ofrecord",
     "meta_distill": "--task_name senti --student_model uncased_L-12_H-768_A-12_oneflow --teacher_model "
-                    "output/model_save-2021-09-26-15:31:15/snapshot_best_mft_model_senti_dev_0.87 --data_dir data/SENTI/ --num_epochs 63 "
-                    "--seed 42 --seq_length=128 --train_example_num 6480 --eval_example_num 720 --batch_size_per_device 24 "
-                    "--eval_batch_size_per_device 48 --eval_every_step_num 100 --vocab_file uncased_L-12_H-768_A-12/vocab.txt "
-                    "--learning_rate 5e-5 --resave_ofrecord --do_train --do_eval"}
+    "output/model_save-2021-09-26-15:31:15/snapshot_best_mft_model_senti_dev_0.87 --data_dir data/SENTI/ --num_epochs 63 "
+    "--seed 42 --seq_length=128 --train_example_num 6480 --eval_example_num 720 --batch_size_per_device 24 "
+    "--eval_batch_size_per_device 48 --eval_every_step_num 100 --vocab_file uncased_L-12_H-768_A-12/vocab.txt "
+    "--learning_rate 5e-5 --resave_ofrecord --do_train --do_eval",
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -87,7 +112,11 @@ def test_the_documented_commands_are_understood(tmp_path, monkeypatch, stage):
 
 def test_a_mistake_is_a_sentence_in_a_process_too(golden):
     """Nothing of the interpreter or the engine is added on its way out."""
-    outcome = call_process("meta_teacher", golden, {**stage_flags(golden)["meta_teacher"], "model_save_dir": "new", "model_load_dir": "nowhere"})
+    outcome = call_process(
+        "meta_teacher",
+        golden,
+        {**stage_flags(golden)["meta_teacher"], "model_save_dir": "new", "model_load_dir": "nowhere"},
+    )
     assert (outcome.code, outcome.err) == (2, "error: --model_load_dir nowhere: there is no such folder.\n")
 
 
@@ -162,9 +191,16 @@ def test_data_that_is_missing_is_refused(sandbox):
     refused(sandbox, "meta_teacher", "test.tsv")
 
 
-@pytest.mark.parametrize("line, words", [
-    ("good plot\tbooks", "found 2 column(s)"), ("good plot\tbooks\tgood", "'good'"), ("good plot\ttoys\tpositive", "'toys'"),
-    ("  \tbooks\tpositive", "empty 'review'"), ("good \udcff plot\tbooks\tpositive", "expected UTF-8")])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("good plot\tbooks", "found 2 column(s)"),
+        ("good plot\tbooks\tgood", "'good'"),
+        ("good plot\ttoys\tpositive", "'toys'"),
+        ("  \tbooks\tpositive", "empty 'review'"),
+        ("good \udcff plot\tbooks\tpositive", "expected UTF-8"),
+    ],
+)
 def test_a_broken_row_is_named_by_file_and_line(sandbox, line, words):
     """In every stage that reads the TSV, and the records stay as they were."""
     path = sandbox / "data" / "train.tsv"
@@ -186,7 +222,9 @@ def test_a_training_split_without_a_domain_or_a_class_is_refused(sandbox):
                 refused(sandbox, "preprocess", "train.tsv", name)
             else:
                 outcome = call("preprocess", sandbox, stage_flags(sandbox)["preprocess"])
-                assert outcome.code == 0 and re.search(f"^{split}: .*; note: none of (domain|class) {name}$", outcome.out, re.M)
+                assert outcome.code == 0 and re.search(
+                    f"^{split}: .*; note: none of (domain|class) {name}$", outcome.out, re.M
+                )
             path.write_text(text)
 
 
@@ -194,7 +232,9 @@ def test_records_that_are_missing_are_refused(sandbox):
     """Every stage names the flag that writes them; the later stages also the script that scores them."""
     shutil.rmtree(sandbox / "data" / "ofrecord")
     for stage in STAGES:
-        refused(sandbox, stage, "ofrecord/train", "preprocess.py with --resave_ofrecord", resave_ofrecord=False)
+        refused(
+            sandbox, stage, "ofrecord/train", "preprocess.py with --resave_ofrecord", resave_ofrecord=False
+        )
         if stage != "preprocess":
             refused(sandbox, stage, "preprocess.py with --resave_ofrecord", resave_ofrecord=True)
 
@@ -207,8 +247,14 @@ def test_records_of_something_else_are_refused(sandbox):
     tokens = (sandbox / "bert" / "vocab.txt").read_text().splitlines()
     (sandbox / "other.txt").write_text("\n".join([*tokens[:5], *tokens[:4:-1]]) + "\n")
     refused(sandbox, "meta_teacher", "vocab_sha256", "--resave_ofrecord", vocab_file="other.txt", **flags)
-    task = {"name": "reviews", "text": ["review"], "domain": "domain", "label": "sentiment", "labels": ["positive", "negative"],
-            "domains": ["books", "dvd", "electronics", "kitchen"]}
+    task = {
+        "name": "reviews",
+        "text": ["review"],
+        "domain": "domain",
+        "label": "sentiment",
+        "labels": ["positive", "negative"],
+        "domains": ["books", "dvd", "electronics", "kitchen"],
+    }
     (sandbox / "data" / "task.json").write_text(json.dumps(task))
     refused(sandbox, "meta_teacher", "task 'senti'", "'reviews'", task_name="reviews", **flags)
     (sandbox / "data" / "task.json").unlink()
@@ -275,7 +321,14 @@ def test_knowledge_of_another_teacher_is_refused(sandbox):
     last = sandbox / "teacher" / "snapshot_last"
     knowledge = knowledge_of(sandbox)
     knowledge.rename(sandbox / "mine")
-    refused(sandbox, "meta_distill", "another teacher", "meta_teacher_eval.py", teacher_model="teacher/snapshot_last", knowledge_dir="mine")
+    refused(
+        sandbox,
+        "meta_distill",
+        "another teacher",
+        "meta_teacher_eval.py",
+        teacher_model="teacher/snapshot_last",
+        knowledge_dir="mine",
+    )
     (sandbox / "mine").rename(knowledge.with_name("knowledge-" + sha256(last / "model.safetensors")[:12]))
     refused(sandbox, "meta_distill", "another teacher", teacher_model="teacher/snapshot_last")
 
@@ -290,7 +343,14 @@ def test_knowledge_of_other_records_is_refused(sandbox):
 
 def test_knowledge_of_fewer_examples_is_refused(sandbox):
     """Stage 3 with a limit, stage 4 without: the sentence says how many lack it, before a step is taken."""
-    assert call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "train_example_num": 20}).code == 0
+    assert (
+        call(
+            "meta_teacher_eval",
+            sandbox,
+            {**stage_flags(sandbox)["meta_teacher_eval"], "train_example_num": 20},
+        ).code
+        == 0
+    )
     refused(sandbox, "meta_distill", "12 examples", "number 20", "--train_example_num")
     flags = {**stage_flags(sandbox)["meta_distill"], "model_save_dir": "new", "train_example_num": 16}
     assert call("meta_distill", sandbox, flags).code == 0
@@ -304,7 +364,11 @@ def test_terms_that_the_knowledge_cannot_serve_are_refused(sandbox):
     assert call("meta_teacher", sandbox, flags).code == 0
     assert call("meta_teacher_eval", sandbox, stage_flags(sandbox)["meta_teacher_eval"]).code == 0
     refused(sandbox, "meta_distill", "--transfer_loss_weight 0", "--domain_loss_weight 0")
-    outcome = call("meta_distill", sandbox, {**stage_flags(sandbox)["meta_distill"], "model_save_dir": "new", "transfer_loss_weight": 0})
+    outcome = call(
+        "meta_distill",
+        sandbox,
+        {**stage_flags(sandbox)["meta_distill"], "model_save_dir": "new", "transfer_loss_weight": 0},
+    )
     assert outcome.code == 0, outcome.err
 
 
@@ -313,7 +377,14 @@ def test_a_folder_of_the_user_is_not_replaced_by_knowledge(sandbox):
     refused(sandbox, "meta_teacher_eval", "--knowledge_dir data", "something else", knowledge_dir="data")
     refused(sandbox, "meta_teacher_eval", "something else", knowledge_dir="data/train.tsv")
     (sandbox / "empty").mkdir()
-    assert call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "empty"}).code == 0
+    assert (
+        call(
+            "meta_teacher_eval",
+            sandbox,
+            {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "empty"},
+        ).code
+        == 0
+    )
 
 
 def test_a_folder_of_the_user_is_not_replaced_by_records(sandbox):
@@ -350,12 +421,30 @@ def test_a_run_resumes_only_as_itself(sandbox):
     flags = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
     refused(sandbox, "meta_teacher", "--learning_rate 0.003", "0.1", **flags, learning_rate=0.1)
     refused(sandbox, "meta_teacher", "--train_example_num None", "16", **flags, train_example_num=16)
-    refused(sandbox, "meta_teacher", "its own folder", "--model_save_dir", resume_from="teacher/snapshot_last", model_save_dir="student")
-    refused(sandbox, "meta_teacher", "not a snapshot to resume from", model_save_dir=None,
-            resume_from=best(sandbox / "teacher").relative_to(sandbox))
+    refused(
+        sandbox,
+        "meta_teacher",
+        "its own folder",
+        "--model_save_dir",
+        resume_from="teacher/snapshot_last",
+        model_save_dir="student",
+    )
+    refused(
+        sandbox,
+        "meta_teacher",
+        "not a snapshot to resume from",
+        model_save_dir=None,
+        resume_from=best(sandbox / "teacher").relative_to(sandbox),
+    )
     refused(sandbox, "meta_teacher", "not a snapshot to resume from", model_save_dir=None, resume_from="bert")
     refused(sandbox, "meta_teacher", "--resume_from nowhere", model_save_dir=None, resume_from="nowhere")
-    refused(sandbox, "meta_distill", "teacher/snapshot_last", model_save_dir=None, resume_from="teacher/snapshot_last")
+    refused(
+        sandbox,
+        "meta_distill",
+        "teacher/snapshot_last",
+        model_save_dir=None,
+        resume_from="teacher/snapshot_last",
+    )
     path = sandbox / "data" / "train.tsv"
     path.write_text(path.read_text().replace("good", "great"))
     assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0
@@ -379,7 +468,14 @@ def test_a_run_resumes_only_with_the_dev_set_and_the_knowledge_that_it_had(sandb
     for more in ({"knowledge_layers": "1,2"}, {"attention_heads": "all"}):
         again = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "other", **more}
         assert call("meta_teacher_eval", sandbox, again).code == 0
-        refused(sandbox, "meta_distill", "had knowledge of other layers or heads", "start a new run", **flags, knowledge_dir="other")
+        refused(
+            sandbox,
+            "meta_distill",
+            "had knowledge of other layers or heads",
+            "start a new run",
+            **flags,
+            knowledge_dir="other",
+        )
     path = sandbox / "data" / "dev.tsv"
     path.write_text(path.read_text().replace("good", "great"))
     assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0

@@ -38,15 +38,27 @@ def trained(folder, tiny_model, rate=0.0, **flags):
 def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model, batch, steps):
     """Losses, norms and each gradient equal those of batches of `steps` times the size, with last steps of 4 examples (as 3 and 1) or of 2."""
     one = trained(tmp_path / "one", tiny_model, batch_size_per_device=batch * steps)
-    several = trained(tmp_path / "several", tiny_model, batch_size_per_device=batch, gradient_accumulation_steps=steps)
+    several = trained(
+        tmp_path / "several", tiny_model, batch_size_per_device=batch, gradient_accumulation_steps=steps
+    )
     assert [line["examples"] for line in one.metrics()] == [line["examples"] for line in several.metrics()]
     for line, other in zip(one.metrics(), several.metrics()):
-        assert all(other[key] == pytest.approx(line[key], rel=1e-4) for key in line.keys() - {"phase"}), line["step"]
+        assert all(other[key] == pytest.approx(line[key], rel=1e-4) for key in line.keys() - {"phase"}), line[
+            "step"
+        ]
     found = []
     for loop in (one, several):  # the same weights and rows for both, and each weight's gradient
         load_weights(loop.model, read_model(one.run.folder / "snapshot_last"))
         optimizer = make_optimizer(loop.model, 1, 0)
-        accumulate_gradients(shared_loss(loop.model), loop.loss, np.arange(batch * steps - 1), 0, loop.args, loop.model, optimizer)
+        accumulate_gradients(
+            shared_loss(loop.model),
+            loop.loss,
+            np.arange(batch * steps - 1),
+            0,
+            loop.args,
+            loop.model,
+            optimizer,
+        )
         found.append({name: parameter.grad.numpy() for name, parameter in loop.model.named_parameters()})
     for name in found[0]:
         np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-3, atol=1e-6, err_msg=name)
@@ -55,26 +67,55 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model,
 def test_each_part_of_a_step_has_dropout_masks_of_its_own(tmp_path, tiny_model, monkeypatch):
     """No mask is drawn twice in a run of accumulated steps; their keys are those of a run without for the first part of each step."""
     drawn, whole = [], operation.random_stream
-    monkeypatch.setattr(operation, "random_stream", lambda seed, name, *key: drawn.append(key) or whole(seed, name, *key))
+    monkeypatch.setattr(
+        operation, "random_stream", lambda seed, name, *key: drawn.append(key) or whole(seed, name, *key)
+    )
     trained(tmp_path / "one", tiny_model, 0.1, batch_size_per_device=4, num_epochs=1)
     plain, drawn[:] = set(drawn), []
-    trained(tmp_path / "two", tiny_model, 0.1, batch_size_per_device=2, gradient_accumulation_steps=2, num_epochs=1)
+    trained(
+        tmp_path / "two",
+        tiny_model,
+        0.1,
+        batch_size_per_device=2,
+        gradient_accumulation_steps=2,
+        num_epochs=1,
+    )
     assert len(drawn) == len(set(drawn)) > len(plain) and plain < set(drawn)
 
 
 def test_two_ranks_accumulate_too(sandbox):
     """Losses and norms of one rank with batches of 6, for two with 2 batches of 3: the last step has one example, and a rank none."""
-    still, path = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, sandbox / "bert" / "config.json"
+    still, path = (
+        {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        sandbox / "bert" / "config.json",
+    )
     path.write_text(json.dumps({**json.loads(path.read_text()), **still}))
-    flags = {**stage_flags(sandbox)["meta_teacher"], "train_example_num": 31, "num_epochs": 1, "do_eval": False}
-    assert call("meta_teacher", sandbox, {**flags, "batch_size_per_device": 6, "model_save_dir": "one"}).code == 0
-    two = {"batch_size_per_device": 3, "gradient_accumulation_steps": 2, "cpu_processes": 2, "model_save_dir": "two"}
+    flags = {
+        **stage_flags(sandbox)["meta_teacher"],
+        "train_example_num": 31,
+        "num_epochs": 1,
+        "do_eval": False,
+    }
+    assert (
+        call("meta_teacher", sandbox, {**flags, "batch_size_per_device": 6, "model_save_dir": "one"}).code
+        == 0
+    )
+    two = {
+        "batch_size_per_device": 3,
+        "gradient_accumulation_steps": 2,
+        "cpu_processes": 2,
+        "model_save_dir": "two",
+    }
     outcome = call_process("meta_teacher", sandbox, {**flags, **two})
     assert outcome.code == 0, outcome.err
     lines = metrics(sandbox / "one")
-    assert sorted(line["examples"] for line in lines) == [1, 6, 6, 6, 6, 6] and len(lines) == len(metrics(sandbox / "two"))
+    assert sorted(line["examples"] for line in lines) == [1, 6, 6, 6, 6, 6] and len(lines) == len(
+        metrics(sandbox / "two")
+    )
     for line, other in zip(lines, metrics(sandbox / "two")):
-        assert all(other[key] == pytest.approx(line[key], rel=2e-4) for key in line.keys() - {"phase"}), line["step"]
+        assert all(other[key] == pytest.approx(line[key], rel=2e-4) for key in line.keys() - {"phase"}), line[
+            "step"
+        ]
 
 
 # --------------------------------------------------------------------------------------- schedule and end
@@ -84,7 +125,10 @@ def test_two_ranks_accumulate_too(sandbox):
 def test_schedules_are_those_of_their_formulas(warmup):
     """20 steps: the same warm-up, then half a cosine from the peak towards 0, or the peak."""
     w = int(20 * warmup)
-    rates = {name: np.array([learning_rate_at(step, 20, warmup, 2.0, name) for step in range(20)]) for name in ("linear", "cosine", "constant")}
+    rates = {
+        name: np.array([learning_rate_at(step, 20, warmup, 2.0, name) for step in range(20)])
+        for name in ("linear", "cosine", "constant")
+    }
     for found in rates.values():
         np.testing.assert_allclose(found[:w], rates["linear"][:w])
         assert (found > 0).all()
@@ -97,24 +141,43 @@ def test_max_steps_ends_the_run_and_its_schedule(tmp_path, tiny_model):
     for name, steps in (("more", 7), ("fewer", 2)):
         lines = trained(tmp_path / name, tiny_model, max_steps=steps, lr_schedule="cosine").metrics()
         assert [line["step"] for line in lines] == list(range(1, steps + 1))
-        assert [line["lr"] for line in lines] == [learning_rate_at(step, steps, 0.1, 1e-3, "cosine") for step in range(steps)]
+        assert [line["lr"] for line in lines] == [
+            learning_rate_at(step, steps, 0.1, 1e-3, "cosine") for step in range(steps)
+        ]
 
 
 def test_max_steps_of_two_phases_is_refused(golden):
     """It does not say where the second begins."""
-    refused(golden, "meta_distill", "--max_steps 5", "--intermediate_epochs 0", max_steps=5, intermediate_epochs=1)
+    refused(
+        golden, "meta_distill", "--max_steps 5", "--intermediate_epochs 0", max_steps=5, intermediate_epochs=1
+    )
 
 
 class Stop(Exception):
     pass
 
 
-ACCURACIES = (0.5, 0.75, 0.625, 0.875, 0.75, 0.875, 0.9375, 1.0)  # at steps 2, 4, ...: the best at step 8, then two that are not better
+ACCURACIES = (
+    0.5,
+    0.75,
+    0.625,
+    0.875,
+    0.75,
+    0.875,
+    0.9375,
+    1.0,
+)  # at steps 2, 4, ...: the best at step 8, then two that are not better
 
 
 def patient(folder, tiny_model, resumed=False, **flags):
     """A run with patience 2 whose evaluations find ACCURACIES."""
-    flags = {"num_epochs": 8, "early_stopping_patience": 2, "save_every_step_num": 3, "save_total_limit": 2, **flags}
+    flags = {
+        "num_epochs": 8,
+        "early_stopping_patience": 2,
+        "save_every_step_num": 3,
+        "save_total_limit": 2,
+        **flags,
+    }
     loop = Loop(folder, tiny_model, **flags, resume_from=folder / "snapshot_last" if resumed else None)
     if resumed:
         last = read_model(folder / "snapshot_last")
@@ -140,7 +203,10 @@ def test_a_run_ends_when_dev_is_no_better_for_long(stopped_early):
     assert stopped_early.metrics()[-1] == {"step": 12, "dev": metrics_with(0.875)}
     assert json.loads((folder / "snapshot_last" / "meta.json").read_text())["step"] == 12
     assert json.loads((folder / "best.json").read_text())["step"] == 8
-    assert "no better accuracy on dev in 2 evaluations: the run ends with step 12" in (folder / "log.txt").read_text()
+    assert (
+        "no better accuracy on dev in 2 evaluations: the run ends with step 12"
+        in (folder / "log.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize("at", [4, 9, 12])
@@ -172,14 +238,22 @@ def test_patience_of_a_script_ends_with_a_test_of_the_best(sandbox):
     """A learning rate too small to change an answer: the first evaluation is the best, the next ends the run, and results are written."""
     flags = {"model_save_dir": "short", "learning_rate": 1e-9, "early_stopping_patience": 1}
     outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **flags})
-    assert outcome.code == 0 and [line["step"] for line in metrics(sandbox / "short") if "dev" in line] == [2, 4], outcome.err
-    assert json.loads((sandbox / "short" / "results.json").read_text())["snapshot"] == best(sandbox / "short").name
+    assert outcome.code == 0 and [line["step"] for line in metrics(sandbox / "short") if "dev" in line] == [
+        2,
+        4,
+    ], outcome.err
+    assert (
+        json.loads((sandbox / "short" / "results.json").read_text())["snapshot"]
+        == best(sandbox / "short").name
+    )
 
 
 def test_patience_without_evaluations_is_refused(golden):
     """Without --do_eval it would never end anything."""
     for stage in TRAINING_STAGES:
-        refused(golden, stage, "--early_stopping_patience", "--do_eval", early_stopping_patience=2, do_eval=False)
+        refused(
+            golden, stage, "--early_stopping_patience", "--do_eval", early_stopping_patience=2, do_eval=False
+        )
 
 
 # --------------------------------------------------------------------------------------- the snapshots that are kept
@@ -187,7 +261,10 @@ def test_patience_without_evaluations_is_refused(golden):
 
 def kept(folder):
     """{step of a best snapshot in the folder: its accuracy by its name}."""
-    return {json.loads((path / "meta.json").read_text())["step"]: float(path.name.rpartition("_")[2]) for path in folder.glob("snapshot_best_*")}
+    return {
+        json.loads((path / "meta.json").read_text())["step"]: float(path.name.rpartition("_")[2])
+        for path in folder.glob("snapshot_best_*")
+    }
 
 
 def test_the_best_snapshots_are_kept(tmp_path, tiny_model):
@@ -199,7 +276,9 @@ def test_the_best_snapshots_are_kept(tmp_path, tiny_model):
         expected = {found[value]: value for value in sorted(found, reverse=True)[:3]}
         assert kept(loop.run.folder) == expected
         chosen = json.loads((loop.run.folder / "best.json").read_text())
-        assert (chosen["step"], chosen["accuracy"]) == max(expected.items(), key=lambda pair: pair[1]) and best(loop.run.folder).exists()
+        assert (chosen["step"], chosen["accuracy"]) == max(
+            expected.items(), key=lambda pair: pair[1]
+        ) and best(loop.run.folder).exists()
 
 
 def test_a_kill_loses_none_of_the_best_snapshots(tmp_path, tiny_model):
@@ -225,7 +304,13 @@ def test_kept_snapshots_that_no_run_made_are_refused(sandbox, others):
 # --------------------------------------------------------------------------------------- resuming
 
 
-NEW_FLAGS = ("gradient_accumulation_steps", "lr_schedule", "max_steps", "early_stopping_patience", "save_total_limit")
+NEW_FLAGS = (
+    "gradient_accumulation_steps",
+    "lr_schedule",
+    "max_steps",
+    "early_stopping_patience",
+    "save_total_limit",
+)
 
 
 def change(folder, how):
@@ -240,14 +325,22 @@ def change(folder, how):
 def test_a_run_is_another_with_other_flags_but_for_the_harmless(sandbox):
     """Those that change steps, schedule or end are refused; how many snapshots are kept may differ, and is said."""
     resumed = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
-    for name, value in (("gradient_accumulation_steps", 2), ("lr_schedule", "cosine"), ("max_steps", 20), ("early_stopping_patience", 3)):
+    for name, value in (
+        ("gradient_accumulation_steps", 2),
+        ("lr_schedule", "cosine"),
+        ("max_steps", 20),
+        ("early_stopping_patience", 3),
+    ):
         refused(sandbox, "meta_teacher", f"--{name} ", f"this one has {value}", **resumed, **{name: value})
-    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **resumed, "save_total_limit": 4})
+    outcome = call(
+        "meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **resumed, "save_total_limit": 4}
+    )
     assert outcome.code == 0 and "--save_total_limit 4 instead of 1" in outcome.out
 
 
 def test_a_run_older_than_a_flag_had_its_default(sandbox):
     """A snapshot without the flags of today: it goes on with their defaults, and with nothing else."""
+
     def age(meta):
         del meta["runners_up"]
         for name in NEW_FLAGS:
@@ -255,7 +348,9 @@ def test_a_run_older_than_a_flag_had_its_default(sandbox):
 
     change(sandbox, age)
     resumed = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
-    refused(sandbox, "meta_teacher", "had --lr_schedule linear", "has cosine", **resumed, lr_schedule="cosine")
+    refused(
+        sandbox, "meta_teacher", "had --lr_schedule linear", "has cosine", **resumed, lr_schedule="cosine"
+    )
     outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **resumed})
     assert outcome.code == 0 and "other flags" not in outcome.out, outcome.err
 
@@ -271,33 +366,77 @@ def test_the_flags_of_a_run_make_it_again(golden, sandbox, stage, run):
     assert tree(sandbox / "again") == tree(golden / run)
     flags = json.loads((golden / run / "flags.json").read_text())
     assert flags.keys() & PER_CALL == {"cpu_processes", "gpu_num_per_node"}
-    assert flags.items() >= {name: value for name, value in stage_flags(golden)[stage].items() if name not in PER_CALL | PATHS}.items()
+    assert (
+        flags.items()
+        >= {
+            name: value for name, value in stage_flags(golden)[stage].items() if name not in PER_CALL | PATHS
+        }.items()
+    )
     assert flags["data_dir"] == "data" and ("teacher_model" in flags) == (run == "student")
 
 
 def parsed(folder, flags, *words):
     """The flags of a training script with a file of `flags`."""
     (folder / "flags.json").write_text(json.dumps(flags))
-    return config.parse("", config.task, config.device, config.training, config.distillation, argv=["--config", str(folder / "flags.json"), *words])
+    return config.parse(
+        "",
+        config.task,
+        config.device,
+        config.training,
+        config.distillation,
+        argv=["--config", str(folder / "flags.json"), *words],
+    )
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     """Required flags, numbers, switches, old names and null in the file; what the command line says, wherever it stands."""
-    flags = {"task_name": "senti", "data_dir": "data", "num_epochs": 4, "learning_rate": 1, "do_train": True, "do_eval": False, "vocab_file": None,
-             "cpu_processes": "auto", "student_model": "-x", "loss_print_every_n_iter": 7, "save_last_snapshot": True}
+    flags = {
+        "task_name": "senti",
+        "data_dir": "data",
+        "num_epochs": 4,
+        "learning_rate": 1,
+        "do_train": True,
+        "do_eval": False,
+        "vocab_file": None,
+        "cpu_processes": "auto",
+        "student_model": "-x",
+        "loss_print_every_n_iter": 7,
+        "save_last_snapshot": True,
+    }
     args = parsed(tmp_path, flags, "--num_epochs", "5", "--seed=3")
-    assert (args.num_epochs, args.seed, args.learning_rate, args.do_train, args.do_eval) == (5, 3, 1.0, True, False)
+    assert (args.num_epochs, args.seed, args.learning_rate, args.do_train, args.do_eval) == (
+        5,
+        3,
+        1.0,
+        True,
+        False,
+    )
     assert (args.vocab_file, args.student_model, args.log_every_step_num) == (None, "-x", 7)
-    assert args.changed.items() >= {"num_epochs": 5, "seed": 3, "do_train": True}.items() and "do_eval" not in args.changed
+    assert (
+        args.changed.items() >= {"num_epochs": 5, "seed": 3, "do_train": True}.items()
+        and "do_eval" not in args.changed
+    )
     assert parsed(tmp_path, flags, "--log_every_step_num", "9").log_every_step_num == 9
     assert parsed(tmp_path, {**flags, "cpu_processes": 2}).cpu_processes == 2
 
 
-@pytest.mark.parametrize("flag, value, words", [
-    ("sed", 1, "no flag 'sed'"), ("help", True, "no flag 'help'"), ("config", "x", "no flag 'config'"), ("seed", "1", "expected a whole number"),
-    ("seed", 1.0, "found 1.0, expected a whole number"), ("seed", True, "found True"), ("seed", -1, "-1 is not of at least 0"),
-    ("seed", [1], "found [1]"), ("resave_ofrecord", 1, "expected true or false"), ("data_dir", 1, "expected a string"),
-    ("device", "tpu", "expected one of auto, cpu, cuda"), ("cpu_processes", "many", "--cpu_processes")])
+@pytest.mark.parametrize(
+    "flag, value, words",
+    [
+        ("sed", 1, "no flag 'sed'"),
+        ("help", True, "no flag 'help'"),
+        ("config", "x", "no flag 'config'"),
+        ("seed", "1", "expected a whole number"),
+        ("seed", 1.0, "found 1.0, expected a whole number"),
+        ("seed", True, "found True"),
+        ("seed", -1, "-1 is not of at least 0"),
+        ("seed", [1], "found [1]"),
+        ("resave_ofrecord", 1, "expected true or false"),
+        ("data_dir", 1, "expected a string"),
+        ("device", "tpu", "expected one of auto, cpu, cuda"),
+        ("cpu_processes", "many", "--cpu_processes"),
+    ],
+)
 def test_a_file_with_a_wrong_flag_is_refused(golden, tmp_path, flag, value, words):
     """By every script, with the file and the flag in the sentence."""
     file = tmp_path / "mine.json"
@@ -308,8 +447,12 @@ def test_a_file_with_a_wrong_flag_is_refused(golden, tmp_path, flag, value, word
 
 def test_a_file_of_flags_that_is_none_is_refused(golden, tmp_path):
     """Missing, no JSON, no object, a folder; a flag of another script."""
-    for content, words in ((None, "is missing"), ("num_epochs = 3", "not valid JSON"), ("[]", "expected a JSON object"),
-                           ('{"alpha": 0.5}', "no flag 'alpha'")):
+    for content, words in (
+        (None, "is missing"),
+        ("num_epochs = 3", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"alpha": 0.5}', "no flag 'alpha'"),
+    ):
         if content is not None:
             (tmp_path / "mine").write_text(content)
         refused(golden, "meta_teacher", str(tmp_path / "mine"), words, config=tmp_path / "mine")
@@ -323,9 +466,14 @@ def test_a_file_of_flags_that_is_none_is_refused(golden, tmp_path):
 def test_old_names_are_understood(tmp_path):
     """Two have another name now; four say what holds anyhow, and leave nothing behind."""
     needed = {"task_name": "senti", "data_dir": "data"}
-    words = ("--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot --do_lower_case True --train_data_prefix part- "
-             "--train_data_part_num 8 --use_fp16 False").split()
-    old, new = parsed(tmp_path, needed, *words), parsed(tmp_path, needed, "--log_every_step_num", "3", "--save_every_step_num", "4")
+    words = (
+        "--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot --do_lower_case True --train_data_prefix part- "
+        "--train_data_part_num 8 --use_fp16 False"
+    ).split()
+    old, new = (
+        parsed(tmp_path, needed, *words),
+        parsed(tmp_path, needed, "--log_every_step_num", "3", "--save_every_step_num", "4"),
+    )
     assert old == new
     with pytest.raises(UserError, match="--use_fp16: half precision is not built"):
         parsed(tmp_path, needed, "--use_fp16")
@@ -334,4 +482,7 @@ def test_old_names_are_understood(tmp_path):
 def test_help_says_which_old_names_there_are(tmp_path):
     """In one paragraph, not as flags of their own."""
     text = " ".join(call("meta_teacher", tmp_path, {"help": True}).out.split())
-    assert "--loss_print_every_n_iter is --log_every_step_num" in text and text.count("--train_data_part_num") == 1
+    assert (
+        "--loss_print_every_n_iter is --log_every_step_num" in text
+        and text.count("--train_data_part_num") == 1
+    )

@@ -24,13 +24,25 @@ TWO = {"cpu_processes": 2}
 
 
 def flags_of(**changed):
-    return argparse.Namespace(**{"device": "cpu", "num_nodes": 1, "node_rank": 0, "gpu_num_per_node": 1, "cpu_processes": "auto", **changed})
+    return argparse.Namespace(
+        **{
+            "device": "cpu",
+            "num_nodes": 1,
+            "node_rank": 0,
+            "gpu_num_per_node": 1,
+            "cpu_processes": "auto",
+            **changed,
+        }
+    )
 
 
 # --------------------------------------------------------------------------------------- how many
 
 
-@pytest.mark.parametrize("batch, threads, expected", [(24, None, 6), (40, None, 8), (3, None, 1), (None, None, 8), (24, "4", 2), (None, "16", 1)])
+@pytest.mark.parametrize(
+    "batch, threads, expected",
+    [(24, None, 6), (40, None, 8), (3, None, 1), (None, None, 8), (24, "4", 2), (None, "16", 1)],
+)
 def test_auto_takes_a_rank_to_a_core_but_no_rank_for_a_handful(monkeypatch, batch, threads, expected):
     """8 cores: one rank each, no more than a fourth of the batch, fewer where each has several threads."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -52,7 +64,10 @@ def test_cores_are_those_that_the_process_may_use():
         os.sched_setaffinity(0, mine)
 
 
-@pytest.mark.parametrize("changed, sentence", [({"node_rank": 2, "num_nodes": 2}, "the last is 1"), ({"gpu_num_per_node": 2}, "no GPU")])
+@pytest.mark.parametrize(
+    "changed, sentence",
+    [({"node_rank": 2, "num_nodes": 2}, "the last is 1"), ({"gpu_num_per_node": 2}, "no GPU")],
+)
 def test_ranks_that_cannot_be_are_refused(changed, sentence):
     """A machine beyond the last, GPUs on a CPU."""
     with pytest.raises(UserError, match=sentence):
@@ -61,7 +76,11 @@ def test_ranks_that_cannot_be_are_refused(changed, sentence):
 
 def test_a_step_takes_a_batch_for_each_device():
     """A GPU is a device, and so are the CPUs of a machine, however many ranks share them."""
-    assert [launch.devices(flags_of(**each)) for each in ({}, {"cpu_processes": 8}, {"num_nodes": 3})] == [1, 1, 3]
+    assert [launch.devices(flags_of(**each)) for each in ({}, {"cpu_processes": 8}, {"num_nodes": 3})] == [
+        1,
+        1,
+        3,
+    ]
 
 
 def test_shares_are_the_batch_and_even(monkeypatch):
@@ -83,7 +102,9 @@ def still(tmp_path_factory, tiny_model, tiny_data):
     """A sandbox after stage 1 with a model without dropout, whose masks would differ, and more training examples than a part holds."""
     folder = lay_out(tmp_path_factory.mktemp("still"), tiny_model, tiny_data)
     config = json.loads((folder / "bert" / "config.json").read_text())
-    (folder / "bert" / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    (folder / "bert" / "config.json").write_text(
+        json.dumps({**config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    )
     header, *lines = (folder / "data" / "train.tsv").read_text().splitlines()
     lines = [line.replace("\t", f" {'very ' * (i % 5)}\t", 1) for i, line in enumerate(lines * 20)]
     (folder / "data" / "train.tsv").write_text("\n".join([header, *lines]) + "\n")
@@ -115,13 +136,17 @@ def test_stage_1_writes_the_same_bytes(still):
     """Records and scores of two ranks are those of one, byte for byte, and nothing else is left beside them."""
     before = tree(still / "data")
     assert run(still, "preprocess", ofrecord_dir="two", **TWO)["code"] == 0
-    assert {name.partition("/")[2]: digest for name, digest in before.items() if name.startswith("ofrecord")} == tree(still / "two")
+    assert {
+        name.partition("/")[2]: digest for name, digest in before.items() if name.startswith("ofrecord")
+    } == tree(still / "two")
 
 
 def test_stage_3_writes_the_same_bytes(single):
     """One set of parts in order, byte for byte that of one rank; three ranks too."""
     for number in (2, 3):
-        assert run(single, "meta_teacher_eval", knowledge_dir=f"by{number}", cpu_processes=number)["code"] == 0
+        assert (
+            run(single, "meta_teacher_eval", knowledge_dir=f"by{number}", cpu_processes=number)["code"] == 0
+        )
         assert tree(single / f"by{number}") == tree(single / "single")
     assert len(Knowledge(single / "single").manifest["parts"]) == 3
 
@@ -133,7 +158,17 @@ def test_gradients_are_averaged_by_examples(single, batch, number):
     found = []
     for count in (1, number):
         name = f"t-{batch}-{count}"
-        assert run(single, "meta_teacher", **FEW, batch_size_per_device=batch, cpu_processes=count, model_save_dir=name)["code"] == 0
+        assert (
+            run(
+                single,
+                "meta_teacher",
+                **FEW,
+                batch_size_per_device=batch,
+                cpu_processes=count,
+                model_save_dir=name,
+            )["code"]
+            == 0
+        )
         found.append(metrics(single / name))
     assert len(found[0]) == len(found[1]) > 0
     for one, several in zip(*found):
@@ -147,13 +182,22 @@ def test_students_and_phases_too(single):
     found = []
     for count in (1, 2):
         name = f"s-{count}"
-        outcome = run(single, "meta_distill", **{**FEW, "train_example_num": 33}, intermediate_epochs=1, knowledge_dir="single",
-                      cpu_processes=count, model_save_dir=name)
+        outcome = run(
+            single,
+            "meta_distill",
+            **{**FEW, "train_example_num": 33},
+            intermediate_epochs=1,
+            knowledge_dir="single",
+            cpu_processes=count,
+            model_save_dir=name,
+        )
         assert outcome["code"] == 0
         found.append([line for line in metrics(single / name) if "dev" not in line])
     assert [line["phase"] for line in found[0]] == ["intermediate"] * 5 + ["prediction"] * 5
     for one, two in zip(*found):
-        assert all(two[key] == pytest.approx(one[key], rel=1e-3) for key in one.keys() - {"phase"}), one["step"]
+        assert all(two[key] == pytest.approx(one[key], rel=1e-3) for key in one.keys() - {"phase"}), one[
+            "step"
+        ]
 
 
 def test_two_machines_take_a_batch_each(single):
@@ -162,14 +206,31 @@ def test_two_machines_take_a_batch_each(single):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = {**stage_flags(single)["meta_teacher"], **FEW}
-    assert run(single, "meta_teacher", **FEW, batch_size_per_device=8, model_save_dir="one-machine")["code"] == 0
-    both = [start(single, "meta_teacher", {**flags, "batch_size_per_device": 4, "model_save_dir": "machines", "num_nodes": 2, "node_rank": node,
-                                           "master_port": port}) for node in (0, 1)]
+    assert (
+        run(single, "meta_teacher", **FEW, batch_size_per_device=8, model_save_dir="one-machine")["code"] == 0
+    )
+    both = [
+        start(
+            single,
+            "meta_teacher",
+            {
+                **flags,
+                "batch_size_per_device": 4,
+                "model_save_dir": "machines",
+                "num_nodes": 2,
+                "node_rank": node,
+                "master_port": port,
+            },
+        )
+        for node in (0, 1)
+    ]
     ends = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert ends[1][0] == "" and "2 ranks" in ends[0][0]
     for one, two in zip(metrics(single / "one-machine"), metrics(single / "machines")):
-        assert all(two[key] == pytest.approx(one[key], rel=2e-4) for key in one.keys() - {"phase", "dev"}), one["step"]
+        assert all(two[key] == pytest.approx(one[key], rel=2e-4) for key in one.keys() - {"phase", "dev"}), (
+            one["step"]
+        )
 
 
 # --------------------------------------------------------------------------------------- one voice, and no process left
@@ -177,8 +238,13 @@ def test_two_machines_take_a_batch_each(single):
 
 def start(folder, stage, flags):
     """A stage as a process that goes on beside the test."""
-    return subprocess.Popen([sys.executable, str(ROOT / f"{stage}.py"), *words(flags)], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{stage}.py"), *words(flags)],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def family(folder):
@@ -186,8 +252,15 @@ def family(folder):
     found = {}
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if os.readlink(path / "cwd") == str(folder.resolve()) and b"python" in (path / "cmdline").read_bytes():
-                place = dict(word.split(b"=", 1) for word in (path / "environ").read_bytes().split(b"\0") if b"=" in word).get(b"RANK")
+            if (
+                os.readlink(path / "cwd") == str(folder.resolve())
+                and b"python" in (path / "cmdline").read_bytes()
+            ):
+                place = dict(
+                    word.split(b"=", 1)
+                    for word in (path / "environ").read_bytes().split(b"\0")
+                    if b"=" in word
+                ).get(b"RANK")
                 found[int(path.name)] = None if place is None else int(place)
         except OSError:  # it has ended meanwhile, or is not ours
             pass
@@ -197,10 +270,20 @@ def family(folder):
 @pytest.fixture
 def long_run(sandbox):
     """A training of two ranks that would take minutes, past its first save: (sandbox, process, its flags)."""
-    flags = {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": "long", "num_epochs": 2000, "save_every_step_num": 5}
+    flags = {
+        **stage_flags(sandbox)["meta_teacher"],
+        **TWO,
+        "model_save_dir": "long",
+        "num_epochs": 2000,
+        "save_every_step_num": 5,
+    }
     process = start(sandbox, "meta_teacher", flags)
     until = time.monotonic() + 60
-    while not (sandbox / "long" / "snapshot_last" / "manifest.json").exists() and time.monotonic() < until and process.poll() is None:
+    while (
+        not (sandbox / "long" / "snapshot_last" / "manifest.json").exists()
+        and time.monotonic() < until
+        and process.poll() is None
+    ):
         time.sleep(0.05)
     yield sandbox, process, flags
     for each in family(sandbox):
@@ -221,7 +304,11 @@ def test_a_rank_that_dies_ends_the_run_with_a_sentence(long_run, number):
     (victim,) = (each for each, place in family(folder).items() if place == number)
     os.kill(victim, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and err.startswith(f"error: rank {number} of 2 was killed") and err.count("\n") == 1, err
+    assert (
+        process.returncode == 1
+        and err.startswith(f"error: rank {number} of 2 was killed")
+        and err.count("\n") == 1
+    ), err
     assert_none_left(folder)
     assert (folder / "long" / "snapshot_last" / "manifest.json").exists()
 
@@ -241,7 +328,9 @@ def test_a_signal_saves_and_tells_how_to_go_on(long_run, number, asked):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     step = json.loads((folder / "long" / "snapshot_last" / "meta.json").read_text())["step"]
-    assert process.returncode == 130 and err.startswith(f"stopped by {asked} after step {step}, which is saved."), err
+    assert process.returncode == 130 and err.startswith(
+        f"stopped by {asked} after step {step}, which is saved."
+    ), err
     assert err.rstrip().endswith("--resume_from long/snapshot_last") and "--model_save_dir" not in err
     assert_none_left(folder)
 
@@ -252,7 +341,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(sandbox):
     assert call_process("meta_teacher", sandbox, {**flags, "model_save_dir": "whole"}).code == 0
     process = start(sandbox, "meta_teacher", {**flags, "model_save_dir": "cut"})
     until = time.monotonic() + 60
-    while len(metrics(sandbox / "cut") if (sandbox / "cut" / "metrics.jsonl").exists() else ()) < 10 and time.monotonic() < until:
+    while (
+        len(metrics(sandbox / "cut") if (sandbox / "cut" / "metrics.jsonl").exists() else ()) < 10
+        and time.monotonic() < until
+    ):
         time.sleep(0.02)
     process.terminate()
     process.communicate(timeout=60)
@@ -266,10 +358,17 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(sandbox):
 
 def test_a_mistake_is_one_sentence_of_one_rank(golden):
     """What every rank finds is said once, with exit code 2; nothing of the launcher or the engine is added."""
-    for stage, flag in (("meta_teacher", "model_load_dir"), ("preprocess", "model_load_dir"), ("meta_distill", "student_model")):
+    for stage, flag in (
+        ("meta_teacher", "model_load_dir"),
+        ("preprocess", "model_load_dir"),
+        ("meta_distill", "student_model"),
+    ):
         new = {"model_save_dir": "new"} if stage != "preprocess" else {}
         outcome = call_process(stage, golden, {**stage_flags(golden)[stage], **TWO, **new, flag: "nowhere"})
-        assert tuple(outcome) == (2, "", f"error: --{flag} nowhere: there is no such folder.\n") or outcome.out.count("commit") == 1
+        assert (
+            tuple(outcome) == (2, "", f"error: --{flag} nowhere: there is no such folder.\n")
+            or outcome.out.count("commit") == 1
+        )
         assert outcome.err == f"error: --{flag} nowhere: there is no such folder.\n"
 
 
@@ -278,12 +377,18 @@ def test_a_file_in_the_place_of_a_folder_ends_all_ranks(sandbox):
     (sandbox / "file").write_text("")
     flags = {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": "file"}
     outcome = call_process("meta_teacher", sandbox, flags)
-    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "file: a file has the name of this folder" in outcome.err
+    assert (
+        outcome.code == 2
+        and outcome.err.count("\n") == 1
+        and "file: a file has the name of this folder" in outcome.err
+    )
 
 
 def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
     """One folder output/model_save-<time>, with all that a run leaves: every rank reads the best snapshot there."""
-    outcome = call_process("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": None})
+    outcome = call_process(
+        "meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": None}
+    )
     assert outcome.code == 0, outcome.err
     (folder,) = (sandbox / "output").iterdir()
     assert best(folder).exists() and (folder / "results.json").exists()
@@ -292,8 +397,23 @@ def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
 def test_the_engines_own_launcher_starts_the_scripts_too(sandbox):
     """python3 -m oneflow.distributed.launch --nproc_per_node 2 meta_teacher.py ...: the same files as --cpu_processes 2."""
     flags = {**stage_flags(sandbox)["meta_teacher"], "cpu_processes": None}
-    command = [sys.executable, "-m", "oneflow.distributed.launch", "--nproc_per_node", "2", "--master_port", "29541", str(ROOT / "meta_teacher.py")]
-    done = subprocess.run([*command, *words({**flags, "model_save_dir": "theirs"})], cwd=sandbox, capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "oneflow.distributed.launch",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29541",
+        str(ROOT / "meta_teacher.py"),
+    ]
+    done = subprocess.run(
+        [*command, *words({**flags, "model_save_dir": "theirs"})],
+        cwd=sandbox,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert call_process("meta_teacher", sandbox, {**flags, **TWO, "model_save_dir": "ours"}).code == 0
     assert tree(sandbox / "theirs") == tree(sandbox / "ours")

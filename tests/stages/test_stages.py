@@ -19,7 +19,11 @@ CLOCKED = ("timing.jsonl", "log.txt", ".lock")  # where times, speeds and proces
 
 def tree(folder):
     """{relative name: SHA-256} of every file below `folder` but those that hold a clock."""
-    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file() and not path.name.endswith(CLOCKED)}
+    return {
+        str(path.relative_to(folder)): sha256(path)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(CLOCKED)
+    }
 
 
 def metrics(run):
@@ -30,18 +34,37 @@ def test_runs_leave_the_files_of_the_design(golden):
     """Run folders hold snapshots, metrics and results; a snapshot what transformers reads; only snapshot_last has optimizer state."""
     for run in ("teacher", "student"):
         names = {path.name for path in (golden / run).iterdir()}
-        written = {"best.json", "results.json", "predictions.tsv", "metrics.jsonl", "flags.json", "report.html", *CLOCKED}
+        written = {
+            "best.json",
+            "results.json",
+            "predictions.tsv",
+            "metrics.jsonl",
+            "flags.json",
+            "report.html",
+            *CLOCKED,
+        }
         assert names == {best(golden / run).name, "snapshot_last", *written}
-        files = {"config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json", "meta.json", "manifest.json"}
+        files = {
+            "config.json",
+            "model.safetensors",
+            "vocab.txt",
+            "tokenizer_config.json",
+            "meta.json",
+            "manifest.json",
+        }
         assert {path.name for path in best(golden / run).iterdir()} == files | {"README.md"}
-        assert {path.name for path in (golden / run / "snapshot_last").iterdir()} == files | {"optimizer.safetensors"}
+        assert {path.name for path in (golden / run / "snapshot_last").iterdir()} == files | {
+            "optimizer.safetensors"
+        }
 
 
 def test_best_json_names_the_snapshot_with_the_best_dev_accuracy(golden):
     """The name holds task and accuracy; it is the first of the highest accuracies on dev that metrics.jsonl tells of."""
     for run, kind in (("teacher", "mft"), ("student", "student")):
         chosen = json.loads((golden / run / "best.json").read_text())
-        evaluations = [(line["step"], line["dev"]["accuracy"]) for line in metrics(golden / run) if "dev" in line]
+        evaluations = [
+            (line["step"], line["dev"]["accuracy"]) for line in metrics(golden / run) if "dev" in line
+        ]
         assert (chosen["step"], chosen["accuracy"]) == max(evaluations, key=lambda pair: pair[1])
         assert chosen["snapshot"] == f"snapshot_best_{kind}_model_senti_dev_{chosen['accuracy']!r}"
 
@@ -51,11 +74,24 @@ def test_results_tell_of_dev_and_test_per_domain(golden):
     for run in ("teacher", "student"):
         results = json.loads((golden / run / "results.json").read_text())
         snapshot = best(golden / run)
-        assert results["snapshot"] == snapshot.name and results["bytes"] == (snapshot / "model.safetensors").stat().st_size
-        assert results["dev"] == next(line["dev"] for line in metrics(golden / run) if "dev" in line and line["step"] ==
-                                      json.loads((golden / run / "best.json").read_text())["step"])
-        assert results["test"]["examples"] == 16 and list(results["test"]["domains"]) == ["books", "dvd", "electronics", "kitchen"]
-        assert results["test"]["accuracy"] == pytest.approx(np.mean(list(results["test"]["domains"].values())))  # of equal size here
+        assert (
+            results["snapshot"] == snapshot.name
+            and results["bytes"] == (snapshot / "model.safetensors").stat().st_size
+        )
+        assert results["dev"] == next(
+            line["dev"]
+            for line in metrics(golden / run)
+            if "dev" in line and line["step"] == json.loads((golden / run / "best.json").read_text())["step"]
+        )
+        assert results["test"]["examples"] == 16 and list(results["test"]["domains"]) == [
+            "books",
+            "dvd",
+            "electronics",
+            "kitchen",
+        ]
+        assert results["test"]["accuracy"] == pytest.approx(
+            np.mean(list(results["test"]["domains"].values()))
+        )  # of equal size here
 
 
 def test_metrics_hold_every_step_once_and_every_example_once_an_epoch(golden):
@@ -64,9 +100,15 @@ def test_metrics_hold_every_step_once_and_every_example_once_an_epoch(golden):
         steps = [line for line in metrics(golden / run) if "dev" not in line]
         assert [line["step"] for line in steps] == list(range(1, 11))
         assert [line["epoch"] for line in steps] == [0] * 5 + [1] * 5
-        assert sorted(line["examples"] for line in steps[:5]) == sorted(line["examples"] for line in steps[5:]) == [4, 7, 7, 7, 7]
+        assert (
+            sorted(line["examples"] for line in steps[:5])
+            == sorted(line["examples"] for line in steps[5:])
+            == [4, 7, 7, 7, 7]
+        )
         assert [line["step"] for line in metrics(golden / run) if "dev" in line] == [2, 4, 6, 8, 10]
-        assert all(math.isfinite(value) for line in steps for value in line.values() if isinstance(value, float))
+        assert all(
+            math.isfinite(value) for line in steps for value in line.values() if isinstance(value, float)
+        )
 
 
 def test_the_logged_loss_is_made_of_the_logged_parts(golden):
@@ -74,7 +116,9 @@ def test_the_logged_loss_is_made_of_the_logged_parts(golden):
     for line in metrics(golden / "teacher"):
         if "dev" not in line:
             assert line["loss"] == pytest.approx(line["class"] + 0.5 * line["domain"], rel=1e-5)
-    assert {"loss", "soft", "attention", "representation", "transfer", "gradient_norm"} < metrics(golden / "student")[0].keys()
+    assert {"loss", "soft", "attention", "representation", "transfer", "gradient_norm"} < metrics(
+        golden / "student"
+    )[0].keys()
 
 
 def test_knowledge_holds_every_training_example(golden):
@@ -92,7 +136,9 @@ def test_records_are_scored_and_keep_their_scores_when_written_again(golden, san
     """Every record has a score within -1..1, and --resave_ofrecord in a later stage leaves every byte of the records as it was."""
     weights = Records(golden / "data" / "ofrecord" / "train", "train").arrays()["weights"]
     assert len(np.unique(weights)) > 16 and (np.abs(weights) <= 1).all()
-    outcome = call("meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "resave_ofrecord": True})
+    outcome = call(
+        "meta_teacher_eval", sandbox, {**stage_flags(sandbox)["meta_teacher_eval"], "resave_ofrecord": True}
+    )
     assert outcome.code == 0 and "nothing to do" in outcome.out
     assert tree(sandbox / "data") == tree(golden / "data")
     outcome = call("preprocess", sandbox, stage_flags(sandbox)["preprocess"])
@@ -109,8 +155,14 @@ def test_the_same_flags_and_seed_give_the_same_bytes(golden, tmp_path, tiny_mode
 
 def test_another_seed_gives_another_run(golden, sandbox):
     """The seed reaches initialisation, order and dropout: the first loss differs already."""
-    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], "seed": 2, "model_save_dir": "other"})
-    assert outcome.code == 0 and metrics(sandbox / "other")[0]["loss"] != metrics(golden / "teacher")[0]["loss"]
+    outcome = call(
+        "meta_teacher",
+        sandbox,
+        {**stage_flags(sandbox)["meta_teacher"], "seed": 2, "model_save_dir": "other"},
+    )
+    assert (
+        outcome.code == 0 and metrics(sandbox / "other")[0]["loss"] != metrics(golden / "teacher")[0]["loss"]
+    )
 
 
 # --------------------------------------------------------------------------------------- resuming
@@ -160,7 +212,12 @@ def test_two_phases_match_first_and_predict_then(two_phases):
         if "dev" not in line:
             first = line["epoch"] == 0
             assert line["phase"] == ("intermediate" if first else "prediction")
-            assert ("attention" in line, "representation" in line, "transfer" in line, "soft" in line) == (first, first, first, not first)
+            assert ("attention" in line, "representation" in line, "transfer" in line, "soft" in line) == (
+                first,
+                first,
+                first,
+                not first,
+            )
     rates = [line["lr"] for line in lines if "dev" not in line]
     assert rates[:5] == rates[5:] and len(set(rates[:5])) > 1
     assert [line["step"] for line in lines if "dev" in line] == [6, 8, 10]
@@ -195,14 +252,23 @@ def test_resuming_in_either_phase_gives_the_same_bytes(two_phases, tmp_path, mon
 
 def test_a_finished_run_can_be_resumed_and_changes_nothing(golden, sandbox):
     """--resume_from at the end of a run tests the best snapshot again, and that is all."""
-    outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], "resume_from": "teacher/snapshot_last"})
+    outcome = call(
+        "meta_teacher",
+        sandbox,
+        {**stage_flags(sandbox)["meta_teacher"], "resume_from": "teacher/snapshot_last"},
+    )
     assert outcome.code == 0 and tree(sandbox / "teacher") == tree(golden / "teacher")
 
 
 def test_a_student_needs_nothing_but_its_snapshot(golden, sandbox):
     """The best student is a --model_load_dir: evaluation by --do_eval alone gives the accuracies of the run's results.json."""
-    flags = {**stage_flags(sandbox)["meta_distill"], "student_model": best(sandbox / "student"), "student_layers": None, "do_train": False,
-             "model_save_dir": "again"}
+    flags = {
+        **stage_flags(sandbox)["meta_distill"],
+        "student_model": best(sandbox / "student"),
+        "student_layers": None,
+        "do_train": False,
+        "model_save_dir": "again",
+    }
     outcome = call("meta_distill", sandbox, flags)
     assert outcome.code == 0, outcome.err
     first, second = (json.loads((sandbox / run / "results.json").read_text()) for run in ("student", "again"))
