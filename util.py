@@ -438,7 +438,10 @@ def sha256(path):
 # --------------------------------------------------------------------------------------- seeds
 
 STREAMS = {
-    name: number for number, name in enumerate(("init", "order", "corruption", "dropout", "portion", "split"))
+    name: number
+    for number, name in enumerate(
+        ("init", "order", "corruption", "dropout", "portion", "split", "augmentation", "noise")
+    )
 }
 
 
