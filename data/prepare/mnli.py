@@ -13,14 +13,17 @@ import pathlib
 from typing import NamedTuple
 
 from config import count, module_parser, natural
-from data.prepare.amazon import leaks
 from data.lines import line_text, open_text
-from data.prepare.splitting import shuffle, connected_groups
+from data.prepare.amazon import leaks
+from data.prepare.splitting import connected_groups, shuffle
 from data.tasks import BUILT_IN, clean, count_table, write_task
 from util import UserError, entry
 
 TASK = BUILT_IN["mnli"]
-FILES = {part: (f"multinli_1.0_{part}.jsonl", f"multinli_1.0_{part}.txt", f"{part}.tsv") for part in ("train", "dev_matched")}
+FILES = {
+    part: (f"multinli_1.0_{part}.jsonl", f"multinli_1.0_{part}.txt", f"{part}.tsv")
+    for part in ("train", "dev_matched")
+}
 FIELDS = ("sentence1", "sentence2", "genre", "gold_label", "promptID")
 NO_LABEL = "-"  # the annotators do not agree
 
@@ -45,7 +48,9 @@ def find_file(source, part):
         raise UserError(f"{folder}: no such folder, expected multinli_1.0 or GLUE's MNLI: check --source.")
     found = [folder / name for name in FILES[part] if (folder / name).is_file()]
     if not found:
-        raise UserError(f"{folder}: found none of {', '.join(FILES[part])}, expected one of them: check --source.")
+        raise UserError(
+            f"{folder}: found none of {', '.join(FILES[part])}, expected one of them: check --source."
+        )
     return found[0]
 
 
@@ -65,13 +70,17 @@ def read_pairs(path):
             continue
         for name, found, known in (("genre", genre, TASK.domains), ("gold_label", label, TASK.labels)):
             if found not in known:
-                raise UserError(f"{path}:{line}: found {name} {found[:80]!r}, expected one of {', '.join(known)}: mend or remove the line.")
+                raise UserError(
+                    f"{path}:{line}: found {name} {found[:80]!r}, expected one of {', '.join(known)}: mend or remove the line."
+                )
         if premise and hypothesis:
             pairs.append(Pair(premise, hypothesis, genre, label, prompt))
         else:
             dropped["with an empty text"].append(line)
     if not pairs:
-        raise UserError(f"{path}: found no pair with a gold label, expected one or more: fetch the file again.")
+        raise UserError(
+            f"{path}: found no pair with a gold label, expected one or more: fetch the file again."
+        )
     return pairs, dropped
 
 
@@ -89,9 +98,13 @@ def _json_values(path):
         try:
             record = json.loads(text, parse_int=str)  # some copies have a number for promptID
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{line}: the line is not JSON ({error}), expected an object a line: fetch the file again.") from None
+            raise UserError(
+                f"{path}:{line}: the line is not JSON ({error}), expected an object a line: fetch the file again."
+            ) from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line: fetch the file again.")
+            raise UserError(
+                f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line: fetch the file again."
+            )
         yield line, [_text_of(record, name, f"{path}:{line}") for name in FIELDS]
 
 
@@ -101,7 +114,9 @@ def _text_of(record, name, where):
         found = f"a {type(value).__name__} in '{name}'" if name in record else f"no '{name}'"
         raise UserError(f"{where}: found {found}, expected text: mend or remove the line.")
     if value != value.encode("utf-8", "ignore").decode():
-        raise UserError(f"{where}: found half of a surrogate pair in '{name}', expected text: mend or remove the line.")
+        raise UserError(
+            f"{where}: found half of a surrogate pair in '{name}', expected text: mend or remove the line."
+        )
     return value
 
 
@@ -114,13 +129,17 @@ def _table_values(path):
     header = next(lines, (1, ""))[1].split("\t")
     for name in FIELDS:
         if header.count(name) != 1:
-            raise UserError(f"{path}: found the columns {', '.join(map(repr, header))[:300]}, expected '{name}' once among them: "
-                            "fetch the file again.")
+            raise UserError(
+                f"{path}: found the columns {', '.join(map(repr, header))[:300]}, expected '{name}' once among them: "
+                "fetch the file again."
+            )
     order = [header.index(name) for name in FIELDS]
     for line, text in lines:
         fields = text.split("\t")
         if not max(order) < len(fields) <= len(header):
-            raise UserError(f"{path}:{line}: found {len(fields)} column(s), expected {len(header)}: mend or remove the line.")
+            raise UserError(
+                f"{path}:{line}: found {len(fields)} column(s), expected {len(header)}: mend or remove the line."
+            )
         yield line, [fields[k] for k in order]
 
 
@@ -139,12 +158,18 @@ def hold_out(pairs, wanted, seed):
         UserError: no pair would be left for train, or none fits into dev.
     """
     if wanted >= len(pairs):
-        raise UserError(f"--dev_example_num {wanted}: found {len(pairs)} training pairs, expected more than that: lower it.")
+        raise UserError(
+            f"--dev_example_num {wanted}: found {len(pairs)} training pairs, expected more than that: lower it."
+        )
     units = shuffle(connected_pairs(pairs), seed, 0)
-    chosen = _choose([collections.Counter((pair.genre, pair.label) for pair in unit) for unit in units], wanted)
+    chosen = _choose(
+        [collections.Counter((pair.genre, pair.label) for pair in unit) for unit in units], wanted
+    )
     if not 0 < len(chosen) < len(units):
-        raise UserError(f"--dev_example_num {wanted}: found no way to part {len(units)} groups of pairs with one prompt or premise, "
-                        "expected some pairs on either side: name another number.")
+        raise UserError(
+            f"--dev_example_num {wanted}: found no way to part {len(units)} groups of pairs with one prompt or premise, "
+            "expected some pairs on either side: name another number."
+        )
     dev = [pair for k, unit in enumerate(units) if k in chosen for pair in unit]
     train = [pair for k, unit in enumerate(units) if k not in chosen for pair in unit]
     return {"train": shuffle(train, seed, 1), "dev": shuffle(dev, seed, 2)}
@@ -156,7 +181,11 @@ def _choose(units, wanted):
     for excess in (0, 1):  # a second round fills the places left with what exceeds its share by one
         for k, cells in enumerate(units):
             size = sum(cells.values())
-            if k not in chosen and size <= left and all(n <= room[cell] + excess for cell, n in cells.items()):
+            if (
+                k not in chosen
+                and size <= left
+                and all(n <= room[cell] + excess for cell, n in cells.items())
+            ):
                 chosen.add(k)
                 room.subtract(cells)
                 left -= size
@@ -185,7 +214,11 @@ def dropped_lines(path, pairs, dropped):
     """Lines that say what was read of a file and what was dropped."""
     lines = [f"{path}: {len(pairs)} pairs"]
     for reason, numbers in dropped.items():
-        places = f" (line {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})" if numbers else ""
+        places = (
+            f" (line {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})"
+            if numbers
+            else ""
+        )
         lines.append(f"  dropped {reason}: {len(numbers)}{places}")
     return lines
 
@@ -195,8 +228,15 @@ def main():
     parser = module_parser(__doc__, "data.prepare.mnli")
     parser.add_argument("--source", required=True, help="the folder multinli_1.0, or GLUE's folder MNLI")
     parser.add_argument("--data_dir", required=True, help="where train.tsv, dev.tsv and test.tsv are written")
-    parser.add_argument("--dev_example_num", type=count, default=5000, help="training pairs that become dev (default: %(default)s)")
-    parser.add_argument("--seed", type=natural, default=42, help="which ones is a function of it (default: %(default)s)")
+    parser.add_argument(
+        "--dev_example_num",
+        type=count,
+        default=5000,
+        help="training pairs that become dev (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=natural, default=42, help="which ones is a function of it (default: %(default)s)"
+    )
     args = parser.parse_args()
 
     parts = {}

@@ -91,7 +91,9 @@ def quotas(cells, portions):
     for split, portion in portions.items():
         total = 0
         for cell in sorted(cells):
-            room[split][cell] = math.floor((total + cells[cell]) * portion + 0.5) - math.floor(total * portion + 0.5)
+            room[split][cell] = math.floor((total + cells[cell]) * portion + 0.5) - math.floor(
+                total * portion + 0.5
+            )
             total += cells[cell]
     for cell, n in cells.items():
         while n - sum(room[split][cell] for split in portions) < 1:
@@ -148,14 +150,24 @@ class _Places:
         """Gives the split a unit that holds the name, the one that fits best, if it has none and there is one."""
         free = [unit for unit in self.holders[name] if self.split_of[unit] is None]
         if free and (split, name) not in self.covered:
-            self._place(min(free, key=lambda unit: (self._excess(unit, split), sum(self.cells[unit].values()))), split)
+            self._place(
+                min(free, key=lambda unit: (self._excess(unit, split), sum(self.cells[unit].values()))), split
+            )
 
     def fill(self, stream):
         """Places the other units: at random where there is room, the more the likelier, else where the least is too much."""
         for unit in range(len(self.cells)):
             if self.split_of[unit] is None:
-                room = [0 if self._excess(unit, split) else sum(self.room[split][cell] for cell in self.cells[unit]) for split in SPLITS]
+                room = [
+                    0
+                    if self._excess(unit, split)
+                    else sum(self.room[split][cell] for cell in self.cells[unit])
+                    for split in SPLITS
+                ]
                 if any(room):
-                    self._place(unit, SPLITS[np.searchsorted(np.cumsum(room), stream.integers(sum(room)), side="right")])
+                    self._place(
+                        unit,
+                        SPLITS[np.searchsorted(np.cumsum(room), stream.integers(sum(room)), side="right")],
+                    )
                 else:
                     self._place(unit, min(self.open, key=lambda split: self._excess(unit, split)))

@@ -52,7 +52,9 @@ def read_rows(paths, columns, form=None, delimiter="comma"):
     rows, empty = [], []
     for path in paths:
         before = len(rows) + len(empty)
-        for line, values in _read_values(path, form or _detect_form(path), DELIMITERS[delimiter], columns.wanted):
+        for line, values in _read_values(
+            path, form or _detect_form(path), DELIMITERS[delimiter], columns.wanted
+        ):
             row = _row(f"{path}:{line}", columns, dict(zip(columns.wanted, values)))
             if all(row.texts):
                 rows.append(row)
@@ -66,7 +68,9 @@ def read_rows(paths, columns, form=None, delimiter="comma"):
 def _detect_form(path):
     form = pathlib.Path(path).suffix[1:].lower()
     if form not in ("csv", "tsv", "jsonl"):
-        raise UserError(f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl: say what it is with --format.")
+        raise UserError(
+            f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl: say what it is with --format."
+        )
     return form
 
 
@@ -75,9 +79,17 @@ def _row(where, columns, values):
     for column, name in ((columns.label, values[columns.label]), (columns.domain, domain)):
         if not 0 < len(name) <= 100:
             found = f"a name of {len(name)} characters" if name else "nothing"
-            raise UserError(f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the row, "
-                            "or name another column.")
-    return Row(tuple(values[name] for name in columns.text), domain, values[columns.label], values.get(columns.group, ""), where)
+            raise UserError(
+                f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the row, "
+                "or name another column."
+            )
+    return Row(
+        tuple(values[name] for name in columns.text),
+        domain,
+        values[columns.label],
+        values.get(columns.group, ""),
+        where,
+    )
 
 
 def _read_values(path, form, delimiter, wanted):
@@ -96,17 +108,21 @@ def _read_values(path, form, delimiter, wanted):
     order = [header.index(name) for name in wanted]
     for line, fields in table:
         if len(fields) != len(header):
-            raise UserError(f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: mend the row, or check "
-                            "--format and --delimiter.")
+            raise UserError(
+                f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: mend the row, or check "
+                "--format and --delimiter."
+            )
         yield line, [clean(fields[k]) for k in order]
 
 
 def _check_columns(where, found, wanted):
     for name in wanted:
         if found.count(name) != 1:
-            raise UserError(f"{where}: found {'no' if name not in found else 'more than one'} column '{name}' among "
-                            f"{', '.join(map(repr, found))[:300] or 'none at all'}, expected it once: check the names of columns, "
-                            "--format and --delimiter.")
+            raise UserError(
+                f"{where}: found {'no' if name not in found else 'more than one'} column '{name}' among "
+                f"{', '.join(map(repr, found))[:300] or 'none at all'}, expected it once: check the names of columns, "
+                "--format and --delimiter."
+            )
 
 
 def _lines(path):
@@ -126,8 +142,10 @@ def _csv_records(path, delimiter):
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{path}:{line}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected quotes "
-                            "doubled inside quotes and closed: mend it, or say --format tsv where quotes mean nothing.") from None
+            raise UserError(
+                f"{path}:{line}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected quotes "
+                "doubled inside quotes and closed: mend it, or say --format tsv where quotes mean nothing."
+            ) from None
         if fields:
             yield line, fields
         line = reader.line_num + 1
@@ -148,9 +166,13 @@ def _json_records(path):
             try:  # numbers as they are written
                 record = json.loads(text, parse_int=str, parse_float=str, parse_constant=refuse)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{line}: the line is not JSON ({error}), expected an object a line: check --format.") from None
+                raise UserError(
+                    f"{path}:{line}: the line is not JSON ({error}), expected an object a line: check --format."
+                ) from None
             if not isinstance(record, dict):
-                raise UserError(f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line.")
+                raise UserError(
+                    f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line."
+                )
             yield line, {clean(name): value for name, value in record.items()}
 
 
@@ -160,9 +182,13 @@ def _as_text(where, column, value):
         return json.dumps(value)
     if not isinstance(value, str):
         found = "null" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{where}: found {found} in '{column}', expected text, a number, true or false: mend or remove the line.")
+        raise UserError(
+            f"{where}: found {found} in '{column}', expected text, a number, true or false: mend or remove the line."
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{where}: found half of a surrogate pair in '{column}', expected text: mend or remove the line.") from None
+        raise UserError(
+            f"{where}: found half of a surrogate pair in '{column}', expected text: mend or remove the line."
+        ) from None
     return value

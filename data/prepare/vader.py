@@ -12,8 +12,17 @@ import numpy as np
 from data.tasks import SPLITS, Task, clean
 from util import UserError, random_stream
 
-TASK = Task("demo", ("text",), "domain", "sentiment", ("positive", "negative"), ("products", "films", "editorials", "tweets"))
-FILES = dict(zip(TASK.domains, ("amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets")))
+TASK = Task(
+    "demo",
+    ("text",),
+    "domain",
+    "sentiment",
+    ("positive", "negative"),
+    ("products", "films", "editorials", "tweets"),
+)
+FILES = dict(
+    zip(TASK.domains, ("amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets"))
+)
 CELLS = len(TASK.domains) * len(TASK.labels)
 NEUTRAL = 0.5  # mean ratings, -4 to 4: nearer to 0 is dropped
 SEED = 2014
@@ -29,13 +38,22 @@ def read_sentences(archive):
     rows, seen = [], set()
     with tarfile.open(fileobj=archive, mode="r:gz") as tar:
         for domain in TASK.domains:
-            content = tar.extractfile(f"hutto_ICWSM_2014/{FILES[domain]}_GroundTruth.txt").read().decode("utf-8")
+            content = (
+                tar.extractfile(f"hutto_ICWSM_2014/{FILES[domain]}_GroundTruth.txt").read().decode("utf-8")
+            )
             for line in content.splitlines():
                 name, rating, text = line.split("\t")
                 text = clean(html.unescape(text))
                 if abs(float(rating)) > NEUTRAL and text and text.lower() not in seen:
                     seen.add(text.lower())
-                    rows.append((name.partition("_")[0], text, domain, "positive" if float(rating) > 0 else "negative"))
+                    rows.append(
+                        (
+                            name.partition("_")[0],
+                            text,
+                            domain,
+                            "positive" if float(rating) > 0 else "negative",
+                        )
+                    )
     return rows
 
 
@@ -55,23 +73,34 @@ def split_sentences(rows, sizes):
     """
     for split, size in sizes.items():
         if size < CELLS or size % CELLS:
-            raise UserError(f"{split}: found a size of {size}, expected a multiple of {CELLS} (domains x classes), such as "
-                            f"{max(size // CELLS, 1) * CELLS}.")
+            raise UserError(
+                f"{split}: found a size of {size}, expected a multiple of {CELLS} (domains x classes), such as "
+                f"{max(size // CELLS, 1) * CELLS}."
+            )
     documents = collections.defaultdict(list)
     for document, *row in rows:
         documents[row[1], document].append(tuple(row))
-    room = {(split, domain, label): sizes[split] // CELLS for split in SPLITS for domain in TASK.domains for label in TASK.labels}
+    room = {
+        (split, domain, label): sizes[split] // CELLS
+        for split in SPLITS
+        for domain in TASK.domains
+        for label in TASK.labels
+    }
     splits = {split: [] for split in SPLITS}
     for sentences in _shuffled(list(documents.values()), 0):
-        split = next((split for split in reversed(SPLITS) if any(room[(split, *row[1:])] for row in sentences)), None)
+        split = next(
+            (split for split in reversed(SPLITS) if any(room[(split, *row[1:])] for row in sentences)), None
+        )
         for row in sentences if split else ():
             if room[(split, *row[1:])]:
                 room[(split, *row[1:])] -= 1
                 splits[split].append(row)
     for (split, domain, label), missing in room.items():
         if missing:
-            raise UserError(f"{split}: found {sizes[split] // CELLS - missing} {label} sentences about {domain}, expected "
-                            f"{sizes[split] // CELLS} for a size of {sizes[split]}: ask for a smaller one.")
+            raise UserError(
+                f"{split}: found {sizes[split] // CELLS - missing} {label} sentences about {domain}, expected "
+                f"{sizes[split] // CELLS} for a size of {sizes[split]}: ask for a smaller one."
+            )
     return {split: _shuffled(splits[split], k) for k, split in enumerate(SPLITS, 1)}
 
 
@@ -84,5 +113,7 @@ def describe_lengths(splits):
     lines = []
     for split, rows in splits.items():
         words = [len(row[0].split()) for row in rows]
-        lines.append(f"{split}: {np.mean(words):.1f} words a text, 95% have at most {np.percentile(words, 95):.0f}")
+        lines.append(
+            f"{split}: {np.mean(words):.1f} words a text, 95% have at most {np.percentile(words, 95):.0f}"
+        )
     return lines

@@ -19,7 +19,9 @@ import numpy as np
 
 from util import UserError, load_oneflow, read_json
 
-warnings.filterwarnings("ignore", "Unexpected end-group tag", RuntimeWarning)  # of messages that decode_record refuses itself
+warnings.filterwarnings(
+    "ignore", "Unexpected end-group tag", RuntimeWarning
+)  # of messages that decode_record refuses itself
 load_oneflow()
 from google.protobuf.message import DecodeError  # noqa: E402
 from oneflow.core.record.record_pb2 import OFRecord  # noqa: E402
@@ -87,7 +89,9 @@ def _decode_values(key, feature, kind, length):
         values = values[0]
     if length is not None and len(values) != length:
         raise ValueError(f"'{key}' with {len(values)} values, expected {length}")
-    if kind == "float32":  # packed: the values are the tail of the message, and need not pass through Python one by one
+    if (
+        kind == "float32"
+    ):  # packed: the values are the tail of the message, and need not pass through Python one by one
         packed = feature.float_list.SerializeToString()
         return np.frombuffer(packed, "<f4", len(values), len(packed) - 4 * len(values))
     return values if kind == "bytes" else np.fromiter(values, kind, len(values))
@@ -109,11 +113,19 @@ def part_name(prefix, number):
 def check_replaceable(folder, prefix, flag):
     """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not ours; `flag` named it."""
     folder = pathlib.Path(folder)
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else [folder.name] if folder.exists() else []
+    names = (
+        [path.name for path in folder.iterdir()]
+        if folder.is_dir()
+        else [folder.name]
+        if folder.exists()
+        else []
+    )
     ours = (part_name(prefix, ""), *(f".{name}.tmp" for name in OURS))
     others = sorted(name for name in names if name not in OURS and not name.startswith(ours))
     if others:
-        raise UserError(f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another folder.")
+        raise UserError(
+            f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another folder."
+        )
 
 
 class PartWriter:
@@ -184,11 +196,15 @@ def read_part(path, schema, remedy, part=None):
         left = len(data) - offset - FRAME.size
         length = FRAME.unpack_from(data, offset)[0] if left >= 0 else 0
         if not 0 < length <= left:
-            found = f"a record of {length} bytes where {left} are left" if left >= 0 else "less than the length of a record"
+            found = (
+                f"a record of {length} bytes where {left} are left"
+                if left >= 0
+                else "less than the length of a record"
+            )
             raise UserError(f"{path}: byte {offset}: found {found}: {remedy}.")
         start, offset = offset, offset + FRAME.size + length
         try:
-            yield decode_record(data[start + FRAME.size:offset], schema)
+            yield decode_record(data[start + FRAME.size : offset], schema)
         except ValueError as error:
             raise UserError(f"{path}: byte {start}: found {error}: {remedy}.") from None
         count += 1
@@ -199,7 +215,13 @@ def read_part(path, schema, remedy, part=None):
 def open_part(path, remedy, part=None):
     """Opens a part to read it unbuffered: a regular file of the size that the manifest's `part` says, and no link."""
     if os.path.islink(path) or not os.path.isfile(path):
-        found = "a symbolic link" if os.path.islink(path) else "something else" if os.path.exists(path) else "nothing"
+        found = (
+            "a symbolic link"
+            if os.path.islink(path)
+            else "something else"
+            if os.path.exists(path)
+            else "nothing"
+        )
         raise UserError(f"{path}: found {found}, expected a file of records: {remedy}.")
     file = open(path, "rb", buffering=0)
     size = os.fstat(file.fileno()).st_size
@@ -219,7 +241,9 @@ def check_part(file, part, remedy):
 
 def _same_hash(path, found, part, remedy):
     if found != part["sha256"]:
-        raise UserError(f"{path}: found SHA-256 {found[:12]}..., expected {part['sha256'][:12]}..., it was changed: {remedy}.")
+        raise UserError(
+            f"{path}: found SHA-256 {found[:12]}..., expected {part['sha256'][:12]}..., it was changed: {remedy}."
+        )
 
 
 # --------------------------------------------------------------------------------------- the manifest
@@ -235,23 +259,45 @@ def _is_hash(value):
 
 
 def _is_names(value):
-    return isinstance(value, list) and value and all(TYPES["a text"](name) for name in value) and len(value) == len({*value})
+    return (
+        isinstance(value, list)
+        and value
+        and all(TYPES["a text"](name) for name in value)
+        and len(value) == len({*value})
+    )
 
 
 def _is_parts(value):
-    keys = {"file": TYPES["a text"], "count": lambda count: is_count(count) and count, "bytes": is_count, "sha256": _is_hash}
-    return isinstance(value, list) and value and all(
-        isinstance(part, dict) and part.keys() == keys.keys() and all(keys[key](part[key]) for key in keys) for part in value)
+    keys = {
+        "file": TYPES["a text"],
+        "count": lambda count: is_count(count) and count,
+        "bytes": is_count,
+        "sha256": _is_hash,
+    }
+    return (
+        isinstance(value, list)
+        and value
+        and all(
+            isinstance(part, dict)
+            and part.keys() == keys.keys()
+            and all(keys[key](part[key]) for key in keys)
+            for part in value
+        )
+    )
 
 
 TYPES = {
-    "a text": lambda value: isinstance(value, str) and value.splitlines() == [value],  # one line, and not empty
+    "a text": lambda value: (
+        isinstance(value, str) and value.splitlines() == [value]
+    ),  # one line, and not empty
     "a count": is_count,
     "true or false": lambda value: isinstance(value, bool),
     "a SHA-256": _is_hash,
     "a list of different names": _is_names,
     "a list of parts": _is_parts,
-    "a list of counts": lambda value: isinstance(value, list) and all(map(is_count, value)) and len(value) == len({*value}),
+    "a list of counts": lambda value: (
+        isinstance(value, list) and all(map(is_count, value)) and len(value) == len({*value})
+    ),
     "a list": lambda value: isinstance(value, list),
     "an object": lambda value: isinstance(value, dict),
     "an object or null": lambda value: value is None or isinstance(value, dict),
@@ -277,7 +323,9 @@ def read_manifest(folder, version, types, prefix, what, remedy):
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}: {remedy}.") from None
     if manifest.get("format") != version:
-        raise UserError(f"{path}: found format {manifest.get('format')!r:.60}, expected {version!r}: {remedy}.")
+        raise UserError(
+            f"{path}: found format {manifest.get('format')!r:.60}, expected {version!r}: {remedy}."
+        )
     for key, kind in {**types, "count": "a count", "parts": "a list of parts"}.items():
         if key not in manifest or not TYPES[kind](manifest[key]):
             found = f"{json.dumps(manifest[key]):.60}" if key in manifest else "nothing"
@@ -291,10 +339,18 @@ def _check_names(path, manifest, folder, prefix, remedy):
     named = [part["file"] for part in manifest["parts"]]
     for number, name in enumerate(named):
         if name != part_name(prefix, number):
-            raise UserError(f"{path}: found the part {name!r:.80}, expected {part_name(prefix, number)!r}: {remedy}.")
-    stray = sorted(name for name in os.listdir(folder) if name.startswith(part_name(prefix, "")) and name not in named)
+            raise UserError(
+                f"{path}: found the part {name!r:.80}, expected {part_name(prefix, number)!r}: {remedy}."
+            )
+    stray = sorted(
+        name for name in os.listdir(folder) if name.startswith(part_name(prefix, "")) and name not in named
+    )
     if stray:
-        raise UserError(f"{os.path.join(folder, stray[0])}: found a part that the manifest does not name: {remedy}.")
+        raise UserError(
+            f"{os.path.join(folder, stray[0])}: found a part that the manifest does not name: {remedy}."
+        )
     total = sum(part["count"] for part in manifest["parts"])
     if total != manifest["count"]:
-        raise UserError(f"{path}: found parts of {total} records in all, expected {manifest['count']}: {remedy}.")
+        raise UserError(
+            f"{path}: found parts of {total} records in all, expected {manifest['count']}: {remedy}."
+        )

@@ -10,7 +10,7 @@ import pathlib
 import shutil
 
 from data.store.ofrecord import is_count, part_name
-from util import UserError, read_json, remove_partial_writes, atomic_file, write_json
+from util import UserError, atomic_file, read_json, remove_partial_writes, write_json
 
 PLAN = ".plan.json"
 PART = 256  # examples to a part: small enough that ranks come out even and little is lost, large enough for batches of like length
@@ -20,7 +20,7 @@ def windows(blocks, size=PART):
     """Cuts blocks of records into pieces of at most `size` records: {name: array [n, ...]} -> the same, n <= size."""
     for block in blocks:
         for start in range(0, len(block["input_mask"]), size):
-            yield {name: array[start:start + size] for name, array in block.items()}
+            yield {name: array[start : start + size] for name, array in block.items()}
 
 
 class PartsFolder:
@@ -47,7 +47,9 @@ class PartsFolder:
         name = part_name(self.prefix, number)
         with atomic_file(self.folder / name) as file:
             file.write(data)
-        write_json(self._note(number), {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **facts})
+        write_json(
+            self._note(number), {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **facts}
+        )
 
     def get(self, number):
         """A part that is done and unchanged, as (bytes, facts); None where there is none."""
@@ -56,7 +58,11 @@ class PartsFolder:
             data = (self.folder / part_name(self.prefix, number)).read_bytes()
         except (UserError, OSError):
             return None
-        whole = is_count(facts.get("bytes")) and len(data) == facts["bytes"] and hashlib.sha256(data).hexdigest() == facts.get("sha256")
+        whole = (
+            is_count(facts.get("bytes"))
+            and len(data) == facts["bytes"]
+            and hashlib.sha256(data).hexdigest() == facts.get("sha256")
+        )
         return (data, facts) if whole else None
 
     def close(self):

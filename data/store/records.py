@@ -10,19 +10,41 @@ import pathlib
 
 import numpy as np
 
-from data.store.ofrecord import MANIFEST, check_part, check_replaceable, is_count, open_part, read_manifest, read_part, write_parts
+from data.store.ofrecord import (
+    MANIFEST,
+    check_part,
+    check_replaceable,
+    is_count,
+    open_part,
+    read_manifest,
+    read_part,
+    write_parts,
+)
 from data.tasks import check_counts, read_examples, split_path
 from tokenization import encode
-from util import UserError, sha256, atomic_folder, write_json
+from util import UserError, atomic_folder, sha256, write_json
 
 FORMAT = "meta-kd-records-1"
 TOKENS = ("input_ids", "input_mask", "segment_ids")
 STAGE_1 = "run preprocess.py with --resave_ofrecord"
-SOURCE_TYPES = {"task": "a text", "split": "a text", "seq_length": "a count", "labels": "a list of different names",
-                "domains": "a list of different names", "vocab_size": "a count", "vocab_sha256": "a SHA-256",
-                "do_lower_case": "true or false", "tsv_sha256": "a SHA-256"}
-MANIFEST_TYPES = {**SOURCE_TYPES, "counts": "an object", "cut": "a count", "content_sha256": "a SHA-256",
-                  "scores": "an object or null"}
+SOURCE_TYPES = {
+    "task": "a text",
+    "split": "a text",
+    "seq_length": "a count",
+    "labels": "a list of different names",
+    "domains": "a list of different names",
+    "vocab_size": "a count",
+    "vocab_sha256": "a SHA-256",
+    "do_lower_case": "true or false",
+    "tsv_sha256": "a SHA-256",
+}
+MANIFEST_TYPES = {
+    **SOURCE_TYPES,
+    "counts": "an object",
+    "cut": "a count",
+    "content_sha256": "a SHA-256",
+    "scores": "an object or null",
+}
 
 
 def record_schema(seq_length):
@@ -68,7 +90,12 @@ class RecordCounter:
 
     def facts(self):
         """The manifest's keys count, counts, cut and content_sha256."""
-        return {"count": self.count, "counts": self.counts, "cut": self.cut, "content_sha256": self._content.hexdigest()}
+        return {
+            "count": self.count,
+            "counts": self.counts,
+            "cut": self.cut,
+            "content_sha256": self._content.hexdigest(),
+        }
 
 
 # --------------------------------------------------------------------------------------- TSV -> records
@@ -82,9 +109,18 @@ def encode_split(task, data_dir, split, tokenizer, seq_length):
     """
     path = split_path(data_dir, split)
     for idxs, example in enumerate(read_examples(task, path)):
-        features = encode_line(tokenizer, example.text_a, example.text_b, seq_length, f"{path}:{example.line}")
-        yield {"input_ids": features.input_ids, "input_mask": features.input_mask, "segment_ids": features.segment_ids,
-               "domain": example.domain, "label": example.label, "idxs": idxs, "was_cut": features.was_cut}
+        features = encode_line(
+            tokenizer, example.text_a, example.text_b, seq_length, f"{path}:{example.line}"
+        )
+        yield {
+            "input_ids": features.input_ids,
+            "input_mask": features.input_mask,
+            "segment_ids": features.segment_ids,
+            "domain": example.domain,
+            "label": example.label,
+            "idxs": idxs,
+            "was_cut": features.was_cut,
+        }
 
 
 def encode_line(tokenizer, text_a, text_b, seq_length, where):
@@ -98,16 +134,28 @@ def encode_line(tokenizer, text_a, text_b, seq_length, where):
 def source_facts(task, tsv, split, tokenizer, seq_length):
     """What the manifest says of where records come from: the keys of SOURCE_TYPES."""
     if not pathlib.Path(tsv).is_file():
-        raise UserError(f"{tsv}: found nothing, expected the {split} split: name the folder that holds it with --data_dir.")
-    return {"task": task.name, "split": split, "seq_length": seq_length, "labels": list(task.labels),
-            "domains": list(task.domains), "vocab_size": len(tokenizer.vocab), "vocab_sha256": tokenizer.vocab_sha256,
-            "do_lower_case": tokenizer.do_lower_case, "tsv_sha256": sha256(tsv)}
+        raise UserError(
+            f"{tsv}: found nothing, expected the {split} split: name the folder that holds it with --data_dir."
+        )
+    return {
+        "task": task.name,
+        "split": split,
+        "seq_length": seq_length,
+        "labels": list(task.labels),
+        "domains": list(task.domains),
+        "vocab_size": len(tokenizer.vocab),
+        "vocab_sha256": tokenizer.vocab_sha256,
+        "do_lower_case": tokenizer.do_lower_case,
+        "tsv_sha256": sha256(tsv),
+    }
 
 
 def save(task, data_dir, folder, split, tokenizer, seq_length, part_size=4096):
     """Writes the records of a split from its TSV, without scores, and returns them opened."""
     facts = source_facts(task, split_path(data_dir, split), split, tokenizer, seq_length)
-    return write_records(folder, split, encode_split(task, data_dir, split, tokenizer, seq_length), facts, part_size=part_size)
+    return write_records(
+        folder, split, encode_split(task, data_dir, split, tokenizer, seq_length), facts, part_size=part_size
+    )
 
 
 def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, part_size=4096):
@@ -126,7 +174,9 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     for record in encode_split(task, data_dir, split, tokenizer, seq_length):
         tally.add(record)
     if split == "train":
-        check_counts(task, [list(cells.values()) for cells in tally.counts.values()], split_path(data_dir, split))
+        check_counts(
+            task, [list(cells.values()) for cells in tally.counts.values()], split_path(data_dir, split)
+        )
     fresh = {**facts, **tally.facts()}
     try:
         records = Records(folder, split)
@@ -177,10 +227,15 @@ def write_records(folder, split, records, facts, scores=None, part_size=4096):
     """
     tally = RecordCounter(facts["labels"], facts["domains"])
     with atomic_folder(folder) as temporary:
-        parts = write_parts(temporary, split, map(tally.add, records), record_schema(facts["seq_length"]), part_size)
+        parts = write_parts(
+            temporary, split, map(tally.add, records), record_schema(facts["seq_length"]), part_size
+        )
         if not parts:
             raise UserError(f"{folder}: found no example for the {split} split, expected at least one.")
-        write_json(temporary / MANIFEST, {"format": FORMAT, **tally.facts(), **facts, "scores": scores, "parts": parts})
+        write_json(
+            temporary / MANIFEST,
+            {"format": FORMAT, **tally.facts(), **facts, "scores": scores, "parts": parts},
+        )
     return Records(folder, split)
 
 
@@ -202,14 +257,18 @@ def with_scores(records, scores, facts):
                 if score is None:
                     raise ValueError(f"fewer scores than the {len(records)} records")
                 if not np.isfinite(score):
-                    raise UserError(f"{records.folder}: found the score {score} for record {block['idxs'][i]}, expected a finite "
-                                    "number: check the model that --model_load_dir names.")
+                    raise UserError(
+                        f"{records.folder}: found the score {score} for record {block['idxs'][i]}, expected a finite "
+                        "number: check the model that --model_load_dir names."
+                    )
                 yield {**dict(zip(CONTENT, row)), "weights": score}
         if next(scores, None) is not None:
             raise ValueError(f"more scores than the {len(records)} records")
 
     kept = {key: records.manifest[key] for key in (*SOURCE_TYPES, "cut")}
-    return write_records(records.folder, records.split, rows(), kept, facts, max(part["count"] for part in records.parts))
+    return write_records(
+        records.folder, records.split, rows(), kept, facts, max(part["count"] for part in records.parts)
+    )
 
 
 class Records:
@@ -225,13 +284,19 @@ class Records:
 
     def __init__(self, folder, split):
         self.folder = pathlib.Path(folder)
-        self.manifest = read_manifest(folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1)
+        self.manifest = read_manifest(
+            folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1
+        )
         if self.manifest["split"] != split:
-            raise UserError(f"{self.folder / MANIFEST}: found split {self.manifest['split']!r:.60}, expected {split!r}: {STAGE_1}.")
+            raise UserError(
+                f"{self.folder / MANIFEST}: found split {self.manifest['split']!r:.60}, expected {split!r}: {STAGE_1}."
+            )
         vars(self).update({key: self.manifest[key] for key in (*MANIFEST_TYPES, "count", "parts")})
         if not self._good_counts():
-            raise UserError(f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, labels or "
-                            f"{self.count} records: {STAGE_1}.")
+            raise UserError(
+                f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, labels or "
+                f"{self.count} records: {STAGE_1}."
+            )
         for part in self.parts:
             with open_part(self.folder / part["file"], STAGE_1, part) as file:
                 check_part(file, part, STAGE_1)
@@ -254,7 +319,9 @@ class Records:
         """Yields {key: array [n, T], or [n] of single values}, one part at a time, checked; the first `limit` records alone."""
         left, start = self.count if limit is None else limit, 0
         if left > self.count:
-            raise UserError(f"{self.folder}: found {self.count} records, expected at least {left}: ask for fewer.")
+            raise UserError(
+                f"{self.folder}: found {self.count} records, expected at least {left}: ask for fewer."
+            )
         for part in self.parts:
             if start == left:
                 return
@@ -277,10 +344,13 @@ class Records:
         mask, ids = block["input_mask"], block["input_ids"]
         rules = {
             f"idxs that do not count up from {start}": block["idxs"] == np.arange(start, start + len(mask)),
-            f"a domain that is not in 0..{len(self.domains) - 1}": (block["domain"] >= 0) & (block["domain"] < len(self.domains)),
-            f"a label that is not in 0..{len(self.labels) - 1}": (block["label"] >= 0) & (block["label"] < len(self.labels)),
+            f"a domain that is not in 0..{len(self.domains) - 1}": (block["domain"] >= 0)
+            & (block["domain"] < len(self.domains)),
+            f"a label that is not in 0..{len(self.labels) - 1}": (block["label"] >= 0)
+            & (block["label"] < len(self.labels)),
             f"a token that is not in 0..{self.vocab_size - 1}": (ids >= 0) & (ids < self.vocab_size),
-            "a mask that is not ones and then zeros": mask == (np.arange(self.seq_length) < mask.sum(axis=1, keepdims=True)),
+            "a mask that is not ones and then zeros": mask
+            == (np.arange(self.seq_length) < mask.sum(axis=1, keepdims=True)),
             "a record of fewer than 3 tokens": mask.sum(axis=1) >= 3,
             "a segment that is neither 0 nor 1": (block["segment_ids"] >> 1) == 0,
             "a score that is not finite": np.isfinite(block["weights"]) | (self.scores is None),
