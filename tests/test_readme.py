@@ -1,4 +1,4 @@
-"""README.md: its commands parse, what they name is there or was made before, its links lead somewhere."""
+"""README.md, CONTRIBUTING.md and docs/: commands parse, what they name is there or was made, links lead somewhere."""
 
 import argparse
 import ast
@@ -21,15 +21,19 @@ from conftest import ROOT
 
 from util import UserError
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-USERS_OWN = {  # what only the user has, and words by which README's text introduces it
+PAGES = {  # README first: what its commands make is there for the other pages
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README = PAGES["README.md"]
+USERS_OWN = {  # what only the user has, and words by which the text of the page introduces it
     "sorted_data_acl": "sorted_data_acl",
     "multinli_1.0": "multinli_1.0",
     "uncased_L-12_H-768_A-12": "BERT-base",
     "uncased_L-12_H-768_A-12_oneflow": "BERT-base",
     "torch-env": "PyTorch and transformers",
     "reviews.csv": "a CSV, TSV or JSONL file",
-    "texts.txt": "One text a line",
+    "texts.txt": "one text a line",
     "-": "`-` is standard input",
 }
 MADE_BY_SCRIPT = {
@@ -48,11 +52,11 @@ PLACEHOLDER = re.compile(r"([A-Z]+_)*(FOLDER|RUN|SNAPSHOT|DIR|FILE|NAME|TEACHER|
 OTHER_PROGRAMS = {"source", "cd", "git", "cat", "head", "less", "tar"}
 ABSOLUTE = re.compile(r"(?<![\w.:/*)>-])(~|/(home|root|tmp|work|usr|opt|mnt|Users))/")
 
-# --------------------------------------------------------------------------------------- reading README
+# --------------------------------------------------------------------------------------- reading a page
 
 
 class Command(NamedTuple):
-    """A command of README: its words, the variables before it, and whether it stands in a block or within a sentence."""
+    """A command of a page: its words, the variables before it, whether it stands in a block or within a sentence."""
 
     words: list
     variables: dict
@@ -64,8 +68,9 @@ def blocks(text, language):
 
 
 def prose(text):
-    """The text without its blocks of code."""
-    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    """The text without its blocks of code, each paragraph on one line."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return re.sub(r"^(?!#)(.*\S) *\n *(?=[^\s|#>-])", r"\1 ", text, flags=re.M)
 
 
 def inline_code(text):
@@ -73,8 +78,11 @@ def inline_code(text):
 
 
 def split_commands(script, in_block=True):
-    """The Commands of a piece of shell: lines, parted by && ; | too, comments left out, continued lines joined."""
-    commands = []
+    """The Commands of a piece of shell: lines, parted by && ; | too, comments left out, continued lines joined.
+
+    What is exported stands in the variables of all commands after it.
+    """
+    commands, exported = [], {}
     for line in script.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
         lexer.whitespace_split = True
@@ -83,23 +91,25 @@ def split_commands(script, in_block=True):
             if not re.fullmatch("[&;|]+", word):
                 words.append(word)
             elif words:
-                commands.append(with_variables(words, in_block))
+                variables, rest = split_variables(words[words[0] == "export" :])
+                if words[0] == "export":
+                    exported.update(variables)
+                commands.append(Command(rest, {**exported, **variables}, in_block))
                 words = []
     return commands
 
 
-def with_variables(words, in_block):
+def split_variables(words):
+    """The variables that stand before a command, {name: value}, and the words of the command."""
     variables, words = {}, list(words)
-    if words[0] == "export":
-        words = words[1:]
     while words and re.match(r"[A-Z_]+=", words[0]):
         name, _, value = words.pop(0).partition("=")
         variables[name] = value
-    return Command(words, variables, in_block)
+    return variables, words
 
 
 def commands_of(text):
-    """All Commands of README: those of the bash blocks, then those within sentences."""
+    """All Commands of a page: those of the bash blocks, then those within sentences."""
     starts = re.compile(r"([A-Z_]+=\S+ )*(python3? |bash |source |(bash )?scripts/\w+\.sh( |$))")
     inside = [code for code in inline_code(text) if starts.match(code)]
     return [c for block in blocks(text, "(?:bash|sh|shell)") for c in split_commands(block)] + [
@@ -189,16 +199,22 @@ def stubbed(path, words, variables, folder):
 
 
 class Checker:
-    """Goes through README's commands in order, notes what each makes, and collects what is wrong."""
+    """Goes through a page's commands in order, notes what each makes, and collects what is wrong.
 
-    def __init__(self, text, folder):
-        self.text, self.folder, self.made, self.later, self.faults = text, folder, set(), set(), []
+    Args:
+        text: the page; folder: for what the check writes; made: what earlier pages' commands made.
+    """
+
+    def __init__(self, text, folder, made=()):
+        self.text, self.folder, self.made, self.later, self.faults = text, folder, set(made), set(), []
+        self.activated = ".venv" in self.made
         for command in commands_of(text):
             self.check(command)
         for code, path in self.later:
             if not self.known(path):
                 self.faults.append(f"{code}: no command makes {path}")
         self.flags_in_sentences()
+        self.files_in_sentences()
 
     def known(self, path):
         """Is it in the repository, made before, a placeholder, or the user's own?"""
@@ -241,11 +257,14 @@ class Checker:
         if program.rpartition("/")[2] in ("python", "python3"):
             if "/" in program:
                 self.need(program, command)
+            elif command.in_block and not self.activated:
+                self.fault(command, "nothing before it activates .venv")
             self.check_python(command, rest)
         elif program.startswith("scripts/") or program.endswith(".sh"):
             self.check_shell(command, program, rest)
         elif program == "source":
             self.need(rest[0], command)
+            self.activated = True
         elif program not in OTHER_PROGRAMS:
             self.fault(command, f"unknown program {program}")
 
@@ -309,6 +328,12 @@ class Checker:
             makes += ["output/reproduce", "results"]
         self.made.update(makes)
 
+    def files_in_sentences(self):
+        """A file of the code that a sentence or a table names, as tests/conftest.py, is there."""
+        for path in re.findall(r"(?<![\w./-])[\w-]+(?:/[\w.-]+)+\.(?:py|sh|md)\b", prose(self.text)):
+            if path.split("/")[0] in FOLDERS and not self.known(path):
+                self.faults.append(f"there is no {path}")
+
     def flags_in_sentences(self):
         """A flag with its value, as in a table, is taken by some script; a flag alone is one of some script's."""
         parsers = [parser_of(path) for path in (*STAGES, "scripts/reproduce/__main__.py", *MODULES)]
@@ -326,6 +351,7 @@ class Checker:
                 self.faults.append(f"{code}: no script takes this")
 
 
+FOLDERS = ("modeling", "data", "scripts", "tests", "docs")
 STAGES = ("preprocess.py", "meta_teacher.py", "meta_teacher_eval.py", "meta_distill.py")
 COMMAND = re.compile(r'parse(_args)?\(.*__name__ == "__main__"', re.S)
 MODULES = tuple(
@@ -373,52 +399,109 @@ def slug(heading):
     )
 
 
-def broken_links(text):
-    """Anchors without a heading, and relative links and images without a file."""
+def anchors(text):
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", prose(text), re.M)}
+
+
+def broken_links(text, page="README.md"):
+    """Anchors without a heading, and relative links and images without a file, of a page at that path."""
     without_code = re.sub(r"`[^`\n]*`", "", prose(text))
-    targets = re.findall(r"\]\(([^)\s]+)\)", without_code) + re.findall(
-        r'(?:src|href)="([^"]+)"', without_code
-    )
-    anchors = {slug(heading) for heading in re.findall(r"^#+ (.*)$", prose(text), re.M)}
-    return [
-        target
-        for target in targets
-        if not re.match(r"https?:|mailto:", target)
-        and (
-            target[1:] not in anchors if target.startswith("#") else target.partition("#")[0] not in in_git()
-        )
-    ]
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_code)
+    targets += re.findall(r'(?:src|href)="([^"]+)"', without_code)
+    broken = []
+    for target in targets:
+        if re.match(r"https?:|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = os.path.normpath(os.path.join(os.path.dirname(page), name)) if name else page
+        there = {**PAGES, page: text}.get(path, "")
+        if (name and path not in in_git()) or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    return broken
 
 
 # --------------------------------------------------------------------------------------- tests
 
 
-def faults(text, folder):
-    return Checker(text, folder).faults
+def faults(text, folder, made=()):
+    return Checker(text, folder, made).faults
 
 
-def test_commands(tmp_path):
-    """Every command of README parses, and names what is there, was made before it, or is the user's own."""
-    assert len(commands_of(README)) >= 10
-    assert faults(README, tmp_path) == []
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(tmp_path, page):
+    """Every command of a page parses, and names what is there, was made before it, or is the user's own."""
+    made = Checker(README, tmp_path).made if page != "README.md" else ()
+    assert faults(PAGES[page], tmp_path, made) == []
 
 
-def test_links():
-    assert broken_links(README) == []
+def test_there_are_commands():
+    """The check above has something to check."""
+    assert len(commands_of(README)) >= 8
+    assert sum(len(commands_of(text)) for text in PAGES.values()) >= 40
+
+
+def test_the_reference_commands():
+    """The four commands that the suite promises to run as they stand are in docs/training.md, word for word."""
+    teacher = "output/model_save-2021-09-26-15:31:15/snapshot_best_mft_model_senti_dev_0.8691358024691358"
+    bert, vocab = "uncased_L-12_H-768_A-12_oneflow", "--vocab_file uncased_L-12_H-768_A-12/vocab.txt"
+    head, data = "--task_name senti", "--data_dir data/SENTI/"
+    common = "--seed 42 --seq_length=128 --train_example_num 6480"
+    training = (
+        f"{data} --num_epochs 63 {common} --eval_example_num 720 --batch_size_per_device 24 "
+        f"--eval_batch_size_per_device 48 --eval_every_step_num 100 {vocab} --learning_rate 5e-5 "
+        "--resave_ofrecord --do_train --do_eval"
+    )
+    inference = f"{data} --num_epochs 4 {common}"
+    for command in (
+        f"python3 preprocess.py {head} --model_load_dir {bert} {inference} {vocab} --resave_ofrecord",
+        f"python3 meta_teacher.py {head} --model_load_dir {bert} {training}",
+        f"python3 meta_teacher_eval.py {head} --model_load_dir {teacher} {inference} "
+        f"--eval_batch_size_per_device 1 {vocab} --resave_ofrecord",
+        f"python3 meta_distill.py {head} --student_model {bert} --teacher_model {teacher} {training}",
+    ):
+        assert f"\n{command}\n" in PAGES["docs/training.md"]
+
+
+def test_the_front_page_is_short():
+    """README.md has at most 150 lines, its first command within 25, and leads to every page of docs/."""
+    lines = README.splitlines()
+    assert len(lines) <= 150 and "```bash" in lines[:25]
+    assert [page for page in PAGES if page != "README.md" and f"]({page})" not in README] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_first_line_says_the_purpose(page):
+    """A page begins with its title, an empty line and a sentence."""
+    title, empty, purpose = PAGES[page].splitlines()[:3]
+    assert title.startswith("# ") and empty == "" and re.match(r"[A-Z].*[\w.,)]$", purpose)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links(page):
+    assert broken_links(PAGES[page], page) == []
+
+
+def test_the_picture():
     assert "](scripts/pipeline.svg)" in README
 
 
-def test_no_absolute_paths():
-    assert ABSOLUTE.findall(README) == []
+@pytest.mark.parametrize("page", PAGES)
+def test_no_absolute_paths(page):
+    assert ABSOLUTE.findall(PAGES[page]) == []
 
 
-def test_other_blocks():
+@pytest.mark.parametrize("page", PAGES)
+def test_other_blocks(page):
     """Python blocks compile, and JSON blocks are JSON."""
-    assert blocks(README, "python")
-    for code in blocks(README, "python"):
+    for code in blocks(PAGES[page], "python"):
         ast.parse(code)
-    for code in blocks(README, "json"):
+    for code in blocks(PAGES[page], "json"):
         json.loads(code)
+
+
+def test_there_are_other_blocks():
+    """README shows the student in transformers, docs/data.md a task.json."""
+    assert blocks(README, "python") and blocks(PAGES["docs/data.md"], "json")
 
 
 @pytest.mark.parametrize("path", (*STAGES, "scripts/reproduce/__main__.py", *MODULES))
@@ -430,7 +513,7 @@ def test_help(path):
 FETCH = "python3 -m data.prepare.fetch --model models/MiniLM --data_dir data/DEMO"
 STAGE1 = "python3 preprocess.py --task_name demo --data_dir data/DEMO --model_load_dir models/MiniLM"
 GOOD = (
-    f"Texts.\n\n```bash\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
+    f"Texts.\n\n```bash\nbash scripts/setup.sh && source .venv/bin/activate\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
     "TASK_NAME=demo DATA_DIR=data/DEMO bash scripts/1_preprocess.sh\n```\n"
 )
 
@@ -462,6 +545,8 @@ GOOD = (
         (f"{FETCH} && \\\n", "", "nothing before it makes data/DEMO"),
         ("bash scripts/1_preprocess.sh", "scripts/reproduce.sh --rows tabel", "tabel"),
         ("bash scripts/1_preprocess.sh", "scripts/reproduce.sh --dryrun", "--dryrun"),
+        ("source .venv/bin/activate", "true", "nothing before it activates .venv"),
+        ("Texts.", "See tests/test_reedme.py.", "there is no tests/test_reedme.py"),
         ("Texts.", "`--data_porton 0.05`", "--data_porton"),
         ("Texts.", "`--data_portion 5`", "no script takes this"),
         ("Texts.", "`python3 meta_distill.py --temprature 2`", "--temprature"),
@@ -473,7 +558,7 @@ GOOD = (
     ],
 )
 def test_faults_are_told(tmp_path, old, new, why):
-    """A README with one fault is told of that fault, and the same README without it of none."""
+    """A page with one fault is told of that fault, and the same page without it of none."""
     assert faults(GOOD, tmp_path) == []
     assert old in GOOD
     found = faults(GOOD.replace(old, new), tmp_path)
@@ -481,8 +566,12 @@ def test_faults_are_told(tmp_path, old, new, why):
 
 
 def test_link_faults_are_told():
-    text = "## The `four` stages, by hand\n[a](#the-four-stages-by-hand) [b](#no) ![c](scripts/no.svg) [d](README.md) [e](https://a.b/c)\n"
-    assert broken_links(text) == ["#no", "scripts/no.svg"]
+    text = (
+        "## The `four` stages, by hand\n[a](#the-four-stages-by-hand) [b](#no) ![c](scripts/no.svg) "
+        "[d](README.md) [e](https://a.b/c) [f](docs/data.md#models) [g](docs/data.md#no)\n"
+    )
+    assert broken_links(text) == ["#no", "scripts/no.svg", "docs/data.md#no"]
+    assert broken_links("[a](data.md) [b](docs/data.md)", "docs/made_up.md") == ["docs/data.md"]
     assert (
         ABSOLUTE.search("`/home/me/x`")
         and ABSOLUTE.search("~/x")
