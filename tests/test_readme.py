@@ -178,7 +178,7 @@ def stubbed(path, words, variables, folder):
     stub.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], **variables, "PYTHON": str(stub)}
     for name in ("TEACHER_RUN", "STUDENT_RUN"):  # a finished run would be left alone
-        if f"${name}/results.json" in (ROOT / path).read_text(encoding="utf-8"):
+        if f'use_finished_run "${name}"' in (ROOT / path).read_text(encoding="utf-8"):
             default = {"TEACHER_RUN": "teacher", "STUDENT_RUN": "student"}[name]
             environment.setdefault(name, f"output/{variables.get('TASK_NAME', 'senti')}-{default}")
             if (ROOT / environment[name] / "results.json").exists():
