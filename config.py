@@ -74,6 +74,8 @@ def parse(description, *groups, argv=None):
     if getattr(args, "resume", False) and not args.resume_from:
         last = pathlib.Path(require_flag(args, "model_save_dir"), "snapshot_last")
         args.resume_from = str(last) if last.exists() else None
+    if getattr(args, "resume_from", None) and pathlib.Path(args.resume_from, "flags.json").is_file():
+        args.resume_from = str(pathlib.Path(args.resume_from, "snapshot_last"))
     defaults = {name: parser.get_default(name) for name in vars(args)}
     args.changed = {name: value for name, value in vars(args).items() if value != defaults[name]}
     args.defaults = defaults
@@ -225,7 +227,8 @@ def model(parser):
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model_load_dir",
-        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot",
+        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot, or a run folder, "
+        "which stands for its best snapshot",
     )
 
 
@@ -293,7 +296,9 @@ def training(parser):
         help="go on with the run in --model_save_dir where it was stopped, if there is one",
     )
     group.add_argument(
-        "--resume_from", metavar="SNAPSHOT_DIR", help="go on from a run's snapshot_last, in that run's folder"
+        "--resume_from",
+        metavar="DIR",
+        help="go on with the run in this folder, or with that of this snapshot_last",
     )
     group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
     group.add_argument(
@@ -363,6 +368,19 @@ def training(parser):
         "tensorboardX, or torch and tensorboard",
     )
     old_names(group)
+
+
+def card(parser):
+    group = parser.add_argument_group(
+        "model card",
+        "What the README.md of a snapshot says of the model that it was trained from; by default what the README.md of that "
+        "model's folder says.",
+    )
+    group.add_argument(
+        "--card_base_model", metavar="NAME", help="its name on the hub (default: that of its folder)"
+    )
+    group.add_argument("--card_license", metavar="NAME", help="its license, as in apache-2.0")
+    group.add_argument("--card_language", metavar="CODE", help="its language, as in en")
 
 
 class Ignored(argparse.Action):
@@ -473,7 +491,7 @@ def distillation(parser):
     )
     group.add_argument(
         "--teacher_model",
-        help="the meta-teacher's snapshot, whose knowledge stage 3 wrote; its weights are not loaded. "
+        help="the meta-teacher's snapshot or run folder, whose knowledge stage 3 wrote; its weights are not loaded. "
         "Not needed to learn from hard labels alone",
     )
     group.add_argument(

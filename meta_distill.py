@@ -6,8 +6,6 @@ knowledge), lambda the domain-expertise weight of the example. The teacher itsel
 
 import config  # isort: skip  (first: it says what is not installed)
 
-import pathlib
-
 import numpy as np
 
 from data.batches import make_batch
@@ -30,6 +28,8 @@ from modeling.meta_kd.distillation import (
     student_loss,
 )
 from modeling.predict import predict, wants_prediction
+from modeling.snapshots.base_model import base_facts
+from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.folder import (
     HEADS,
     check_fits_model,
@@ -64,6 +64,7 @@ def main():
         config.training,
         config.knowledge,
         config.distillation,
+        config.card,
         config.prediction,
     )
     if wants_prediction(args):
@@ -111,6 +112,7 @@ def main():
     meta = {
         "kind": "student",
         **run_facts(task, records, domains),
+        "base": base_facts(folder, args),
         "teacher_sha256": teacher_facts["teacher_sha256"],
         "knowledge": {name: teacher_facts.get(name) for name in ("layers", "attention_heads")},
         "unlabelled_sha256": teacher_facts.get("unlabelled_sha256") if args.unlabelled_file else None,
@@ -194,9 +196,9 @@ def open_knowledge(args, task, records, idxs, terms, bert):
     """
     if not needs_teacher(terms):
         return None
-    path = config.require_flag(args, "teacher_model")
+    path = find_snapshot(config.require_flag(args, "teacher_model"))
     teacher_meta(read_snapshot_meta(path, "--teacher_model"), task, path)
-    teacher = sha256(pathlib.Path(path, "model.safetensors"))
+    teacher = sha256(path / "model.safetensors")
     knowledge = Knowledge(knowledge_folder(records_folder(args), teacher, args.knowledge_dir))
     knowledge.require(teacher_sha256=teacher, content_sha256=records.content_sha256)
     knowledge.rows(idxs)

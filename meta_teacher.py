@@ -17,6 +17,7 @@ from modeling.inference import DomainTable, evaluate, select_device, tensor, to_
 from modeling.meta_kd.classifier import build_teacher, class_head_kind
 from modeling.meta_kd.losses import batch_mean, cross_entropy, instance_weights
 from modeling.predict import predict, wants_prediction
+from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.folder import HEADS, check_fits_model, load_weights, teacher_meta
 from modeling.snapshots.manager import (
     Snapshots,
@@ -43,6 +44,7 @@ def main():
         config.device,
         config.training,
         config.teacher,
+        config.card,
         config.prediction,
     )
     if wants_prediction(args):
@@ -87,6 +89,7 @@ def main():
     meta = {
         "kind": "teacher",
         **run_facts(task, records, domains),
+        "base": base_facts(folder, args),
         "domain_head": args.domain_loss_weight > 0,
     }
     snapshots = Snapshots(

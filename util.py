@@ -376,7 +376,7 @@ def remove_partial_writes(folder):
     for half in pathlib.Path(folder).glob(".*.tmp*"):
         if half.name.endswith(".tmp.old") and not half.with_name(half.name[1 : -len(".tmp.old")]).exists():
             continue  # the only good copy, where folders cannot change names in one step
-        shutil.rmtree(half) if half.is_dir() else half.unlink()
+        shutil.rmtree(half) if half.is_dir() and not half.is_symlink() else half.unlink()
 
 
 def _exchange(one, other):

@@ -214,4 +214,4 @@ def golden(tmp_path_factory, tiny_model, tiny_data):
 @pytest.fixture
 def sandbox(golden, tmp_path):
     """A copy of the golden sandbox, to be changed."""
-    return shutil.copytree(golden, tmp_path / "sandbox")
+    return shutil.copytree(golden, tmp_path / "sandbox", symlinks=True)

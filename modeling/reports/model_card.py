@@ -3,12 +3,14 @@
 import json
 import re
 
+from modeling.snapshots.base_model import UNKNOWN
+
 KINDS = {"teacher": "meta-teacher", "student": "student"}
 PIPELINE = """
 ```python
 from transformers import pipeline
 classify = pipeline("text-classification", "FOLDER")  # this folder
-classify({example}, truncation=True, max_length={seq_length})
+classify({example}, truncation=True)  # cut after {seq_length} tokens, as in training
 ```
 """
 NO_PIPELINE = (
@@ -16,8 +18,8 @@ NO_PIPELINE = (
     "`meta_teacher_eval.py` and `meta_teacher.py --do_eval` use all of it."
 )
 LICENSE = (
-    "The weights were trained from those of another model, whose license holds for them too, and so may that of the training data; this "
-    "card grants nothing beyond them."
+    "The weights were trained from those of {name}, whose license ({license}) holds for them too, and so may that of the training "
+    "data; this card grants nothing beyond them."
 )
 
 
@@ -29,7 +31,7 @@ def model_card(meta, flags, examples, has_classifier):
         examples: the number of training examples.
         has_classifier: it has one class head for all domains, as transformers expects.
     """
-    kind = KINDS[meta["kind"]]
+    kind, base = KINDS[meta["kind"]], meta.get("base", UNKNOWN)
     sections = {
         "Results on dev": _dev_table(meta["dev"]),
         "Data": _data(meta, examples),
@@ -37,24 +39,45 @@ def model_card(meta, flags, examples, has_classifier):
         "How to use it": _usage(meta) if has_classifier else NO_PIPELINE,
         "Limits": _limits(meta),
         "Training": _training(meta, flags),
-        "License": LICENSE,
+        "License": LICENSE.format(
+            name=plain(base["name"] or "another model"), license=plain(base["license"])
+        ),
     }
     return (
-        _front_matter(kind, has_classifier)
+        _front_matter(kind, meta, base, has_classifier)
         + f"\n# {kind[0].upper()}{kind[1:]} of the task {plain(meta['task'])}\n\n"
         f"A BERT that tells {_listed(meta['labels'])} apart in texts of the domains {_listed(meta['domains'])}; Meta-KD on OneFlow.\n"
         + "".join(f"\n## {heading}\n\n{text.strip()}\n" for heading, text in sections.items())
     )
 
 
-def _front_matter(kind, has_classifier):
-    """YAML, each value written as JSON, which YAML reads as well."""
+def _front_matter(kind, meta, base, has_classifier):
+    """YAML as the hub reads it, each value written as JSON, which is YAML as well."""
     facts = {
         "library_name": "transformers",
-        **({"pipeline_tag": "text-classification"} if has_classifier else {}),
+        "license": base["license"],
+        "base_model": base["name"],
+        "language": base["language"],
+        "pipeline_tag": "text-classification" if has_classifier else None,
         "tags": ["bert", "text-classification", "meta-kd", "knowledge-distillation", kind],
+        "metrics": ["accuracy", "f1"],
+        "model-index": [{"name": f"{meta['task']} {kind}", "results": _index(meta)}],
     }
-    return "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in facts.items()) + "---\n"
+    lines = [f"{name}: {json.dumps(value)}\n" for name, value in facts.items() if value is not None]
+    return "---\n" + "".join(lines) + "---\n"
+
+
+def _index(meta):
+    """The results of a model-index: accuracy and macro-F1 on dev."""
+    figures = (("accuracy", "accuracy", "accuracy"), ("f1", "macro-F1", "macro_f1"))
+    metrics = [{"type": kind, "name": name, "value": meta["dev"][key]} for kind, name, key in figures]
+    return [
+        {
+            "task": {"type": "text-classification", "name": "text classification"},
+            "dataset": {"type": meta["task"], "name": meta["task"], "split": "dev"},
+            "metrics": metrics,
+        }
+    ]
 
 
 def _dev_table(dev):

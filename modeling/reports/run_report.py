@@ -6,6 +6,7 @@ import pathlib
 
 from modeling.reports import charts
 from modeling.reports.html import note, page, percent, shaded, table
+from modeling.snapshots.best import find_snapshot
 from util import atomic_file, read_json
 
 POINTS = 200  # of a curve at most
@@ -98,7 +99,7 @@ def teacher_results(teacher_model, task):
     """The results.json beside a teacher's snapshot, where it is there and tells of this snapshot; else None."""
     if teacher_model is None:
         return None
-    snapshot = pathlib.Path(teacher_model).resolve()
+    snapshot = find_snapshot(teacher_model).resolve()
     path = snapshot.parent / "results.json"
     results = read_json(path, "the teacher's results") if path.exists() else {}
     return results if (results.get("snapshot"), results.get("task")) == (snapshot.name, task) else None

@@ -1,7 +1,7 @@
 """Model folders: reading a Hugging Face BERT folder or a snapshot of ours, and writing snapshots that transformers opens.
 
-A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, vocab.txt, tokenizer_config.json,
-meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also optimizer.safetensors, for the best ones
+A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, vocab.txt, tokenizer.json,
+tokenizer_config.json, meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also optimizer.safetensors, for the best ones
 README.md, a model card, and manifest.json with the SHA-256 of each file, written last. No pickle is read.
 """
 
@@ -19,6 +19,8 @@ from data.store.ofrecord import TYPES
 from modeling.bert import BertConfig
 from modeling.convert import current_name, encoder_shapes, read_shards, source_format
 from modeling.meta_kd.classifier import evenly_spaced_layers
+from modeling.snapshots.best import find_snapshot
+from modeling.snapshots.tokenizer_file import save_tokenizer_files
 from util import UserError, atomic_file, atomic_folder, load_oneflow, read_json, sha256, write_json
 
 flow = load_oneflow()
@@ -69,16 +71,15 @@ class ModelFolder(NamedTuple):
 
 
 def read_model(path, what="--model_load_dir"):
-    """Reads and checks a model folder; `what` is the flag that named it.
+    """Reads and checks a model folder, or of a run its best snapshot; `what` is the flag that named it.
 
     Raises:
         UserError: a missing folder or file, a file that is not what the manifest says, a snapshot without a manifest, or one that
             is replaced meanwhile, weights that are not finite.
     """
-    path = pathlib.Path(path)
+    path = find_snapshot(path)
     if not path.is_dir():
         raise UserError(f"{what} {path}: there is no such folder.")
-    check_not_run(path, what)
     if source_format(path):
         raise UserError(
             f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
@@ -111,15 +112,6 @@ def read_model(path, what="--model_load_dir"):
     return folder
 
 
-def check_not_run(path, what):
-    """Refuses the folder of a run where one of its snapshots is meant. Args: what: the flag that named it."""
-    if (path / "best.json").is_file():
-        best = read_json(path / "best.json", "the name of the best snapshot").get("snapshot")
-        raise UserError(
-            f"{what} {path}: this is the folder of a run: name a snapshot in it, such as {path / str(best)}."
-        )
-
-
 def _shards_sha256(path):
     """SHA-256 of the hashes of the shards that the index names, in the order of their names."""
     shards = read_json(path / f"{WEIGHTS}.index.json", "the index of the weights")["weight_map"].values()
@@ -135,9 +127,8 @@ def _manifest_bytes(path):
 
 
 def read_snapshot_meta(path, what="--model_load_dir"):
-    """The meta.json of a snapshot, after every file was checked against manifest.json."""
-    path = pathlib.Path(path)
-    check_not_run(path, what)
+    """The meta.json of a snapshot, or of the best one of a run, after every file was checked against manifest.json."""
+    path = find_snapshot(path)
     if not (path / "meta.json").is_file():
         raise UserError(
             f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or meta_distill.py."
@@ -152,12 +143,12 @@ def read_snapshot_meta(path, what="--model_load_dir"):
             f"{path / 'manifest.json'}: found format {manifest.get('format')!r:.60}, expected {FORMAT!r}: "
             "it was written by another version of this suite."
         )
-    files = manifest.get("sha256")
-    if not isinstance(files, dict) or not {*READ} <= set(files):
+    files, there = manifest.get("sha256"), os.listdir(path)
+    needed = {*READ, *({"tokenizer.json"} & {*there})}  # older ones have none
+    if not isinstance(files, dict) or not needed <= set(files):
         raise UserError(
             f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot."
         )
-    there = os.listdir(path)
     for name, expected in files.items():
         if (
             pathlib.Path(name).name != name
@@ -343,7 +334,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         path: the folder; one of that name is replaced.
         model: a DomainClassifier.
         tokenizer: the FullTokenizer that the model was trained with.
-        meta: the content of meta.json; "task", "labels" and "domains" are needed.
+        meta: the content of meta.json; "task", "labels" and "domains" are needed, and "seq_length" of one that serves.
         left_out: prefixes of weights that are not written, as a student's distillation heads.
         optimizer: {name: array}, its state, for snapshot_last.
         card: the text of README.md, for a best snapshot.
@@ -367,14 +358,8 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         write_json(folder / "config.json", config)
         _save_arrays(arrays, folder / "model.safetensors")
         shutil.copyfile(tokenizer.vocab_file, folder / "vocab.txt")
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": tokenizer.do_lower_case,
-                "model_max_length": model.bert.config.max_position_embeddings,
-            },
-        )
+        positions = model.bert.config.max_position_embeddings
+        save_tokenizer_files(folder, tokenizer, meta.get("seq_length", positions))
         write_json(folder / "meta.json", meta)
         if card is not None:
             with atomic_file(folder / "README.md", "w") as file:

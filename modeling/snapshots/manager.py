@@ -18,6 +18,7 @@ from modeling.optimization import optimizer_arrays
 from modeling.reports.model_card import model_card
 from modeling.reports.run_report import run_page, write_report
 from modeling.reports.tensorboard import Board
+from modeling.snapshots.best import best_snapshot_path, is_snapshot_name, name_best
 from modeling.snapshots.folder import check_meta, check_task, load_weights, read_model, save_snapshot
 from modeling.training.loop import metrics_line
 from util import (
@@ -27,7 +28,6 @@ from util import (
     get_rank,
     get_world_size,
     new_run_folder,
-    read_json,
     remove_folder,
     version_and_flag_lines,
     write_json,
@@ -49,6 +49,9 @@ CHANGEABLE = {
     "save_total_limit",
     "log_every_step_num",
     "device",
+    "card_base_model",
+    "card_license",
+    "card_language",
 }  # may differ when a run is resumed
 PER_CALL = {
     "resume",
@@ -81,9 +84,14 @@ FACTS = {
     "knowledge": "knowledge of other layers or heads",
     "scores": "other prototype scores",
     "unlabelled_sha256": "other unlabelled texts",
+    "base": "another base model in its card",
     "ranks": "another number of ranks",
 }  # in words
-ABSENT_IN_OLD = {"dev_sha256", "knowledge"}  # facts that the snapshots of earlier versions do not have
+ABSENT_IN_OLD = {
+    "dev_sha256",
+    "knowledge",
+    "base",
+}  # facts that the snapshots of earlier versions do not have
 END = ", since the learning rate has to fall to 0 at its end"
 
 
@@ -187,7 +195,7 @@ class Snapshots:
                 self.left_out,
                 card=self.card and self.card(meta),
             )
-            write_json(self.run.folder / "best.json", self.best)
+            name_best(self.run.folder, self.best)
             for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
                 if other.name not in [each["snapshot"] for each in self.kept]:
                     remove_folder(other)
@@ -209,7 +217,7 @@ class Snapshots:
     def name_last(self, step):
         """Without an evaluation on dev the last snapshot counts as the best."""
         if get_rank() == 0:
-            write_json(self.run.folder / "best.json", {"snapshot": "snapshot_last", "step": step})
+            name_best(self.run.folder, {"snapshot": "snapshot_last", "step": step})
         barrier()
 
 
@@ -425,12 +433,7 @@ def predictions(logits, arrays, task, split):
 
 def best_snapshot(run):
     """The ModelFolder of the best snapshot of a run."""
-    name = read_json(run.folder / "best.json", "the name of the best snapshot").get("snapshot")
-    if not _is_name(name):
-        raise UserError(
-            f"{run.folder / 'best.json'}: found {name!r:.60} as 'snapshot', expected the name of a snapshot in this folder."
-        )
-    return read_model(run.folder / name)
+    return read_model(best_snapshot_path(run.folder))
 
 
 def _is_kept(value):
@@ -438,13 +441,8 @@ def _is_kept(value):
     return (
         isinstance(value, dict)
         and value.keys() == {"snapshot", "step", "accuracy"}
-        and _is_name(value["snapshot"])
+        and is_snapshot_name(value["snapshot"])
         and is_count(value["step"])
         and type(value["accuracy"]) in (int, float)
         and 0 <= value["accuracy"] <= 1
     )
-
-
-def _is_name(value):
-    """Whether a value of a JSON file is the name of a snapshot, which leads to no other folder."""
-    return isinstance(value, str) and value.startswith("snapshot_") and pathlib.Path(value).name == value

@@ -57,6 +57,7 @@ slow = pytest.mark.slow
 EVENTS = {
     "open",
     "os.rename",
+    "os.symlink",
     "os.remove",
     "os.rmdir",
     "os.mkdir",
@@ -100,9 +101,13 @@ def watched(watch):
 
 
 def state_of(folder):
-    """The files below `folder`, {relative name: content}, None for a folder."""
+    """The files below `folder`, {relative name: content}, None for a folder, a text for what a link leads to."""
     return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else None
+        if path.is_dir()
+        else path.read_bytes()
         for path in sorted(folder.rglob("*"))
     }
 
@@ -114,6 +119,8 @@ def restore(state, folder):
     for name, content in state.items():
         if content is None:
             (folder / name).mkdir()
+        elif isinstance(content, str):
+            (folder / name).symlink_to(content)
         else:
             (folder / name).write_bytes(content)
 
@@ -149,7 +156,7 @@ def assert_whole(folder):
     for path in folder.rglob("*"):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if path.name.startswith("snapshot_"):
+        if path.name.startswith("snapshot_") or path.is_symlink():
             assert read_model(path).meta["step"] > 0
         elif path.name == "best.json":
             read_model(path.parent / read_json(path, "")["snapshot"])
@@ -215,7 +222,7 @@ def sample(items, quick, slow=None):
 @pytest.fixture
 def copy(story, tmp_path):
     """A copy of the golden sandbox, to be changed."""
-    return shutil.copytree(story[0], tmp_path / "sandbox")
+    return shutil.copytree(story[0], tmp_path / "sandbox", symlinks=True)
 
 
 @pytest.mark.parametrize("stage", STAGES)

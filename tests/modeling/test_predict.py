@@ -314,7 +314,7 @@ def test_a_model_that_cannot_predict_is_refused(place, tiny_model, tiny_data):
     says(place, "nowhere: cannot be read", "check --predict_file", predict_file="nowhere")
     (place / "run").mkdir()
     (place / "run" / "best.json").write_text('{"snapshot": "snapshot_best"}')
-    says(place, "--model_load_dir run", "the folder of a run", "run/snapshot_best", model_load_dir="run")
+    says(place, "--model_load_dir run/snapshot_best", "no such folder", model_load_dir="run")
     folder = read_model(place / "student")
     model = DomainClassifier(folder.config, 2, 4)
     save_snapshot(

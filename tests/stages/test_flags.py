@@ -229,7 +229,7 @@ def test_a_resumed_run_ends_early_at_the_same_step(stopped_early, tmp_path, tiny
 
 def test_a_run_that_ended_early_does_nothing_more(stopped_early, tmp_path, tiny_model):
     """Resumed, it makes no step and keeps every byte."""
-    folder = shutil.copytree(stopped_early.run.folder, tmp_path / "run")
+    folder = shutil.copytree(stopped_early.run.folder, tmp_path / "run", symlinks=True)
     patient(folder, tiny_model, resumed=True)
     assert tree(folder) == tree(stopped_early.run.folder)
 

@@ -1,0 +1,38 @@
+"""What the card of a snapshot says of the model that its weights come from: its name, its license and its language."""
+
+import re
+
+HEAD = re.compile(r"---\r?\n(.*?)\r?\n---", re.S)  # the front matter of a model card
+UNKNOWN = {
+    "name": None,
+    "license": "unknown",
+    "language": None,
+}  # of a snapshot that is older than these facts
+
+
+def base_facts(folder, args):
+    """{"name", "license", "language"} of the model in `folder`, a ModelFolder, for meta.json.
+
+    The flags --card_... say it; else the snapshot that the model is, else the README.md of its folder. A model whose card has no
+    license has the license "unknown", and without a language there is None.
+    """
+    if folder.meta is None:
+        facts = {"name": folder.path.resolve().name, **_card_facts(folder.path / "README.md")}
+    else:
+        facts = folder.meta.get("base", UNKNOWN)
+    given = {"name": args.card_base_model, "license": args.card_license, "language": args.card_language}
+    return {**facts, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _card_facts(path):
+    """License and language of the model card at `path`: single values or the first of a list."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    head = HEAD.match(text)
+    facts = {"license": "unknown", "language": None}
+    for name in facts:
+        found = head and re.search(
+            rf"^{name}:[ \t]*(?:\r?\n[ \t]*-[ \t]*)?[\"']?([\w.-]+)", head.group(1), re.M
+        )
+        if found:
+            facts[name] = found.group(1)
+    return facts
