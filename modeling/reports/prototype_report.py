@@ -7,6 +7,8 @@ from modeling.reports import charts
 from modeling.reports.html import note, page, table
 
 SAMPLE = 400  # examples on the map at most
+NAMES = 30  # domains and classes on the map at most
+MANY = 100  # domains with a class in the table and the chart at most
 
 
 def sample_of(rows, vectors):
@@ -34,6 +36,9 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
         for m in range(len(task.labels))
     }
     cells = {name: found for name, found in cells.items() if len(found)}
+    largest = sorted(cells, key=lambda name: -len(cells[name]))[:MANY]
+    left_out = [note(f"The {MANY} with the most examples, of {len(cells)}.")] if len(cells) > MANY else []
+    cells = {name: found for name, found in cells.items() if name in largest}
     summary = (
         f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, from {scores.min():.4f} to {scores.max():.4f}; "
         f"alpha is {alpha:g}."
@@ -48,6 +53,7 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
                     note(
                         "The score is the cosine of a text's vector to the prototype of its class, in its own domain and in the others: 1 is typical."
                     ),
+                    *left_out,
                     *(
                         [charts.boxes("prototype score", cells, "score: quartiles, 5th and 95th percentile")]
                         if charts.matplotlib
@@ -91,6 +97,8 @@ def prototype_map(task, domain, label, vectors, axes):
     """The two directions in which the examples differ most, by PCA of the vectors at length 1; prototypes are laid into the same plane."""
     if charts.matplotlib is None:
         return [note(charts.NO_CHARTS)]
+    if len(task.domains) + len(task.labels) > NAMES:
+        return [note("No map: there are more domains and classes than colours and shapes tell apart.")]
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     if len(vectors) < 3:
         return [note("Fewer than three examples make no map.")]

@@ -11,6 +11,8 @@ from util import atomic_file, read_json
 
 POINTS = 200  # of a curve at most
 MISTAKES = 10
+MANY = 30  # labels in a table of all confusions, and domains in a chart, at most
+CONFUSIONS = 50  # that are listed where there are more labels
 NOT_VALUES = (
     "step",
     "epoch",
@@ -126,12 +128,28 @@ def accuracy_table(results, teacher=None):
 
 
 def confusion_table(rows, labels):
-    """How many test examples of each label (lines) are taken for which (columns)."""
+    """How many test examples of each label (lines) are taken for which (columns); of many labels the largest confusions alone."""
     counts = collections.Counter((row["label"], row["predicted"]) for row in rows)
+    if len(labels) > MANY:
+        return largest_confusions(counts)
     lines = [[counts[label, predicted] for predicted in labels] for label in labels]
     return table(
         ("label, predicted as", *labels),
         [(label, *(shaded(count, sum(line)) for count in line)) for label, line in zip(labels, lines)],
+    )
+
+
+def largest_confusions(counts):
+    """The most frequent wrong answers. Args: counts: {(label, predicted): test examples}."""
+    wrong = {pair: count for pair, count in counts.items() if pair[0] != pair[1]}
+    totals = collections.Counter()
+    for (label, _), count in counts.items():
+        totals[label] += count
+    listed = sorted(wrong, key=lambda pair: (-wrong[pair], pair))[:CONFUSIONS]
+    return note(f"The {len(listed)} largest of {len(wrong)} confusions.") + table(
+        ("label", "predicted as", "examples", "of the label's"),
+        [(*pair, wrong[pair], totals[pair[0]]) for pair in listed],
+        words=True,
     )
 
 
@@ -165,6 +183,7 @@ def training_charts(steps, evaluations):
     drawn = []
     if evaluations:
         domains = {name: None for line in evaluations for name in line["dev"]["domains"]}
+        domains = domains if len(domains) <= MANY else {}
         curves = {
             name: _curve(evaluations, lambda line, name=name: line["dev"]["domains"].get(name))
             for name in domains

@@ -1,6 +1,7 @@
 """report.html and the model card: their numbers are those of the run, their texts are texts, and nothing in them comes from the net."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import re
@@ -17,7 +18,15 @@ from data.tasks import BUILT_IN
 from modeling.reports import charts, tensorboard
 from modeling.reports.model_card import model_card
 from modeling.reports.prototype_report import scores_page
-from modeling.reports.run_report import POINTS, mistakes, read_predictions, run_page, thin, write_report
+from modeling.reports.run_report import (
+    POINTS,
+    confusion_table,
+    mistakes,
+    read_predictions,
+    run_page,
+    thin,
+    write_report,
+)
 from modeling.reports.tensorboard import Board
 from modeling.snapshots.folder import read_model
 from util import Run, UserError, write_json
@@ -208,6 +217,18 @@ def test_confusions_and_mistakes_are_those_of_predictions_tsv(golden):
     }
 
 
+def test_of_many_labels_the_largest_confusions_are_listed():
+    """1,000 labels make no table of a million cells: the 50 largest confusions, each with its label's examples, the largest first."""
+    labels = [f"label {i}" for i in range(1000)]
+    rows = [{"label": name, "predicted": name} for name in labels]
+    for i in range(60):
+        rows += [{"label": labels[i], "predicted": labels[i + 1]}] * (60 - i)
+    text = confusion_table(rows, labels)
+    lines = Page(text).rows[1:]
+    assert len(text) < 20_000 and "50 largest of 60" in text
+    assert lines == [[labels[i], labels[i + 1], str(60 - i), str(61 - i)] for i in range(50)]
+
+
 def test_ten_mistakes_at_most_and_none_is_said():
     """Twelve wrong answers give ten lines, of equal confidence in the order of the file; no wrong answer gives a word."""
     rows = [
@@ -385,6 +406,18 @@ def test_a_cell_without_examples_or_prototype_is_left_out():
         assert [row[0] for row in page.rows[1:]] == ["books, positive", "dvd, negative"] and scores_page(
             *facts
         ) == scores_page(*facts)
+
+
+def test_many_domains_and_classes_make_a_small_page():
+    """1,000 classes in 500 domains: no million prototypes are drawn, the largest cells alone are listed, and the page says both."""
+    names = [tuple(f"{kind} {i}" for i in range(count)) for kind, count in (("class", 1000), ("domain", 500))]
+    task = dataclasses.replace(BUILT_IN["senti"], labels=names[0], domains=names[1])
+    domain, label = np.arange(2000) % 500, np.arange(2000) % 1000
+    axes = np.broadcast_to(np.float32(1), (500, 1000, 3))
+    vectors = np.eye(2000, 3, dtype=np.float32) + 1
+    text = scores_page(task, domain, label, np.ones(2000), 0.5, np.arange(2000), vectors, axes)
+    assert len(text) < 1_000_000 and "of 1000" in text and "No map" in text
+    assert len(Page(text).rows) == 1 + 100
 
 
 # --------------------------------------------------------------------------------------- the model card
