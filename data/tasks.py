@@ -13,6 +13,9 @@ from data.lines import check_texts, lookup_index, open_text, split_fields
 from util import UserError, atomic_file, make_folder, read_json, write_json
 
 SPLITS = ("train", "dev", "test")
+NAME_BYTES = (
+    150  # of a task's name, so that with what stands around it the name of a snapshot has 255 at most
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +111,11 @@ def read_task(path):
     if not re.fullmatch(r"[\w.-]+", value["name"]):
         raise UserError(
             f"{path}: found the name '{value['name']:.80}', expected letters, digits, '_', '.' and '-' alone."
+        )
+    if len(value["name"].encode()) > NAME_BYTES:
+        raise UserError(
+            f"{path}: the name '{value['name']:.20}...' has {len(value['name'].encode())} bytes in UTF-8, expected {NAME_BYTES} "
+            "at most, since names of files are made of it: shorten it."
         )
     task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
     _check_names(path, "text, domain, label", list(task.columns), 3, 4)

@@ -294,6 +294,7 @@ def test_a_described_task_overrides_the_built_in_one(tmp_path):
     [
         ({"name": "other"}, "describes task 'other', expected 'tiny'"),
         ({"name": "../up"}, "expected letters, digits"),
+        ({"name": "\u8bc4" * 100}, "has 300 bytes in UTF-8, expected 150 at most"),
         ({"extra": 1}, "found the keys 'name', 'text', 'domain', 'label', 'labels', 'domains', 'extra'"),
         ({"text": "text"}, "'text' is 'text', expected a list of 1 or 2 names"),
         ({"text": ["a", "b", "c"]}, "expected a list of 1 or 2 names"),
