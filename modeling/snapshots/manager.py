@@ -29,6 +29,7 @@ from util import (
     get_world_size,
     new_run_folder,
     remove_folder,
+    sha256,
     version_and_flag_lines,
     write_json,
 )
@@ -401,6 +402,7 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
     if get_rank() == 0:
         with atomic_file(run.folder / "predictions.tsv", "w") as file:
             file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
+        results["predictions_sha256"] = sha256(run.folder / "predictions.tsv")
         write_json(run.folder / "results.json", results)
         write_report(
             run,

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from data.tasks import read_examples, split_path
-from util import UserError, atomic_file, make_folder, read_json
+from util import UserError, atomic_file, make_folder, read_json, sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,18 +45,26 @@ class Outcome(NamedTuple):
 
 
 def read_predictions(folder):
-    """The predictions of a run, {split: {idxs: (domain, label, predicted)}}."""
+    """The predictions of a run, {split: {idxs: (domain, label, predicted)}}.
+
+    Raises:
+        UserError: the file is missing, is not the one that the run has written, is cut short, or has no predictions on dev.
+    """
     path, splits = Path(folder, "predictions.tsv"), {"dev": {}, "test": {}}
-    with open(path, encoding="utf-8", newline="") as file:
-        next(file)  # the header, in which labels have names of their own
-        for split, idxs, domain, label, predicted, *_ in csv.reader(
-            file, delimiter="\t", quoting=csv.QUOTE_NONE
-        ):
+    remedy = "remove the folder of that run, and run this again"
+    written = read_json(Path(folder, "results.json"), "the results of a run").get("predictions_sha256")
+    if not path.is_file():
+        raise UserError(f"{path}: missing, expected the predictions of a run: {remedy}.")
+    if written not in (None, sha256(path)):  # None: a run of an earlier version
+        raise UserError(f"{path}: its content is not what its run has written: {remedy}.")
+    for number, line in enumerate(path.read_bytes().splitlines()[1:], 2):  # after the header
+        try:
+            split, idxs, domain, label, predicted = line.decode("utf-8").split("\t")[:5]
             splits[split][int(idxs)] = (domain, label, predicted)
+        except (ValueError, KeyError):
+            raise UserError(f"{path}:{number}: found a line that is cut or changed: {remedy}.") from None
     if not splits["dev"]:
-        raise UserError(
-            f"{path}: holds no predictions on dev, by which a learning rate is chosen: remove that run, and run this again."
-        )
+        raise UserError(f"{path}: holds no predictions on dev, by which a learning rate is chosen: {remedy}.")
     return splits
 
 

@@ -19,7 +19,7 @@ from data.selection import select
 from data.tasks import load_task, read_examples
 from scripts.reproduce import __main__ as reproduce
 from scripts.reproduce import plan, results
-from util import UserError
+from util import UserError, sha256, write_json
 
 GROUPS = {
     "preprocess.py": (
@@ -424,6 +424,27 @@ def test_a_label_may_have_the_name_of_a_column(tmp_path):
         "test": {0: ("d", "split", "label")},
         "dev": {0: ("d", "label", "label")},
     }
+
+
+def test_predictions_that_their_run_has_not_written_are_refused(tmp_path):
+    """Edited by hand, cut in a line, or gone: a sentence that names the file and what to do; those of the run are taken."""
+    folder = write_run(tmp_path / "run", [("d", "up", "down")] * 9, [("d", "up", "up")])
+    path = folder / "predictions.tsv"
+    whole, old = path.read_text(), results.read_predictions(folder)  # of a version that kept no hash
+    write_json(folder / "results.json", {"parameters": 7, "predictions_sha256": sha256(path)})
+    assert results.read_predictions(folder) == old
+    for content in (whole.replace("down", "up", 1), whole[:-20], ""):
+        path.write_text(content)
+        with pytest.raises(UserError, match="predictions.tsv: its content is not what its run has written"):
+            results.read_predictions(folder)
+    (folder / "results.json").write_text("{}")
+    for content in (whole[:-7], whole.replace("test\t3", "tset\t3"), whole.replace("\t3\t", "\tx\t")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"predictions.tsv:\d+: found a line that is cut or changed"):
+            results.read_predictions(folder)
+    path.unlink()
+    with pytest.raises(UserError, match="predictions.tsv: missing"):
+        results.dev_accuracy([folder])
 
 
 def test_a_portion_is_as_large_as_what_stage_4_chooses(tiny_data):
