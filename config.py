@@ -238,12 +238,25 @@ def device(parser):
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there"
     )
     group.add_argument(
-        "--cpu_processes",
+        "--encoder",
+        choices=("auto", "oneflow", "cpu"),
+        default="auto",
+        help="who does the work: cpu, numpy on all cores; oneflow, OneFlow's own operators, slow on a CPU; auto: cpu on a CPU",
+    )
+    group.add_argument(
+        "--cpu_threads",
         type=auto_or_count,
         default="auto",
         metavar="auto|N",
-        help="ranks that share the work on the CPUs of a machine; auto: one to a core, as long as each has 4 examples of a batch; "
-        "a resumed run has those that it had",
+        help="threads that share the work on a CPU; the results do not depend on how many; auto: OMP_NUM_THREADS where that is "
+        "set, else one to a core",
+    )
+    group.add_argument(
+        "--cpu_processes",
+        type=count,
+        metavar="N",
+        help="ranks that share the work on the CPUs of a machine, in place of threads (default: 1; a resumed run has those "
+        "that it had)",
     )
     group.add_argument(
         "--gpu_num_per_node", type=count, default=1, help="GPUs to use on each machine, one rank to a GPU"

@@ -13,7 +13,8 @@ from data.selection import open_splits, records_folder, records_line
 from data.store.knowledge import Knowledge, knowledge_folder
 from data.tasks import load_task
 from data.unlabelled import unlabelled_arrays, with_pseudo_labels
-from modeling.bert import init_weights
+from modeling.bert.model import init_weights
+from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, evaluate, select_device, to_device
@@ -69,7 +70,7 @@ def main():
     )
     if wants_prediction(args):
         return predict(args)
-    launch_ranks(args, args.batch_size_per_device)
+    launch_ranks(args)
 
     # ------------ data
     terms = active_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
@@ -97,7 +98,8 @@ def main():
 
     # ------------ model
     device = select_device(args.device)
-    model = build_student(folder.config, task, teacher_facts["width"], terms)
+    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
+    model = build_student(folder.config, task, teacher_facts["width"], terms, make_encoder)
     init_weights(model, args.seed, folder.config.initializer_range)
     load_weights(model, folder, run.log, () if args.resume_from else HEADS)
     model.to(device)

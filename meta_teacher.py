@@ -10,7 +10,8 @@ import numpy as np
 from data.batches import corrupted_domains, make_batch
 from data.selection import examples_facts, open_splits, records_line
 from data.tasks import load_task
-from modeling.bert import init_weights
+from modeling.bert.model import init_weights
+from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, evaluate, select_device, tensor, to_device
@@ -49,7 +50,7 @@ def main():
     )
     if wants_prediction(args):
         return predict(args)
-    launch_ranks(args, args.batch_size_per_device)
+    launch_ranks(args)
 
     # ------------ data
     task = load_task(args.task_name, args.data_dir)
@@ -76,7 +77,8 @@ def main():
     # ------------ model
     device = select_device(args.device)
     class_heads = args.class_heads if args.do_train else class_head_kind(folder)
-    model = build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads)
+    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
+    model = build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads, make_encoder)
     init_weights(model, args.seed, folder.config.initializer_range)
     load_weights(model, folder, run.log, () if args.resume_from else HEADS)
     model.to(device)

@@ -31,6 +31,7 @@ from data.store.ofrecord import check_replaceable
 from data.store.parts import windows
 from data.tasks import load_task
 from data.unlabelled import unlabelled_arrays
+from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, infer, select_device
@@ -94,10 +95,9 @@ def main():
     check_space(target, size)
 
     # ------------ the teacher
-    model, device = (
-        build_teacher(folder.config, task, meta["domain_head"], class_head_kind(folder)),
-        select_device(args.device),
-    )
+    device = select_device(args.device)
+    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
+    model = build_teacher(folder.config, task, meta["domain_head"], class_head_kind(folder), make_encoder)
     load_weights(model, folder, run.log, allow_missing=())
     model.to(device)
 
@@ -134,7 +134,12 @@ def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
     idxs; logits [M]; representation [H], the pooled [CLS] output; domain_feature [H], zeros of a teacher without it; attention [L, n, n] or
     [L, A, n, n], Q K^T / sqrt(d) of the n real tokens before the softmax; hidden [L, n, H] where asked for.
     """
-    answers = model(batch, scores_of=layers, mean_over_heads=attention_heads == "mean")
+    answers = model(
+        batch,
+        scores_of=layers,
+        hidden_of=layers if hidden_states else (),
+        mean_over_heads=attention_heads == "mean",
+    )
     logits, pooled = answers.logits.numpy(), answers.encoder.pooled.numpy()
     feature = (
         model.domain_feature(answers.encoder, batch).numpy() if model.domain_head else np.zeros_like(pooled)

@@ -21,6 +21,7 @@ from data.selection import (
 from data.store.parts import PartsFolder, windows
 from data.store.records import with_scores
 from data.tasks import SPLITS, load_task
+from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, infer, select_device
@@ -75,10 +76,9 @@ def main():
         return
 
     # ------------ model: the encoder as it was pre-trained
-    model, device = (
-        DomainClassifier(folder.config, len(task.labels), len(task.domains)),
-        select_device(args.device),
-    )
+    device = select_device(args.device)
+    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
+    model = DomainClassifier(folder.config, len(task.labels), len(task.domains), make_encoder=make_encoder)
     load_weights(model, folder, run.log)
     model.to(device)
 
@@ -133,7 +133,7 @@ def main():
 
 def embeddings(model, batch):
     """f(x) of each example of a batch: a list of B float32 arrays [H]."""
-    hidden = model.bert(batch.input_ids, batch.input_mask, batch.segment_ids).hidden[-1]
+    hidden = model.bert(batch.input_ids, batch.input_mask, batch.segment_ids).last_hidden
     return list(text_embedding(hidden, batch.content_weights).numpy())
 
 

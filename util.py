@@ -37,9 +37,11 @@ def _blas_kernel():
 
 
 # The OpenBLAS in OneFlow's wheel and the one in numpy's pick their kernel when they are loaded, and fall back to one that is up to
-# five times slower on a CPU that is newer than they are. So it is named here, before either.
+# five times slower on a CPU that is newer than they are. So it is named here, before either. Each gets one thread: modeling/cpu has
+# threads of its own, which multiply at the same time, and OpenBLAS's would spin beside them.
 if "OPENBLAS_CORETYPE" not in os.environ and _blas_kernel():
     os.environ["OPENBLAS_CORETYPE"] = _blas_kernel()
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 try:
     import numpy as np

@@ -31,48 +31,10 @@ from util import UserError, entry, read_json, atomic_folder, write_json  # isort
 import numpy as np
 
 from config import module_parser
+from modeling.bert.names import current_name, encoder_shapes
 from tokenization import load_vocab, tokenizer_for
 
 # --------------------------------------------------------------------------------------- names, shapes and shards
-
-
-def encoder_shapes(config):
-    """Yields name and shape of each weight of the encoder, so that they are checked before the engine makes room for them."""
-    H, inner = config.hidden_size, config.intermediate_size
-    for name, rows in (
-        ("word", config.vocab_size),
-        ("position", config.max_position_embeddings),
-        ("token_type", config.type_vocab_size),
-    ):
-        yield f"bert.embeddings.{name}_embeddings.weight", (rows, H)
-    norms = {"attention.output.LayerNorm": (H,), "output.LayerNorm": (H,)}
-    maps = {
-        "attention.self.query": (H, H),
-        "attention.self.key": (H, H),
-        "attention.self.value": (H, H),
-        "attention.output.dense": (H, H),
-        "intermediate.dense": (inner, H),
-        "output.dense": (H, inner),
-        **norms,
-    }
-    layers = (
-        (f"bert.encoder.layer.{layer}.{name}", shape)
-        for layer in range(config.num_hidden_layers)
-        for name, shape in maps.items()
-    )
-    for name, shape in itertools.chain(
-        [("bert.embeddings.LayerNorm", (H,))], layers
-    ):  # one by one: the number of layers is not yet believed
-        yield f"{name}.weight", shape
-        yield f"{name}.bias", shape[:1]
-
-
-def current_name(name):
-    """A Hugging Face name as it is today: `bert.` before the encoder, LayerNorm.weight and .bias for gamma and beta."""
-    name = re.sub(
-        r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-    )
-    return "bert." + name if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
 
 
 def read_shards(path, name, load):

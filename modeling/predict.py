@@ -11,6 +11,7 @@ import numpy as np
 from data.lines import check_texts, open_text, split_fields
 from data.store.records import encode_line
 from data.tasks import Task
+from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
 from modeling.meta_kd.losses import softmax
@@ -77,9 +78,11 @@ def predict(args):
     task, seq_length, domains = task_from_meta(folder)
     tokenizer = tokenizer_for(folder.path, args.vocab_file)
     check_fits_model(folder, task, seq_length, tokenizer)
-    model, device = (
-        DomainClassifier(folder.config, len(task.labels), domains.K, class_heads=class_head_kind(folder)),
-        select_device(args.device),
+    device = select_device(args.device)
+    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
+    class_heads = class_head_kind(folder)
+    model = DomainClassifier(
+        folder.config, len(task.labels), domains.K, class_heads=class_heads, make_encoder=make_encoder
     )
     load_weights(model, folder, allow_missing=())
     model.to(device)

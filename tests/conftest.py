@@ -14,9 +14,6 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # on tiny matrices threads do nothing but wait for each other
 
 import util  # noqa: F401  (before numpy, as in the scripts: it names the BLAS kernel, on which the last bits depend)
 
@@ -59,7 +56,8 @@ def tiny_model(tmp_path_factory):
     """A folder with a random BERT of 4 layers, 16 wide, 4 heads, and a vocabulary of 40 tokens."""
     from safetensors.numpy import save_file
 
-    from modeling.bert import BertConfig, init_weights
+    from modeling.bert.config import BertConfig
+    from modeling.bert.model import init_weights
     from modeling.meta_kd.classifier import DomainClassifier
 
     folder = tmp_path_factory.mktemp("tiny") / "bert"

@@ -55,9 +55,19 @@ class SharedLoss(flow.nn.Module):
 
 
 def shared_loss(model):
-    """A SharedLoss, with gradients averaged over the ranks where there are several."""
+    """A SharedLoss. Where there are several ranks, and the encoder is OneFlow's own, it averages gradients over them."""
     module = SharedLoss(model)
-    return flow.nn.parallel.DistributedDataParallel(module) if get_world_size() > 1 else module
+    if get_world_size() == 1 or model.bert.threads:
+        return module
+    return flow.nn.parallel.DistributedDataParallel(module)
+
+
+def all_reduce_gradients(model):
+    """Averages the gradients over the ranks, as DistributedDataParallel would, which does not see those made in numpy."""
+    if get_world_size() > 1:
+        for parameter in model.parameters():
+            flow.comm.all_reduce(parameter.grad)
+            parameter.grad /= get_world_size()
 
 
 def all_reduce_mean(numbers, device):

@@ -16,6 +16,7 @@ import tempfile
 import time
 import types
 
+from modeling.cpu.threads import cores
 from util import (
     EXIT_REPORT_DIR,
     STOPPED,
@@ -34,23 +35,21 @@ from oneflow.distributed import launch as oneflow_launch  # noqa: E402
 
 PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
 MOST = 1024  # ranks of one machine; a snapshot that says more is broken
-LEAST = 4  # examples of a batch that are worth a rank
 TO_SAVE, TO_DIE = (
     600,
     3,
 )  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
 
 
-def launch_ranks(args, batch=None):
+def launch_ranks(args):
     """Runs the script in as many ranks as its flags ask for; returns in each of them, and at once where one is enough.
 
     Args:
         args: the flags of the groups `device` and, of a training script, `training`.
-        batch: examples in a step of training, of which each rank takes a share; None: the work has other shares.
     Raises:
         UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks, when they have ended.
     """
-    launch(_local_ranks(args, batch), args.num_nodes, args.node_rank, args.master_addr, args.master_port)
+    launch(_local_ranks(args), args.num_nodes, args.node_rank, args.master_addr, args.master_port)
     if get_rank() > 0:
         args.resave_ofrecord = False  # the first rank does it
 
@@ -64,7 +63,7 @@ def _on_gpus(args):
     return args.device == "cuda" or args.device == "auto" and flow.cuda.is_available()
 
 
-def _local_ranks(args, batch):
+def _local_ranks(args):
     """How many ranks this machine takes part with."""
     if args.node_rank >= args.num_nodes:
         raise UserError(
@@ -82,10 +81,7 @@ def _local_ranks(args, batch):
         )
     if getattr(args, "resume_from", None):
         return _resumed_ranks(args)
-    if args.cpu_processes != "auto":
-        return args.cpu_processes
-    threads = int(os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or 1)
-    return max(1, min(cores() // threads, batch // LEAST if batch else cores()))
+    return args.cpu_processes or 1
 
 
 def _resumed_ranks(args):
@@ -99,22 +95,12 @@ def _resumed_ranks(args):
         return 1
     if local > MOST:
         return 1
-    if args.cpu_processes not in ("auto", local):
+    if args.cpu_processes not in (None, local):
         raise UserError(
             f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes {args.cpu_processes} it would "
             "become another one: leave the flag out."
         )
     return local
-
-
-def cores():
-    """The CPU cores that this process may use: those it is bound to, and no more than its control group pays for."""
-    count = len(os.sched_getaffinity(0))
-    try:
-        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such group, or "max"
-        return count
 
 
 # --------------------------------------------------------------------------------------- launching
@@ -193,8 +179,7 @@ def _be_launcher(words, folder, local):
         stop_with_parent(signal.SIGKILL)
         sys.stdout = sys.stderr = open(os.devnull, "w")
         os.environ[EXIT_REPORT_DIR] = folder
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ.setdefault(name, str(max(1, cores() // local)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // local)))
         sys.argv = ["oneflow.distributed.launch", *words]
         oneflow_launch.time = types.SimpleNamespace(
             sleep=lambda seconds: time.sleep(seconds / 50)

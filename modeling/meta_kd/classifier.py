@@ -5,16 +5,16 @@ B examples, T tokens, H width of the encoder, M classes, K domains.
 
 from typing import NamedTuple
 
-from modeling.bert import BertModel
-from modeling.operation import Dropout, Dropouts
+from modeling.bert.dropout import Dropout, DropoutMasks
+from modeling.bert.model import BertModel
 from util import load_oneflow
 
 flow = load_oneflow()
 nn = flow.nn
 
 
-class Answers(NamedTuple):
-    """What teacher and student say of a batch: class logits [B, M], and `encoder`, the Outputs of the BERT module."""
+class ClassifierOutput(NamedTuple):
+    """What teacher and student say of a batch: class logits [B, M], and the EncoderOutput."""
 
     logits: "flow.Tensor"
     encoder: tuple
@@ -26,13 +26,13 @@ class DomainHead(nn.Module):
     With `domains_out`, domain logits = linear(dropout(h_d)), trained against corrupted domain labels.
     """
 
-    def __init__(self, config, K, dropouts, domains_out):
+    def __init__(self, config, K, masks, domains_out):
         super().__init__()
         H = config.hidden_size
         self.embedding = nn.Embedding(K, H)
         self.dense = nn.Linear(H, H)
         if domains_out:
-            self.dropout = Dropout(config.hidden_dropout_prob, dropouts)
+            self.dropout = Dropout(config.hidden_dropout_prob, masks.heads)
             self.classifier = nn.Linear(H, K)
 
     def forward(self, embedding, domain_mix):  # [B, H], [B, K] -> [B, H]
@@ -65,45 +65,54 @@ class DomainClassifier(nn.Module):
         class_heads: "shared": one class head; "per_domain": ClassHeads.
         domain_head: None: no such head; "corrupted": the teacher's, with domain logits; "feature": the student's, without.
         maps: {name: (inputs, outputs)}, learned linear maps without bias from the student's width to the teacher's.
+        make_encoder: takes (config, DropoutMasks) to the encoder, as `choose_encoder` gives it.
     """
 
-    def __init__(self, config, M, K, domain_head=None, maps=None, class_heads="shared"):
+    def __init__(
+        self, config, M, K, domain_head=None, maps=None, class_heads="shared", make_encoder=BertModel
+    ):
         super().__init__()
-        self.dropouts = Dropouts()
-        self.bert = BertModel(config, self.dropouts)
-        self.dropout = Dropout(config.hidden_dropout_prob, self.dropouts)
+        self.masks = DropoutMasks()
+        self.bert = make_encoder(config, self.masks)
+        self.dropout = Dropout(config.hidden_dropout_prob, self.masks.heads)
         if class_heads == "per_domain":
             self.domain_classifiers = ClassHeads(config, M, K)
         else:
             self.classifier = nn.Linear(config.hidden_size, M)
         self.domain_head = domain_head and DomainHead(
-            config, K, self.dropouts, domains_out=domain_head == "corrupted"
+            config, K, self.masks, domains_out=domain_head == "corrupted"
         )
         for name, (inputs, outputs) in (maps or {}).items():
             self.add_module(name, nn.Linear(inputs, outputs, bias=False))
 
-    def forward(self, batch, scores_of=(), mean_over_heads=True, last_hidden=True):
-        """Answers on a TensorBatch.
+    def forward(self, batch, scores_of=(), hidden_of=(), mean_over_heads=True, last_hidden=True):
+        """ClassifierOutput of a TensorBatch.
 
         Args:
             scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them.
+            hidden_of: layers whose hidden states are wanted.
             last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where not.
         """
         encoder = self.bert(
-            batch.input_ids, batch.input_mask, batch.segment_ids, scores_of, mean_over_heads, last_hidden
+            batch.input_ids,
+            batch.input_mask,
+            batch.segment_ids,
+            scores_of,
+            hidden_of,
+            mean_over_heads,
+            last_hidden,
         )
         pooled = self.dropout(encoder.pooled)
-        several = hasattr(self, "domain_classifiers")
-        return Answers(
-            self.domain_classifiers(pooled, batch.domain_mix) if several else self.classifier(pooled), encoder
-        )
+        if hasattr(self, "domain_classifiers"):
+            return ClassifierOutput(self.domain_classifiers(pooled, batch.domain_mix), encoder)
+        return ClassifierOutput(self.classifier(pooled), encoder)
 
     def domain_feature(self, encoder, batch):
-        """h_d of each example, [B, H], from the Outputs of the encoder."""
-        return self.domain_head(text_embedding(encoder.hidden[-1], batch.content_weights), batch.domain_mix)
+        """h_d of each example, [B, H], from the EncoderOutput."""
+        return self.domain_head(text_embedding(encoder.last_hidden, batch.content_weights), batch.domain_mix)
 
 
-def build_teacher(config, task, domain_head, class_heads="shared"):
+def build_teacher(config, task, domain_head, class_heads="shared", make_encoder=BertModel):
     """A teacher for `task`, with the domain-corruption head or without, and with one class head or one for each domain."""
     return DomainClassifier(
         config,
@@ -111,6 +120,7 @@ def build_teacher(config, task, domain_head, class_heads="shared"):
         len(task.domains),
         "corrupted" if domain_head else None,
         class_heads=class_heads,
+        make_encoder=make_encoder,
     )
 
 
@@ -119,7 +129,7 @@ def class_head_kind(folder):
     return "per_domain" if any(name.startswith("domain_classifiers.") for name in folder.arrays) else "shared"
 
 
-def build_student(config, task, teacher_width, terms):
+def build_student(config, task, teacher_width, terms, make_encoder=BertModel):
     """A student for `task` with what the distillation `terms` need: its domain feature, and maps to the teacher's width.
 
     Args:
@@ -132,7 +142,12 @@ def build_student(config, task, teacher_width, terms):
         if term in terms and len(set(widths)) > 1
     }
     return DomainClassifier(
-        config, len(task.labels), len(task.domains), "feature" if "transfer" in terms else None, maps
+        config,
+        len(task.labels),
+        len(task.domains),
+        "feature" if "transfer" in terms else None,
+        maps,
+        make_encoder=make_encoder,
     )
 
 

@@ -175,8 +175,10 @@ def student_loss(model, batch, targets, terms):
     Returns:
         the loss, and {term: its batch mean, before its weight and lambda}.
     """
-    last_hidden = "transfer" in terms or "hidden" in terms
-    answers = model(batch, tuple(targets.attention), targets.mean_over_heads, last_hidden)
+    last_hidden = "transfer" in terms
+    answers = model(
+        batch, tuple(targets.attention), tuple(targets.hidden), targets.mean_over_heads, last_hidden
+    )
     values = {name: TERMS[name](model, answers, batch, targets) for name in terms}  # each [B]
     loss = 0.0
     for name, value in values.items():

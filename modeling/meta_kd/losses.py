@@ -6,8 +6,9 @@ an average over the batch is taken last, in `batch_mean`, so that instance weigh
 
 import numpy as np
 
-from modeling.operation import Operation, flow
+from util import load_oneflow
 
+flow = load_oneflow()
 F = flow.nn.functional
 
 
@@ -33,68 +34,27 @@ def attention_loss(student_scores, teacher_scores, pair_weights, centring=None):
     Args:
         student_scores: a list of L tensors [B, T, T] (mean over heads) or [B, A, T, T]; teacher_scores: L such arrays.
         pair_weights: an array [B, T, T], 1/n^2 at the n x n real pairs of an example with n real tokens, else 0.
-        centring: None, or an array [B, T, T] from `centring_matrix`: each row of scores loses its mean over real keys, a constant
-            that the softmax does not see.
+        centring: None, or an array [B, T, T] from `centring_matrix`: each row of scores loses its mean over real keys, a
+            constant that the softmax does not see.
     Returns:
         [B].
     """
-    return AttentionError(teacher_scores, pair_weights, centring)(*student_scores)
+    B, T = pair_weights.shape[:2]
+    A, device, total = student_scores[0].numel() // (B * T * T), student_scores[0].device, 0.0
 
+    def by_head(array):  # [B, T, T] -> [B*A, T, T]
+        return flow.from_numpy(np.repeat(array, A, axis=0)).to(device)
 
-def _by_head(scores):
-    """[B, T, T] or [B, A, T, T] -> [B, A, T, T]"""
-    B, *A, T, _ = scores.shape
-    return scores.reshape(B, *A or [1], T, T)
-
-
-class AttentionError(Operation):
-    """The mean over layers and heads of the sum over pairs of weight * ((student - teacher) C)^2: the student's scores -> [B].
-
-    Arguments and inputs as in `attention_loss`; C is the centring, if there is one. What the teacher gives are arrays, not tensors:
-    to see a tensor as an array waits for a thread of the engine, which took six times as long as the arithmetic.
-    """
-
-    def __init__(self, teachers, weights, centring):
-        self.teachers, self.weights, self.centring = teachers, weights, centring
-
-    def forward(self, *students):
-        self.weighted, total = [], 0.0
-        for student, teacher in zip(students, self.teachers):
-            error = _by_head(student - teacher)
-            if self.centring is not None:
-                error = error @ self.centring[:, None]
-            weighted = error * self.weights[:, None]
-            total += np.einsum("baqk,baqk->b", weighted, error)
-            if self.saving:
-                self.weighted.append(weighted)
-        self.shape, self.scale = students[0].shape, np.float32(1 / (len(students) * error.shape[1]))
-        return total * self.scale
-
-    def backward(self, dvalues):
-        factor, gradients = (2 * self.scale * dvalues)[:, None, None, None], []
-        while self.weighted:
-            derror = self.weighted.pop(0)
-            derror *= factor
-            if self.centring is not None:
-                derror = derror @ self.centring.transpose(0, 2, 1)[:, None]
-            gradients.append(derror.reshape(self.shape))
-        return gradients
-
-    def formula(self, *students):
-        def there(array):
-            return flow.from_numpy(array).to(students[0].device)
-
-        total = 0.0
-        for student, teacher in zip(students, self.teachers):
-            error = _by_head(student - there(teacher))
-            for head in range(error.shape[1]):
-                one = (
-                    error[:, head]
-                    if self.centring is None
-                    else flow.matmul(error[:, head], there(self.centring))
-                )
-                total = total + (one * one * there(self.weights)).sum(dim=(1, 2))
-        return total / (len(students) * error.shape[1])
+    weights = by_head(pair_weights / np.float32(A * len(student_scores)))
+    centre = None if centring is None else by_head(centring)
+    ones = flow.ones(T * T, 1, device=device)  # to add up rows by a product is faster than by a sum
+    for student, teacher in zip(student_scores, teacher_scores):
+        error = (student - flow.from_numpy(teacher).to(device)).reshape(B * A, T, T)
+        if centre is not None:
+            error = flow.matmul(error, centre)
+        weighted = (flow.square(error) * weights).reshape(B * A, T * T)
+        total = total + flow.matmul(weighted, ones)  # [B*A, 1]
+    return total.reshape(B, A).sum(dim=1)
 
 
 def squared_error(student, teacher):

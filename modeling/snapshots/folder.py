@@ -16,8 +16,9 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from data.store.ofrecord import TYPES
-from modeling.bert import BertConfig
-from modeling.convert import current_name, encoder_shapes, read_shards, source_format
+from modeling.bert.config import BertConfig
+from modeling.bert.names import current_name, encoder_shapes
+from modeling.convert import read_shards, source_format
 from modeling.meta_kd.classifier import evenly_spaced_layers
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.tokenizer_file import save_tokenizer_files

@@ -9,12 +9,12 @@ import time
 import numpy as np
 
 from data.store.ofrecord import is_count
+from modeling.cpu.encoder import SHARD_TOKENS
 from modeling.distributed.collective import barrier, broadcast
 from modeling.distributed.launch import devices
 from modeling.inference import class_logits, logits_metrics
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
-from modeling.optimization import optimizer_arrays
 from modeling.reports.model_card import model_card
 from modeling.reports.run_report import run_page, write_report
 from modeling.reports.tensorboard import Board
@@ -53,12 +53,14 @@ CHANGEABLE = {
     "card_base_model",
     "card_license",
     "card_language",
+    "encoder",
 }  # may differ when a run is resumed
 PER_CALL = {
     "resume",
     "resume_from",
     "model_save_dir",
     "resave_ofrecord",
+    "cpu_threads",
     "cpu_processes",
     "gpu_num_per_node",
     "num_nodes",
@@ -87,11 +89,13 @@ FACTS = {
     "unlabelled_sha256": "other unlabelled texts",
     "base": "another base model in its card",
     "ranks": "another number of ranks",
+    "shard_tokens": "batches in shards of another size",
 }  # in words
 ABSENT_IN_OLD = {
     "dev_sha256",
     "knowledge",
     "base",
+    "shard_tokens",
 }  # facts that the snapshots of earlier versions do not have
 END = ", since the learning rate has to fall to 0 at its end"
 
@@ -119,10 +123,8 @@ class Snapshots:
             card,
         )
         flags = {name: value for name, value in sorted(vars(args).items()) if name not in PATHS | PER_CALL}
-        self.meta, self.step = (
-            {**meta, "ranks": get_world_size(), "devices": devices(args), "flags": flags},
-            0,
-        )
+        sharing = {"ranks": get_world_size(), "devices": devices(args), "shard_tokens": SHARD_TOKENS}
+        self.meta, self.step = {**meta, **sharing, "flags": flags}, 0
         self.limit, self.defaults, self.kept = (
             args.save_total_limit,
             args.defaults,
@@ -211,7 +213,7 @@ class Snapshots:
                 self.model,
                 self.tokenizer,
                 {**self.meta, **progress},
-                optimizer=optimizer_arrays(optimizer, self.model),
+                optimizer=optimizer.moments(),
             )
         barrier()
 
@@ -358,7 +360,7 @@ def describe(run, model, device, splits, task, tokenizer):
     parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
     counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())
     run.log(
-        f"device {device}, {get_world_size()} rank{'s' * (get_world_size() > 1)}, {parameters:,} parameters; examples: {counts}; "
+        f"device {device}, {workers(model)}, {parameters:,} parameters; examples: {counts}; "
         f"labels {', '.join(task.labels)}; "
         f"domains {', '.join(task.domains)}"
     )
@@ -370,6 +372,12 @@ def describe(run, model, device, splits, task, tokenizer):
             f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
             f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}"
         )
+
+
+def workers(model):
+    """Who does the work, for the log: ranks and, where the encoder is the CPU's own, its threads."""
+    counts = {"rank": get_world_size(), "thread": model.bert.threads.count if model.bert.threads else 0}
+    return ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
 
 
 def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):

@@ -7,16 +7,15 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from data.batches import epoch_batches, lengths
-from modeling.distributed.collective import all_reduce_mean, shared_loss
+from modeling.distributed.collective import all_reduce_gradients, all_reduce_mean, shared_loss
 from modeling.distributed.launch import devices
-from modeling.optimization import (
-    clip_gradients,
+from modeling.snapshots.folder import read_optimizer
+from modeling.training.optimization import (
     learning_rate_at,
     make_optimizer,
     restore_optimizer,
     set_learning_rate,
 )
-from modeling.snapshots.folder import read_optimizer
 from util import Signals, UserError, get_rank, get_world_size, load_oneflow, progress
 
 flow = load_oneflow()
@@ -76,11 +75,9 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
     for phase in phases:
         if snapshots.step >= phase.last or should_stop_early(snapshots.best, snapshots.step, args):
             continue
-        optimizer = make_optimizer(model, args.learning_rate, args.weight_decay_rate)
+        optimizer = make_optimizer(model, args.learning_rate, args.weight_decay_rate, model.bert.threads)
         if snapshots.step > phase.first:
-            restore_optimizer(
-                optimizer, model, read_optimizer(args.resume_from), snapshots.step - phase.first
-            )
+            restore_optimizer(optimizer, read_optimizer(args.resume_from), snapshots.step - phase.first)
         for step in range(max(snapshots.step, phase.first), phase.last):
             epoch, position = divmod(step, steps_per_epoch)
             if position == 0 or batches is None:
@@ -93,19 +90,17 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
                 args.lr_schedule,
             )
             set_learning_rate(optimizer, rate)
-            model.dropouts.key(args.seed, step, get_rank(), get_world_size())
+            model.masks.open_step(args.seed, step, get_rank(), get_world_size())
 
             values = accumulate_gradients(
                 share_of_loss, phase.loss, batches[position], epoch, args, model, optimizer
             )
-            norm = clip_gradients(model, args.max_grad_norm)
+            norm = optimizer.clip(args.max_grad_norm)
             optimizer.step()
 
             done = step + 1
             values = {name: value.item() for name, value in values.items()}
-            values = all_reduce_mean(
-                {**values, "gradient_norm": norm.item(), "stop": bool(Signals.asked)}, device
-            )
+            values = all_reduce_mean({**values, "gradient_norm": norm, "stop": bool(Signals.asked)}, device)
             stop = values.pop("stop") > 0  # some rank was told to
             log.step(done, epoch, phase.name, idxs[batches[position]], rate, values)
             if on_dev and phase.selects and (done % args.eval_every_step_num == 0 or done == phase.last):
@@ -146,13 +141,13 @@ def accumulate_gradients(share_of_loss, make_loss, rows, epoch, args, model, opt
     """Puts the gradients of a step's mean loss in place of those before: zeros, not None, where a phase uses no part of the model, in a
     resumed run as in a whole one.
 
-    The `rows` are worked on in the batches of --gradient_accumulation_steps, one after the other, each weighted by its examples; the
-    sites of dropout are numbered on from one to the next. DistributedDataParallel gives gradients a place of their own, and would go on
-    adding to them if they were set to None; what it has averaged before, the same in all ranks, it leaves as it is.
+    The `rows` are worked on in the batches of --gradient_accumulation_steps, one after the other, each weighted by its examples and
+    with dropout masks of its own. DistributedDataParallel gives gradients a place of their own, and would go on adding to them if
+    they were set to None; what it has averaged before, the same in all ranks, it leaves as it is.
     Returns:
         this rank's share in the loss and its parts, {name: scalar without gradient}.
     """
-    optimizer.zero_grad(set_to_none=get_world_size() == 1)
+    optimizer.zero_grad(set_to_none=get_world_size() == 1 or bool(model.bert.threads))
     size, values = batch_size(args) // args.gradient_accumulation_steps, {}
     for start in range(0, len(rows), size):
         part = share_of_loss(make_loss, rows[start : start + size], epoch, len(rows))
@@ -163,6 +158,8 @@ def accumulate_gradients(share_of_loss, make_loss, rows, epoch, args, model, opt
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.grad = flow.zeros_like(parameter)
+    if model.bert.threads:
+        all_reduce_gradients(model)
     return values
 
 

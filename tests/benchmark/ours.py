@@ -18,7 +18,7 @@ import numpy as np
 import config
 from data.batches import make_batch
 from data.tasks import BUILT_IN
-from modeling.bert import init_weights
+from modeling.bert.model import init_weights
 from modeling.distributed.launch import launch
 from modeling.inference import DomainTable, evaluate, to_device
 from modeling.meta_kd.classifier import DomainClassifier

@@ -21,7 +21,8 @@ from data.batches import epoch_batches, lengths
 from data.prepare.amazon import TASK, read_reviews, split_reviews
 from data.store.records import encode_split
 from data.tasks import write_task
-from modeling.bert import BertConfig, init_weights
+from modeling.bert.config import BertConfig
+from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier, build_teacher
 from modeling.snapshots.folder import keep_layers, load_weights, read_model, save_snapshot
 from tests.benchmark import SEED, B, T, without_first

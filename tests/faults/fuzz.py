@@ -34,9 +34,9 @@ import numpy as np  # isort: skip
 from data.store.knowledge import Knowledge, KnowledgeWriter
 from data.store.records import Records, save, with_scores
 from data.tasks import Task, load_task, read_examples, split_path
-from modeling.bert import BertConfig, init_weights
+from modeling.bert.config import BertConfig
+from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import build_teacher
-from modeling.optimization import make_optimizer, restore_optimizer
 from modeling.snapshots.folder import (
     check_fits_model,
     flow,
@@ -46,6 +46,7 @@ from modeling.snapshots.folder import (
     teacher_meta,
 )
 from modeling.snapshots.manager import best_snapshot, load_initial_model
+from modeling.training.optimization import make_optimizer, restore_optimizer
 from tokenization import FullTokenizer, encode, tokenizer_for
 
 LIMIT, ROOM = 5, 32 << 20  # seconds, bytes
@@ -367,7 +368,7 @@ def read_run(folder):
         try:
             model = build_teacher(folder.config, TASK, meta["domain_head"])
             load_weights(model, folder, allow_missing=())
-            restore_optimizer(make_optimizer(model, 1e-3, 0.01), model, moments, meta["step"])
+            restore_optimizer(make_optimizer(model, 1e-3, 0.01), moments, meta["step"])
         finally:
             flow._oneflow_internal.eager.Sync()
 

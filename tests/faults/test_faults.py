@@ -30,7 +30,7 @@ from test_stages import CLOCKED, metrics, tree
 import data.store.parts
 from data.store.knowledge import Knowledge
 from data.store.records import Records
-from modeling.bert import BertConfig
+from modeling.bert.config import BertConfig
 from modeling.snapshots import folder as snapshot_folder
 from modeling.snapshots.folder import read_model, save_snapshot
 from modeling.snapshots.manager import Snapshots

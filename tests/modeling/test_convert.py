@@ -19,7 +19,8 @@ import pytest
 from conftest import ROOT, TINY, call, words
 from safetensors.numpy import load_file, save_file
 
-from modeling.bert import BertConfig, flow
+from modeling.bert.config import BertConfig
+from modeling.bert.model import flow
 from modeling.snapshots.folder import read_model
 from tokenization import tokenizer_for
 from util import UserError, sha256

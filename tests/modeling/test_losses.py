@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.batches import content_mask, domain_mix
-from modeling.bert import BertConfig
+from modeling.bert.config import BertConfig
 from modeling.meta_kd import losses
 from modeling.meta_kd.classifier import ClassHeads, evenly_spaced_layers, match_layers, text_embedding
 from modeling.meta_kd.losses import flow
@@ -69,18 +69,19 @@ def test_attention_loss_is_the_mean_over_real_pairs(heads, centred):
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("shape", [(3, T, T), (3, 4, T, T)])
 def test_the_gradient_of_the_attention_loss_is_that_of_its_formula(shape, centred):
-    """By hand and by OneFlow's own operators: value and gradient within 1e-5."""
-    teachers, results = [normal(*shape, seed=seed) for seed in (1, 2)], []
-    error = losses.AttentionError(
-        teachers, losses.pair_weights(mask()), losses.centring_matrix(mask()) if centred else None
-    )
-    for way in (error, error.formula):
-        students = [flow.tensor(normal(*shape, seed=seed), requires_grad=True) for seed in (3, 4)]
-        values = way(*students)
-        (values * flow.tensor(normal(3))).sum().backward()
-        results.append((values.numpy(), *(student.grad.numpy() for student in students)))
-    for found, expected in zip(*results):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    """2 * weight * (student - teacher) C C^T over layers and heads, within 1e-5."""
+    students, teachers = ([normal(*shape, seed=seed) for seed in seeds] for seeds in ((3, 4), (1, 2)))
+    factor, pairs = normal(3), losses.pair_weights(mask())
+    centring = losses.centring_matrix(mask()) if centred else np.eye(T, dtype=np.float32)[None]
+    tensors = [flow.tensor(student, requires_grad=True) for student in students]
+    values = losses.attention_loss(tensors, teachers, pairs, centring if centred else None)
+    (values * flow.tensor(factor)).sum().backward()
+    heads = shape[1] if len(shape) == 4 else 1
+    for tensor, student, teacher in zip(tensors, students, teachers):
+        error = (student - teacher).reshape(3, heads, T, T) @ centring[:, None]
+        error *= (2 * factor[:, None, None] * pairs / (len(students) * heads))[:, None]
+        expected = (error @ centring.transpose(0, 2, 1)[:, None]).reshape(shape)
+        np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_never_enters_a_loss():

@@ -14,7 +14,7 @@ from test_cli import refused
 
 import config
 from modeling import predict as prediction
-from modeling.bert import init_weights
+from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier
 from modeling.snapshots.folder import load_weights, read_model, save_snapshot
 from tokenization import tokenizer_for

@@ -11,7 +11,7 @@ from test_training import ALL_TERMS, CONFIG, CPU, DOMAINS, TASK, initialised, re
 from data.batches import make_batch
 from data.store.knowledge import Knowledge
 from data.store.records import Records
-from modeling.bert import BertConfig
+from modeling.bert.config import BertConfig
 from modeling.inference import class_logits, to_device
 from modeling.meta_kd.classifier import DomainClassifier, build_student, build_teacher, class_head_kind
 from modeling.meta_kd.distillation import student_loss
@@ -234,7 +234,7 @@ def test_attention_is_compared_before_dropout():
     found = {}
     for training in (True, False):
         model.train(training)
-        model.dropouts.key(1, 0, 0, 1)
+        model.masks.open_step(1, 0, 0, 1)
         answers = model(batch, (1,))
         found[training] = answers.encoder.scores[1].numpy(), answers.logits.numpy()
     np.testing.assert_array_equal(found[True][0], found[False][0])

@@ -16,9 +16,9 @@ from fuzz import WRONG, rehash_snapshot, with_value
 from safetensors.numpy import load_file, save_file
 
 from data.tasks import BUILT_IN
-from modeling.bert import BertConfig, flow, init_weights
+from modeling.bert.config import BertConfig
+from modeling.bert.model import flow, init_weights
 from modeling.meta_kd.classifier import STUDENT_ONLY, DomainClassifier, build_student, build_teacher
-from modeling.optimization import make_optimizer, restore_optimizer
 from modeling.snapshots.folder import (
     check_fits_model,
     check_task,
@@ -31,6 +31,7 @@ from modeling.snapshots.folder import (
     teacher_meta,
 )
 from modeling.snapshots.manager import best_snapshot, load_initial_model
+from modeling.training.optimization import make_optimizer, restore_optimizer
 from tokenization import tokenizer_for
 from util import UserError, sha256, write_json
 
@@ -689,7 +690,7 @@ def test_moments_that_no_optimizer_has_are_refused(snapshot, tiny_model, values,
         refused(lambda: open_text(snapshot), words, "exp_avg_sq.classifier.bias")
     else:
         refused(
-            lambda: restore_optimizer(make_optimizer(model, 1e-3, 0.01), model, open_text(snapshot)[1], 7),
+            lambda: restore_optimizer(make_optimizer(model, 1e-3, 0.01), open_text(snapshot)[1], 7),
             "exp_avg_sq.classifier.bias",
             "shape",
         )

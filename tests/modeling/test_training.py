@@ -13,13 +13,15 @@ import config
 from data.batches import make_batch
 from data.tasks import BUILT_IN
 from meta_teacher import teacher_loss
-from modeling.bert import BertConfig, flow, init_weights
+from modeling.bert.config import BertConfig
+from modeling.bert.model import flow, init_weights
+from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, classification_metrics, evaluate, infer, tensor, to_device
 from modeling.meta_kd.classifier import DomainClassifier, build_student, build_teacher
 from modeling.meta_kd.distillation import active_terms, check_knowledge_covers, make_targets, student_loss
-from modeling.optimization import is_undecayed, learning_rate_at
 from modeling.snapshots.manager import Snapshots
 from modeling.training.loop import Phase, StepLog, one_phase, train, two_phases
+from modeling.training.optimization import is_undecayed, learning_rate_at
 from tokenization import tokenizer_for
 from util import Run, UserError
 
@@ -308,10 +310,13 @@ def test_the_learning_rate_rises_and_falls(steps, warmup):
 # --------------------------------------------------------------------------------------- the loop
 
 
+ON_CPU = choose_encoder("cpu", CPU, 2)
+
+
 class Loop:
     """All that `train` takes, over 10 records in batches of 4 (3 steps an epoch), with a teacher's loss that can be changed."""
 
-    def __init__(self, folder, tiny_model, **flags):
+    def __init__(self, folder, tiny_model, make_encoder=ON_CPU, **flags):
         self.args = argparse.Namespace(
             **{
                 "num_epochs": 2,
@@ -341,7 +346,7 @@ class Loop:
         self.run, self.arrays, self.model = (
             Run(folder),
             records(10),
-            initialised(build_teacher(CONFIG, TASK, domain_head=True)),
+            initialised(build_teacher(CONFIG, TASK, True, make_encoder=make_encoder)),
         )
         self.meta = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains}
         self.snapshots = Snapshots(
@@ -381,7 +386,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(loop):
     assert modes == [True] * 6 and accuracies == [True] * 3
     logits = []
     for step in (0, 0, 1):
-        loop.model.dropouts.key(1, step)
+        loop.model.masks.open_step(1, step)
         logits.append(
             loop.model(to_device(make_batch(loop.arrays, np.arange(4)), DOMAINS, CPU)).logits.numpy().tolist()
         )

@@ -1,5 +1,6 @@
 """Flags of training and files of flags: accumulated gradients, schedules, the end of a run, the snapshots that are kept, --config, old names."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,23 +14,30 @@ from test_stages import metrics, tree
 from test_training import Loop, metrics_with
 
 import config
-from modeling import operation
+from modeling.bert import dropout
 from modeling.distributed.collective import shared_loss
-from modeling.optimization import learning_rate_at, make_optimizer
 from modeling.snapshots.folder import load_weights
 from modeling.snapshots.manager import PATHS, PER_CALL, read_model
 from modeling.training.loop import StepLog, accumulate_gradients, one_phase
+from modeling.training.optimization import learning_rate_at, make_optimizer
 from util import UserError
 
 # --------------------------------------------------------------------------------------- accumulated gradients
 
 
+def set_dropout(model, rate):
+    """Gives a model another rate of dropout, whichever encoder it has."""
+    rates = {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+    model.bert.config = dataclasses.replace(model.bert.config, **rates)
+    for module in model.modules():
+        if isinstance(module, dropout.Dropout):
+            module.rate = rate
+
+
 def trained(folder, tiny_model, rate=0.0, **flags):
     """The Loop of test_training after one phase over its 10 records, with dropout at `rate`."""
     loop = Loop(folder, tiny_model, **flags)
-    for module in loop.model.modules():
-        if isinstance(module, operation.Dropout):
-            module.rate = rate
+    set_dropout(loop.model, rate)
     loop.train(one_phase(loop.args, 10, loop.loss))
     return loop
 
@@ -65,21 +73,15 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model,
 
 
 def test_each_part_of_a_step_has_dropout_masks_of_its_own(tmp_path, tiny_model, monkeypatch):
-    """No mask is drawn twice in a run of accumulated steps; their keys are those of a run without for the first part of each step."""
-    drawn, whole = [], operation.random_stream
+    """No stream is opened twice in a run of accumulated steps; the first part of each step has those of a run without the second."""
+    drawn, whole = [], dropout.random_stream
     monkeypatch.setattr(
-        operation, "random_stream", lambda seed, name, *key: drawn.append(key) or whole(seed, name, *key)
+        dropout, "random_stream", lambda seed, name, *key: drawn.append(key) or whole(seed, name, *key)
     )
-    trained(tmp_path / "one", tiny_model, 0.1, batch_size_per_device=4, num_epochs=1)
+    flags = {"batch_size_per_device": 2, "num_epochs": 1}
+    trained(tmp_path / "one", tiny_model, 0.1, **flags, max_steps=3)
     plain, drawn[:] = set(drawn), []
-    trained(
-        tmp_path / "two",
-        tiny_model,
-        0.1,
-        batch_size_per_device=2,
-        gradient_accumulation_steps=2,
-        num_epochs=1,
-    )
+    trained(tmp_path / "two", tiny_model, 0.1, **flags, gradient_accumulation_steps=2)
     assert len(drawn) == len(set(drawn)) > len(plain) and plain < set(drawn)
 
 
@@ -398,7 +400,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         "do_train": True,
         "do_eval": False,
         "vocab_file": None,
-        "cpu_processes": "auto",
+        "cpu_threads": "auto",
         "student_model": "-x",
         "loss_print_every_n_iter": 7,
         "save_last_snapshot": True,
@@ -418,6 +420,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     )
     assert parsed(tmp_path, flags, "--log_every_step_num", "9").log_every_step_num == 9
     assert parsed(tmp_path, {**flags, "cpu_processes": 2}).cpu_processes == 2
+    assert parsed(tmp_path, {**flags, "cpu_threads": 2}).cpu_threads == 2
 
 
 @pytest.mark.parametrize(
@@ -434,7 +437,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         ("resave_ofrecord", 1, "expected true or false"),
         ("data_dir", 1, "expected a string"),
         ("device", "tpu", "expected one of auto, cpu, cuda"),
-        ("cpu_processes", "many", "--cpu_processes"),
+        ("cpu_threads", "many", "--cpu_threads"),
     ],
 )
 def test_a_file_with_a_wrong_flag_is_refused(golden, tmp_path, flag, value, words):

@@ -30,7 +30,7 @@ def flags_of(**changed):
             "num_nodes": 1,
             "node_rank": 0,
             "gpu_num_per_node": 1,
-            "cpu_processes": "auto",
+            "cpu_processes": None,
             **changed,
         }
     )
@@ -39,19 +39,9 @@ def flags_of(**changed):
 # --------------------------------------------------------------------------------------- how many
 
 
-@pytest.mark.parametrize(
-    "batch, threads, expected",
-    [(24, None, 6), (40, None, 8), (3, None, 1), (None, None, 8), (24, "4", 2), (None, "16", 1)],
-)
-def test_auto_takes_a_rank_to_a_core_but_no_rank_for_a_handful(monkeypatch, batch, threads, expected):
-    """8 cores: one rank each, no more than a fourth of the batch, fewer where each has several threads."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    if threads:
-        monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
-    monkeypatch.setattr(launch, "cores", lambda: 8)
-    assert launch._local_ranks(flags_of(), batch) == expected
-    assert launch._local_ranks(flags_of(cpu_processes=3), batch) == 3
+def test_one_rank_unless_more_are_asked_for():
+    """One process uses all cores by threads."""
+    assert [launch._local_ranks(flags_of(cpu_processes=number)) for number in (None, 1, 3)] == [1, 1, 3]
 
 
 def test_cores_are_those_that_the_process_may_use():
@@ -71,7 +61,7 @@ def test_cores_are_those_that_the_process_may_use():
 def test_ranks_that_cannot_be_are_refused(changed, sentence):
     """A machine beyond the last, GPUs on a CPU."""
     with pytest.raises(UserError, match=sentence):
-        launch._local_ranks(flags_of(**changed), 24)
+        launch._local_ranks(flags_of(**changed))
 
 
 def test_a_step_takes_a_batch_for_each_device():

@@ -1,0 +1,99 @@
+"""The architecture of a BERT, and the one check of a config.json."""
+
+import dataclasses
+
+from util import UserError, read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The architecture, by the names of a Hugging Face config.json."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    @classmethod
+    def from_file(cls, path):
+        """Reads a config.json.
+
+        Raises:
+            UserError: not a BERT, a key missing or of the wrong kind, positions or an activation that are not
+                built here,
+                or heads that do not divide the hidden size.
+        """
+        return cls.from_dict(read_json(path, "the architecture of a BERT model"), path)
+
+    @classmethod
+    def from_dict(cls, values, path="config.json"):
+        """The same from a dict; `path` stands in the sentence of the error."""
+        if values.get("model_type", "bert") != "bert":
+            raise UserError(
+                f"{path}: found model_type {values['model_type']!r}, expected 'bert': "
+                "name the folder of a BERT model."
+            )
+        if values.get("position_embedding_type", "absolute") != "absolute":
+            raise UserError(
+                f"{path}: found position_embedding_type {values['position_embedding_type']!r}, "
+                "only 'absolute' is built."
+            )
+        known = {}
+        for field in dataclasses.fields(cls):
+            if field.name in values:
+                known[field.name] = _checked(field, values[field.name], path)
+            elif field.name in _NEEDED:
+                raise UserError(
+                    f"{path}: the key {field.name!r} is missing: is this the config.json of a BERT model?"
+                )
+        config = cls(**known)
+        if config.hidden_act != "gelu":
+            raise UserError(f"{path}: found hidden_act {config.hidden_act!r}, only 'gelu' is built.")
+        if config.hidden_size % config.num_attention_heads:
+            raise UserError(
+                f"{path}: hidden_size {config.hidden_size} is not a multiple of "
+                f"num_attention_heads {config.num_attention_heads}."
+            )
+        return config
+
+    def to_dict(self):
+        """The content of a config.json that transformers opens."""
+        return {
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+            **dataclasses.asdict(self),
+        }
+
+
+_NEEDED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
+_MAY_BE_ZERO = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pad_token_id")
+
+
+def _checked(field, value, path):
+    """`value` where it has the field's kind and range, else a UserError."""
+    kinds = (int, float) if field.type is float else (field.type,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise UserError(f"{path}: {field.name} is {value!r}, expected a value of kind {field.type.__name__}.")
+    if field.type is not str and not (value > 0 or value == 0 and field.name in _MAY_BE_ZERO):
+        raise UserError(f"{path}: {field.name} is {value!r}, expected a number above 0.")
+    if field.type is float and value >= 1:  # shares, a standard deviation and an epsilon
+        raise UserError(f"{path}: {field.name} is {value!r}, expected a number below 1.")
+    return value
