@@ -275,6 +275,13 @@ def device(parser):
         help="free port of machine 0 (default: any on one machine, else 29500)",
     )
     group.add_argument(
+        "--network_timeout",
+        type=number(float, 1.0),
+        default=120,
+        metavar="SECONDS",
+        help="a run over several machines ends when one of them was silent for so long, or does not come when it starts",
+    )
+    group.add_argument(
         "--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference"
     )
 

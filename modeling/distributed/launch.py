@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import pathlib
+import shlex
 import signal
 import socket
 import sys
@@ -17,6 +18,8 @@ import time
 import types
 
 from modeling.cpu.threads import cores
+from modeling.distributed.facts import machine_facts
+from modeling.distributed.machines import Machines
 from util import (
     EXIT_REPORT_DIR,
     STOPPED,
@@ -49,9 +52,27 @@ def launch_ranks(args):
     Raises:
         UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks, when they have ended.
     """
-    launch(_local_ranks(args), args.num_nodes, args.node_rank, args.master_addr, args.master_port)
+    local, machines = _local_ranks(args), None
+    if args.num_nodes > 1 and get_world_size() == 1:
+        port, facts = args.master_port or PORT, machine_facts(args, local)
+        machines = Machines(
+            args.node_rank, args.num_nodes, args.master_addr, port, args.network_timeout, facts
+        )
+        machines.meet()
+    launch(local, args.num_nodes, args.node_rank, args.master_addr, args.master_port, machines, _go_on(args))
     if get_rank() > 0:
         args.resave_ofrecord = False  # the first rank does it
+
+
+def _go_on(args):
+    """How a run over several machines goes on after one was lost."""
+    words = ["python3", *sys.argv]
+    if "resume" in vars(args):
+        words += [] if args.resume or args.resume_from else ["--resume"]
+        words += [] if args.model_save_dir or args.resume_from else ["--model_save_dir", "RUN_FOLDER"]
+    return (
+        f"What was saved is whole. To go on, on this machine and likewise on the others:\n{shlex.join(words)}"
+    )
 
 
 def devices(args):
@@ -106,13 +127,14 @@ def _resumed_ranks(args):
 # --------------------------------------------------------------------------------------- launching
 
 
-def launch(local, nodes=1, node=0, address="127.0.0.1", port=None):
+def launch(local, nodes=1, node=0, address="127.0.0.1", port=None, machines=None, go_on=""):
     """Makes this process the parent of `local` ranks that run the same program, and ends with them; returns at once in a rank, and
     where one rank is all.
 
     Args:
         nodes, node: machines that run the program together, and the number of this one.
         address, port: where the ranks meet; port None: one that is free on this machine, and PORT with several machines.
+        machines: the Machines of several, which have met; go_on: what to do when one of them was lost.
     """
     if local * nodes == 1 or get_world_size() > 1:
         return
@@ -135,9 +157,18 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None):
         port,
     ]
     with tempfile.TemporaryDirectory(prefix="meta-kd-ranks-") as folder:
-        code = _run([*map(str, where), "--logdir", os.path.join(folder, "none"), *_program()], folder, local)
+        words = [*map(str, where), "--logdir", os.path.join(folder, "none"), *_program()]
+        code, sentence = _run(words, folder, local, machines), ""
+        if machines and machines.unreachable() and code:
+            asked = f"{Signals.words()}; " if Signals.asked else "error: "
+            code, sentence = STOPPED if Signals.asked else 1, f"{asked}{machines.words()}. {go_on}"
+        elif code:
+            numbers = range(node * local, (node + 1) * local)
+            sentence, code = _explain(pathlib.Path(folder), numbers, local * nodes)
+        if machines:
+            machines.leave(code, sentence)
         if code:
-            _explain(pathlib.Path(folder), range(node * local, (node + 1) * local), local * nodes)
+            stop(sentence, code)
     raise SystemExit(0)
 
 
@@ -150,20 +181,22 @@ def _program():
     ]
 
 
-def _run(words, folder, local):
+def _run(words, folder, local, machines):
     """Runs the launcher to its end and leaves none of its ranks alive; passes on that it is told to stop. Returns 0 where all went well."""
     _adopt_orphans()
     launcher = os.fork()
     if not launcher:
         _be_launcher(words, folder, local)
     patience, code = TO_DIE, 1
+    if machines:
+        machines.watch(lambda: os.killpg(launcher, signal.SIGKILL))
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1])
     except KeyboardInterrupt:
         os.killpg(launcher, Signals.asked)
         patience = TO_SAVE
     finally:
-        _reap(launcher, patience, pathlib.Path(folder))
+        _reap(launcher, patience, pathlib.Path(folder), machines)
     return code
 
 
@@ -190,15 +223,15 @@ def _be_launcher(words, folder, local):
         os._exit(1)
 
 
-def _reap(launcher, patience, folder):
+def _reap(launcher, patience, folder, machines):
     """Waits `patience` seconds for the launcher and its ranks to end, or TO_DIE after the first rank has; then kills those that are left.
 
-    Told to stop once more, it does not wait.
+    Told to stop once more, or where the ranks wait for a machine that is gone, it does not wait.
     """
     until = time.monotonic() + patience
     with contextlib.suppress(ChildProcessError, ProcessLookupError):  # none is left
         with contextlib.suppress(KeyboardInterrupt):
-            while time.monotonic() < until:
+            while time.monotonic() < until and not (machines and machines.unreachable()):
                 if (ended := os.waitpid(-1, os.WNOHANG)[0]) not in (0, launcher):
                     until = min(until, time.monotonic() + TO_DIE)
                 time.sleep(0 if ended else 0.02)
@@ -211,29 +244,32 @@ def _reap(launcher, patience, folder):
 
 
 def _explain(folder, numbers, total):
-    """Ends this process as the first of its ranks that failed did, or says which one ended without a word.
+    """Why the ranks of this machine ended: (sentence, exit code) of the first that failed, or which one ended without a word.
 
     A rank that was stopped by the launcher, or that OneFlow stopped when another had gone, is not the one that failed.
     """
     words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     for each in words:
         if each["code"] != STOPPED:
-            stop(**each)
+            return each["sentence"], each["code"]
     if Signals.asked:
-        stop(**words[0]) if words else stop(f"{Signals.words()}.", STOPPED)
+        return (words[0]["sentence"], words[0]["code"]) if words else (f"{Signals.words()}.", STOPPED)
     noise = {
         number: folder / f"{number}.err" for number in numbers if not (folder / f"{number}.json").exists()
     }
     for number, file in noise.items():
         if not file.exists() or not file.stat().st_size:
-            stop(
+            return (
                 f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended with it: fewer "
                 "--cpu_processes need less; what was saved is whole.",
                 1,
             )
     for number, file in noise.items():
-        stop(
-            f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the run ended with it; what was "
-            "saved is whole.",
+        return (
+            f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the run ended with it; "
+            "what was saved is whole.",
             1,
         )
+    return (
+        (words[0]["sentence"], words[0]["code"]) if words else ("error: the ranks ended without a word.", 1)
+    )

@@ -67,6 +67,7 @@ PER_CALL = {
     "node_rank",
     "master_addr",
     "master_port",
+    "network_timeout",
     "config",
     "log_dir",
     "do_predict",

@@ -1,0 +1,71 @@
+"""What has to be the same on all machines that run a command together: flags, code, packages and the content of files."""
+
+import hashlib
+import importlib.metadata
+import pathlib
+import platform
+
+from util import sha256
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OWN = {  # flags that each machine has for itself, or whose content counts instead
+    "node_rank", "master_addr", "network_timeout", "cpu_threads", "config", "log_dir", "changed", "defaults", "resume_from", "resume",
+    "data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir", "unlabelled_file",
+    "model_save_dir", "resave_ofrecord",
+}  # fmt: skip
+CONTENT = {  # of the folder that a flag names, the files that count
+    "data_dir": ("task.json", "train.tsv", "dev.tsv", "test.tsv"),
+    "model_load_dir": ("config.json", "vocab.txt", "model.safetensors"),
+    "student_model": ("config.json", "vocab.txt", "model.safetensors"),
+    "teacher_model": ("model.safetensors",),
+    "resume_from": ("manifest.json", "meta.json"),
+    "knowledge_dir": ("manifest.json",),
+}
+
+
+def machine_facts(args, local_ranks):
+    """{what: value as text} of this machine, for a comparison.
+
+    Args:
+        args: the flags of a script; local_ranks: how many ranks this machine takes part with.
+    """
+    flags = {f"--{name}": str(value) for name, value in vars(args).items() if name not in OWN}
+    versions = {name: importlib.metadata.version(name) for name in ("oneflow", "numpy")}
+    return {
+        **flags,
+        **versions,
+        "Python": platform.python_version(),
+        "ranks on a machine": str(local_ranks),
+        "the code of this suite": _code_hash(),
+        **_file_facts(args),
+    }
+
+
+def _code_hash():
+    digest = hashlib.sha256()
+    for folder in ("", "data", "modeling", "scripts"):
+        pattern = "*.py" if folder in ("", "scripts") else "**/*.py"
+        for path in sorted(ROOT.joinpath(folder).glob(pattern)):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return f"SHA-256 {digest.hexdigest()[:12]}..."
+
+
+def _file_facts(args):
+    """A hash of each file that the flags lead to; "nothing" for one that is not there."""
+    facts = {}
+    for flag, names in CONTENT.items():
+        folder = getattr(args, flag, None)
+        for name in names if folder else ():
+            facts[f"{name} of --{flag}"] = _hash(pathlib.Path(folder, name))
+    for flag in ("vocab_file", "unlabelled_file"):
+        if getattr(args, flag, None):
+            facts[f"the file of --{flag}"] = _hash(pathlib.Path(getattr(args, flag)))
+    if getattr(args, "data_dir", None):
+        records = pathlib.Path(args.ofrecord_dir or pathlib.Path(args.data_dir, "ofrecord"))
+        for path in sorted(records.glob("[!.]*/manifest.json")):
+            facts[f"{path.parent.name}/manifest.json of the records"] = _hash(path)
+    return facts
+
+
+def _hash(path):
+    return f"SHA-256 {sha256(path)[:12]}..." if path.is_file() else "nothing"
