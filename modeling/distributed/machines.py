@@ -290,4 +290,8 @@ class _Waiting:
             )
         if 0.2 < waited and waited - self.told >= REMIND:
             self.told = waited
-            print(f"waiting for {self.whom()}, {self.timeout - waited:.0f} seconds at most", file=sys.stderr, flush=True)
+            print(
+                f"waiting for {self.whom()}, {self.timeout - waited:.0f} seconds at most",
+                file=sys.stderr,
+                flush=True,
+            )

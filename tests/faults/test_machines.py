@@ -20,6 +20,7 @@ from test_stages import metrics, tree
 from modeling.distributed.machines import Machines
 from util import UserError
 
+slow = pytest.mark.slow  # each starts two or four processes of the engine, 10 s
 FIRST, SECOND = "10.77.0.1", "10.77.0.2"
 TIMEOUT = 8  # seconds of --network_timeout here
 LONG = {"num_epochs": 2000, "save_every_step_num": 5, "eval_every_step_num": 1000}
@@ -185,6 +186,7 @@ def test_a_pulled_cable_ends_both_sides_and_the_run_goes_on(cable, shared):
     assert tree(shared / "run") == tree(shared / "whole")
 
 
+@slow
 def test_a_machine_that_is_switched_off_ends_the_other(cable, shared):
     """All of its processes killed, its address gone and back: the other says so at once, and the same two commands go on."""
     both = start_both(cable, shared, **LONG)
@@ -205,7 +207,7 @@ def test_a_machine_that_is_switched_off_ends_the_other(cable, shared):
     assert ends(both, 60)[0] == [130, 130]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=slow)])
 def test_a_signal_is_heard_while_the_cable_is_out(cable, shared, number):
     """SIGTERM and Ctrl-C, just after the cable was pulled and long before the timeout: the end comes within 10 seconds."""
     both = start_both(cable, shared, **{**LONG, "network_timeout": 300})
@@ -219,6 +221,7 @@ def test_a_signal_is_heard_while_the_cable_is_out(cable, shared, number):
     assert_none_left(shared)
 
 
+@slow
 def test_a_slow_cable_trains_to_the_same_bytes(cable, shared):
     """50 ms and 1% loss: slower, and nothing else."""
     slow = [
@@ -267,7 +270,7 @@ def test_an_address_where_nobody_is(cable, shared):
     assert not (shared / "run").exists()
 
 
-@pytest.mark.parametrize("port", [29500, 29501])
+@pytest.mark.parametrize("port", [pytest.param(29500, marks=slow), 29501])
 def test_a_port_that_is_taken(cable, shared, port):
     """By something that listens there: machine 0 says so, and machine 1 does not take it for machine 0."""
     program = f"import socket, time; s = socket.create_server(('{FIRST}', {port})); print(1, flush=True); time.sleep(60)"
@@ -287,8 +290,13 @@ def test_a_port_that_is_taken(cable, shared, port):
     "changed, words",
     [
         ({"seed": 7}, "machine 1 (10.77.0.2) differs from machine 0 in --seed: found 7, expected 1"),
-        ({"cpu_processes": 2}, "differs from machine 0 in --cpu_processes: found 2, expected 1"),
-        ({"num_nodes": 3}, "differs from machine 0 in --num_nodes: found 3, expected 2"),
+        pytest.param(
+            *({"cpu_processes": 2}, "differs from machine 0 in --cpu_processes: found 2, expected 1"),
+            marks=slow,
+        ),
+        pytest.param(
+            *({"num_nodes": 3}, "differs from machine 0 in --num_nodes: found 3, expected 2"), marks=slow
+        ),
         ({"data_dir": "other"}, "differs from machine 0 in train.tsv of --data_dir: found SHA-256"),
     ],
 )
