@@ -1,4 +1,6 @@
-"""What has to be the same on all machines that run a command together: flags, code, packages and the content of files."""
+"""What has to be the same on all machines that run a command together: flags, code, packages and the content
+of files.
+"""
 
 import hashlib
 import importlib.metadata
@@ -8,11 +10,13 @@ import platform
 from util import sha256
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OWN = {  # flags that each machine has for itself, or whose content counts instead
-    "node_rank", "master_addr", "network_timeout", "cpu_threads", "config", "log_dir", "changed", "defaults", "resume_from", "resume",
-    "data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model", "knowledge_dir", "unlabelled_file",
-    "model_save_dir", "resave_ofrecord",
-}  # fmt: skip
+PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model"}
+PATHS |= {"knowledge_dir", "unlabelled_file", "model_save_dir", "resume_from", "config", "log_dir"}
+OWN = {"node_rank", "master_addr", "network_timeout", "cpu_threads", "resave_ofrecord", "resume"}
+OWN |= {
+    "changed",
+    "defaults",
+}  # not flags; a machine may have these for itself, and of paths the content counts
 CONTENT = {  # of the folder that a flag names, the files that count
     "data_dir": ("task.json", "train.tsv", "dev.tsv", "test.tsv"),
     "model_load_dir": ("config.json", "vocab.txt", "model.safetensors"),
@@ -29,7 +33,7 @@ def machine_facts(args, local_ranks):
     Args:
         args: the flags of a script; local_ranks: how many ranks this machine takes part with.
     """
-    flags = {f"--{name}": str(value) for name, value in vars(args).items() if name not in OWN}
+    flags = {f"--{name}": str(value) for name, value in vars(args).items() if name not in OWN | PATHS}
     versions = {name: importlib.metadata.version(name) for name in ("oneflow", "numpy")}
     return {
         **flags,

@@ -1,7 +1,9 @@
-"""Starting a script in several ranks: processes of OneFlow's distributed engine that share the work and speak with one voice.
+"""Starting a script in several ranks: processes of OneFlow's distributed engine that share the work and speak
+with one voice.
 
-The user's process becomes the launcher's parent. It passes signals on, waits until every rank has ended, and says in one sentence
-why they ended where they should not have. oneflow.distributed.launch ends its ranks by its process group, so it gets a group of its own.
+The user's process becomes the launcher's parent. It passes signals on, waits until every rank has ended, and
+says in one sentence why they ended where they should not have. oneflow.distributed.launch ends its ranks by
+its process group, so it gets a group of its own.
 """
 
 import contextlib
@@ -45,12 +47,14 @@ TO_SAVE, TO_DIE = (
 
 
 def launch_ranks(args):
-    """Runs the script in as many ranks as its flags ask for; returns in each of them, and at once where one is enough.
+    """Runs the script in as many ranks as its flags ask for; returns in each of them, and at once where one
+    is enough.
 
     Args:
         args: the flags of the groups `device` and, of a training script, `training`.
     Raises:
-        UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks, when they have ended.
+        UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks,
+            when they have ended.
     """
     local, machines = _local_ranks(args), None
     if args.num_nodes > 1 and get_world_size() == 1:
@@ -106,7 +110,9 @@ def _local_ranks(args):
 
 
 def _resumed_ranks(args):
-    """The ranks of the run that --resume_from names, on this machine; what is wrong with the snapshot is said where it is read."""
+    """The ranks of the run that --resume_from names, on this machine; what is wrong with the snapshot is said
+    where it is read.
+    """
     try:
         total = read_json(pathlib.Path(args.resume_from, "meta.json"), "the description of the snapshot")[
             "ranks"
@@ -128,12 +134,13 @@ def _resumed_ranks(args):
 
 
 def launch(local, nodes=1, node=0, address="127.0.0.1", port=None, machines=None, go_on=""):
-    """Makes this process the parent of `local` ranks that run the same program, and ends with them; returns at once in a rank, and
-    where one rank is all.
+    """Makes this process the parent of `local` ranks that run the same program, and ends with them; returns
+    at once in a rank, and where one rank is all.
 
     Args:
         nodes, node: machines that run the program together, and the number of this one.
-        address, port: where the ranks meet; port None: one that is free on this machine, and PORT with several machines.
+        address, port: where the ranks meet; port None: one that is free on this machine, and PORT with
+            several machines.
         machines: the Machines of several, which have met; go_on: what to do when one of them was lost.
     """
     if local * nodes == 1 or get_world_size() > 1:
@@ -182,14 +189,16 @@ def _program():
 
 
 def _run(words, folder, local, machines):
-    """Runs the launcher to its end and leaves none of its ranks alive; passes on that it is told to stop. Returns 0 where all went well."""
+    """Runs the launcher to its end and leaves none of its ranks alive; passes on that it is told to stop.
+    Returns 0 where all went well.
+    """
     _adopt_orphans()
     launcher = os.fork()
     if not launcher:
         _be_launcher(words, folder, local)
     patience, code = TO_DIE, 1
     if machines:
-        machines.watch(lambda: os.killpg(launcher, signal.SIGKILL))
+        machines.watch(lambda: _kill_group(launcher))
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1])
     except KeyboardInterrupt:
@@ -200,13 +209,22 @@ def _run(words, folder, local, machines):
     return code
 
 
+def _kill_group(leader):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
 def _adopt_orphans():
-    """Ranks whose launcher has gone become children of this process, so that it can wait for them (prctl of Linux)."""
+    """Ranks whose launcher has gone become children of this process, so that it can wait for them (prctl of
+    Linux).
+    """
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
 def _be_launcher(words, folder, local):
-    """In the forked child: oneflow.distributed.launch in a process group of its own, without a word of its own."""
+    """In the forked child: oneflow.distributed.launch in a process group of its own, without a word of its
+    own.
+    """
     try:
         os.setsid()
         stop_with_parent(signal.SIGKILL)
@@ -224,7 +242,8 @@ def _be_launcher(words, folder, local):
 
 
 def _reap(launcher, patience, folder, machines):
-    """Waits `patience` seconds for the launcher and its ranks to end, or TO_DIE after the first rank has; then kills those that are left.
+    """Waits `patience` seconds for the launcher and its ranks to end, or TO_DIE after the first rank has;
+    then kills those that are left.
 
     Told to stop once more, or where the ranks wait for a machine that is gone, it does not wait.
     """
@@ -244,9 +263,11 @@ def _reap(launcher, patience, folder, machines):
 
 
 def _explain(folder, numbers, total):
-    """Why the ranks of this machine ended: (sentence, exit code) of the first that failed, or which one ended without a word.
+    """Why the ranks of this machine ended: (sentence, exit code) of the first that failed, or which one ended
+    without a word.
 
-    A rank that was stopped by the launcher, or that OneFlow stopped when another had gone, is not the one that failed.
+    A rank that was stopped by the launcher, or that OneFlow stopped when another had gone, is not the one
+    that failed.
     """
     words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     for each in words:

@@ -1,8 +1,10 @@
-"""Several machines that run one command: they meet before their ranks start, and hear of each other while these work.
+"""Several machines that run one command: they meet before their ranks start, and hear of each other while
+these work.
 
-OneFlow's collectives wait for ever for a rank that is gone. So the process that launched the ranks of a machine, which runs no engine
-itself, keeps a connection to machine 0 beside them, over which each side speaks once a second: a machine that is silent for too long, or
-gone, ends the run on the others with a sentence. Lines of JSON go over it, the port is the one above --master_port.
+OneFlow's collectives wait for ever for a rank that is gone. So the process that launched the ranks of a
+machine, which runs no engine itself, keeps a connection to machine 0 beside them, over which each side speaks
+once a second: a machine that is silent for too long, or gone, ends the run on the others with a sentence.
+Lines of JSON go over it, the port is the one above --master_port.
 """
 
 import contextlib
@@ -79,7 +81,7 @@ class Machines:
         self.address, self.port = address, port
         self.watch_port = port + 1 if port < 65535 else port - 1
         self.peers, self.loss = [], None  # why the run cannot go on, a sentence
-        self._left = threading.Event()
+        self._left, self._thread = threading.Event(), None
 
     # ----------------------------------------------------------------------------------- meeting
 
@@ -124,8 +126,9 @@ class Machines:
         except OSError as error:
             server.close()
             raise UserError(
-                f"--master_addr {self.address} --master_port {self.port}: machine 0 cannot listen on port {port} there "
-                f"({error.strerror or error}): name an address of machine 0, and a port that is free with the next."
+                f"--master_addr {self.address} --master_port {self.port}: machine 0 cannot listen on port "
+                f"{port} there ({error.strerror or error}): name an address of machine 0, and a port that is free "
+                "with the next."
             ) from None
         return server
 
@@ -154,11 +157,13 @@ class Machines:
             found, expected = facts.get(what, "nothing"), self.facts.get(what, "nothing")
             if found != expected:
                 return (
-                    f"{peer} differs from machine 0 in {what}: found {str(found):.200}, expected {str(expected):.200}: "
-                    "make them the same, and start all machines again."
+                    f"{peer} differs from machine 0 in {what}: found {str(found):.200}, expected "
+                    f"{str(expected):.200}: make them the same, and start all machines again."
                 )
         if peer.number == 0 or peer.number in [each.number for each in self.peers]:
-            return f"{peer} has called with a --node_rank that another has: number the machines from 0, each once."
+            return (
+                f"{peer} has called with the --node_rank of another: number the machines from 0, each once."
+            )
         return None
 
     def _join(self):
@@ -169,7 +174,7 @@ class Machines:
                 connection = socket.create_connection((self.address, self.watch_port), timeout=2)
             except socket.gaierror as error:
                 raise UserError(
-                    f"--master_addr {self.address}: no such address ({error.strerror}): name that of machine 0."
+                    f"--master_addr {self.address}: no such address ({error.strerror}): name machine 0's."
                 ) from None
             except OSError:
                 time.sleep(0.1)
@@ -187,8 +192,8 @@ class Machines:
                     raise UserError(str(message["refuse"]))
                 if "go" not in message:
                     raise UserError(
-                        f"--master_addr {self.address}: something that is not machine 0 of this run answers on port "
-                        f"{self.watch_port}: name another --master_port on all machines."
+                        f"--master_addr {self.address}: something that is not machine 0 of this run answers on "
+                        f"port {self.watch_port}: name another --master_port on all machines."
                     )
                 self.peers = [peer]
                 return True
@@ -198,11 +203,14 @@ class Machines:
     # ----------------------------------------------------------------------------------- watching
 
     def watch(self, on_loss):
-        """From now on a thread speaks and listens; `on_loss()` is called there, once, when `loss` says why the run cannot go on."""
+        """From now on a thread speaks and listens; `on_loss()` is called there, once, when `loss` says why
+        the run cannot go on.
+        """
         self._on_loss = on_loss
         for peer in self.peers:
             peer.heard = time.monotonic()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
 
     def _watch(self):
         beat = 0.0
@@ -265,6 +273,8 @@ class Machines:
     def leave(self, code, sentence):
         """Tells the others how this machine's ranks have ended."""
         self._left.set()
+        if self._thread:
+            self._thread.join(2 * BEAT)
         for peer in self.peers:
             peer.send(end=code, sentence=sentence)
             peer.connection.close()
@@ -285,8 +295,8 @@ class _Waiting:
         waited = time.monotonic() - self.since
         if waited > self.timeout:
             raise UserError(
-                f"waited {self.timeout:g} seconds (--network_timeout) for {self.whom()}, and none came: check --master_addr, "
-                "--master_port, --node_rank, firewalls, and that the command runs on all machines."
+                f"waited {self.timeout:g} seconds (--network_timeout) for {self.whom()}, and none came: check "
+                "--master_addr, --master_port, --node_rank, firewalls, and that the command runs on all machines."
             )
         if 0.2 < waited and waited - self.told >= REMIND:
             self.told = waited

@@ -1,6 +1,8 @@
-"""Two machines that lose each other: two network namespaces with addresses of their own and a virtual cable between them.
+"""Two machines that lose each other: two network namespaces with addresses of their own and a virtual cable
+between them.
 
-It takes root and iproute2, and is skipped with its reason where they are not there. The namespaces go whatever happens.
+It takes root and iproute2, and is skipped with its reason where they are not there. The namespaces go
+whatever happens.
 """
 
 import os
@@ -165,7 +167,9 @@ def without_waiting(error):
 
 
 def test_a_pulled_cable_ends_both_sides_and_the_run_goes_on(cable, shared):
-    """Each names the machine that it lost and the command; nothing is left running or locked; the same files as at one go."""
+    """Each names the machine that it lost and the command; nothing is left running or locked; the same files
+    as at one go.
+    """
     few = {"num_epochs": 12, "save_every_step_num": 3}
     both = start_both(cable, shared, **few, model_save_dir="whole")
     assert ends(both, 90)[0] == [0, 0]
@@ -188,7 +192,9 @@ def test_a_pulled_cable_ends_both_sides_and_the_run_goes_on(cable, shared):
 
 @slow
 def test_a_machine_that_is_switched_off_ends_the_other(cable, shared):
-    """All of its processes killed, its address gone and back: the other says so at once, and the same two commands go on."""
+    """All of its processes killed, its address gone and back: the other says so at once, and the same two
+    commands go on.
+    """
     both = start_both(cable, shared, **LONG)
     wait_for_steps(shared, both)
     for number in ip("netns", "pids", cable.names[1]).stdout.split():
@@ -209,7 +215,9 @@ def test_a_machine_that_is_switched_off_ends_the_other(cable, shared):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=slow)])
 def test_a_signal_is_heard_while_the_cable_is_out(cable, shared, number):
-    """SIGTERM and Ctrl-C, just after the cable was pulled and long before the timeout: the end comes within 10 seconds."""
+    """SIGTERM and Ctrl-C, just after the cable was pulled and long before the timeout: the end comes within
+    10 seconds.
+    """
     both = start_both(cable, shared, **{**LONG, "network_timeout": 300})
     wait_for_steps(shared, both)
     cable.set(False)
@@ -273,7 +281,10 @@ def test_an_address_where_nobody_is(cable, shared):
 @pytest.mark.parametrize("port", [pytest.param(29500, marks=slow), 29501])
 def test_a_port_that_is_taken(cable, shared, port):
     """By something that listens there: machine 0 says so, and machine 1 does not take it for machine 0."""
-    program = f"import socket, time; s = socket.create_server(('{FIRST}', {port})); print(1, flush=True); time.sleep(60)"
+    program = (
+        f"import socket, time; taken = socket.create_server(('{FIRST}', {port})); print(1, flush=True); "
+        "time.sleep(60)"
+    )
     taken = subprocess.Popen(
         ["ip", "netns", "exec", cable.names[0], sys.executable, "-c", program], stdout=subprocess.PIPE
     )
