@@ -1,187 +1,34 @@
-"""WordPiece by the names of the BERT release: text -> words (BasicTokenizer) -> pieces (WordpieceTokenizer), ids (FullTokenizer).
+"""WordPiece by the names of the BERT release: text -> words (BasicTokenizer) -> pieces (WordpieceTokenizer), ids
+(FullTokenizer).
 
-Token for token what Hugging Face's BertTokenizer (the fast one) makes of a text, so that transformers feeds our snapshots the
-ids that they were trained on. Where that one and the code of the BERT release part, this module goes with
-- the BERT release for `[SEP]`, `[MASK]` and the like inside a text: they are text, "[", "sep", "]", so that no review can forge
-  a special token. Hugging Face makes special tokens of them unless it is called with split_special_tokens=True;
-- the BERT release for pairs that are cut: of an odd room the first text gets the larger half (in Hugging Face's the second);
-- Hugging Face for words over 100 characters (the release: over 200), private-use characters (dropped; the release keeps them),
-  a capital sigma at the end of a word (lower-cased as anywhere else), and characters that are newer than its tables.
+Token for token what Hugging Face's BertTokenizer (the fast one) makes of a text, so that transformers feeds our
+snapshots the ids that they were trained on. Where that one and the code of the BERT release part, this module goes with
+- the BERT release for `[SEP]`, `[MASK]` and the like inside a text: they are text, "[", "sep", "]", so that no review
+  can forge a special token. Hugging Face makes special tokens of them unless it is called with
+  split_special_tokens=True;
+- Hugging Face for words over 100 characters (the release: over 200), private-use characters (dropped; the release
+  keeps them), a capital sigma at the end of a word (lower-cased as anywhere else), characters that are newer than its
+  tables, and pairs that are cut: of an odd room the longer text gets the larger half, or the second of two that are
+  equally long.
 """
 
-import bisect
 import functools
+import hashlib
 import itertools
 import json
-import pathlib
 import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
-from util import UserError, read_json, sha256
+from util import UserError
+from wordpiece.added_tokens import AddedTokenFinder
+from wordpiece.characters import CLEAN, pieces_to_sort, translation_table
+from wordpiece.settings import read_settings
+from wordpiece.tokens import find_vocab_file, list_by_id, load_vocab
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 CACHE_SIZE = 1 << 16  # pieces of text whose ids are remembered, about 20 MB
 CACHED_CHARS = 64  # longer ones are worked out each time
-
-# --------------------------------------------------------------------------------------- the vocabulary
-
-
-def load_vocab(vocab_file):
-    """The vocabulary {token: id} of a vocab.txt: one token a line, the first line is id 0.
-
-    Raises:
-        UserError: the file is missing, empty or not UTF-8, has an empty line or a token twice, or lacks a special token.
-    """
-    path = pathlib.Path(vocab_file)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file, expected a vocabulary with one token a line (the vocab.txt of the model)."
-        )
-    try:
-        tokens = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}:{line}: not UTF-8, expected one token a line in UTF-8: is this a vocab.txt?"
-        ) from None
-    vocab = {}
-    for line, token in enumerate(tokens, start=1):
-        if not token:
-            found = "an empty line" if len(tokens) > 1 else "an empty file"
-            raise UserError(f"{path}:{line}: {found}, expected one token a line: is this a vocab.txt?")
-        if token in vocab:
-            raise UserError(
-                f"{path}:{line}: the token {token!r:.80} is on line {vocab[token] + 1} already, expected each once."
-            )
-        vocab[token] = line - 1
-    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
-        raise UserError(
-            f"{path}: {len(vocab)} lines, but no {' '.join(missing)}, expected the vocabulary of a BERT model: "
-            "is this a vocab.txt?"
-        )
-    return vocab
-
-
-def tokenizer_for(model_dir, vocab_file=None):
-    """The FullTokenizer of a model: its vocabulary and its case.
-
-    Args:
-        model_dir: the model's folder; its vocab.txt is taken unless vocab_file names another. Lower-casing follows the
-            tokenizer_config.json of this folder, else that beside the vocabulary, and is on where there is neither.
-    Raises:
-        UserError: there is no vocabulary, it is broken, or tokenizer_config.json asks for tokens of another kind.
-    """
-    vocab_path = pathlib.Path(vocab_file or pathlib.Path(model_dir, "vocab.txt"))
-    if not vocab_file and not vocab_path.is_file():
-        raise UserError(
-            f"{model_dir}: no vocab.txt in this folder: name the model's vocabulary with --vocab_file."
-        )
-    for config in (
-        pathlib.Path(model_dir, "tokenizer_config.json"),
-        vocab_path.with_name("tokenizer_config.json"),
-    ):
-        if config.is_file():
-            return FullTokenizer(vocab_path, _configured_case(config))
-    return FullTokenizer(vocab_path)
-
-
-def _configured_case(path):
-    """`do_lower_case` of a tokenizer_config.json, and a UserError where another setting would give other tokens than ours."""
-    config = read_json(path, "the tokenizer's configuration")
-    lower = config.get("do_lower_case", True)
-    supported = {
-        "do_lower_case": [True, False],
-        "strip_accents": [None, lower],
-        "tokenize_chinese_chars": [None, True],
-        "do_basic_tokenize": [None, True],
-        "never_split": [None, []],
-        "tokenizer_class": [None, "BertTokenizer", "BertTokenizerFast"],
-    }
-    for key, values in supported.items():
-        if key in config and not any(
-            config[key] == value and type(config[key]) is type(value) for value in values
-        ):  # 1 is not true
-            expected = " or ".join(map(json.dumps, values))
-            raise UserError(
-                f"{path}: {key} is {json.dumps(config[key]):.80}, expected {expected}: this is not BERT's own tokenizer, "
-                "and no other is supported."
-            )
-    return lower
-
-
-# --------------------------------------------------------------------------------------- characters
-
-
-def _borders(ranges):
-    """[first, last + 1, first, last + 1, ...] of ranges such as "41-5A 5F", for _within."""
-    pairs = [(first, last or first) for first, _, last in (item.partition("-") for item in ranges.split())]
-    return [border for first, last in pairs for border in (int(first, 16), int(last, 16) + 1)]
-
-
-def _within(borders, code):
-    return bisect.bisect_right(borders, code) % 2 == 1
-
-
-# Chinese characters. One range starts at 2B920 in Hugging Face's list, at 2B820 in the release's.
-_CHINESE = _borders(
-    "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF 2F800-2FA1F"
-)
-# Punctuation, accents and format characters that Hugging Face's tables (Unicode 8) do not know as such: letters to it.
-_NEWER = _borders(
-    "61D 7FD 890-8E2 9FD-9FE A76 AFA-AFF B55 C04-C3C C77 C84 D00 D3B-D3C D81 EBA ECE 180F-1886 1ABF-1ACE 1B7D-1B7E 1DF6-1DFB "
-    "2E43-2E5D A82C A8C5 A8FF A9BD 10D24-10F89 11070-11074 110C2-110CD 111CF 1123E-11241 1133B 11438-1145E 11660-1166C 116B9 "
-    "1182F-11FFF 12FF1-13455 16E97-16F4F 16FE2-16FE4 1CF00-1CF46 1E000-1E4EF 1E944-1E95F"
-)
-# Characters that have changed their category since.
-_ONCE = {"\u166d": "alone", "\U000111c9": "alone", "\u1734": "accent"}
-
-
-def _role(char):
-    """What BERT takes a character for: "drop", "space", "alone" (a word of its own), "accent" or "letter"."""
-    code, category = ord(char), unicodedata.category(char)
-    if char in _ONCE or _within(_NEWER, code):
-        return _ONCE.get(char, "letter")
-    if char in "\t\n\r" or category[0] == "Z":
-        return "space"
-    if char == "\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):
-        return "drop"
-    if category[0] == "P" or ("!" <= char <= "~" and not char.isalnum()) or _within(_CHINESE, code):
-        return "alone"
-    return "accent" if category == "Mn" else "letter"
-
-
-class _Table(dict):
-    """A table for str.translate, {code point: text}; `replace(char, role)` is asked once for each character that comes up."""
-
-    def __init__(self, replace):
-        self.replace = replace
-
-    def __missing__(self, code):
-        char = chr(code)
-        self[code] = self.replace(char, _role(char))
-        return self[code]
-
-
-_CLEAN = _Table(lambda char, role: "" if role == "drop" else char)
-_CASED = _Table(lambda char, role: {"drop": "", "space": " ", "alone": f" {char} "}.get(role, char))
-_UNCASED = _Table(lambda char, role: "" if role == "accent" else _CASED[ord(char)].lower())
-
-
-def _pieces_to_sort(text, size=256):
-    """Yields the text in pieces whose accents can be sorted each for itself, since the time that takes grows with the square of their number.
-
-    A piece ends before a character that is no accent, and only a senseless run of more than `size` accents is torn.
-    """
-    start = 0
-    while start < len(text):
-        end = start + size
-        while end < min(len(text), start + 2 * size) and unicodedata.combining(text[end]):
-            end += 1
-        yield text[start:end]
-        start = end
-
 
 # --------------------------------------------------------------------------------------- the tokenizers
 
@@ -190,23 +37,38 @@ class BasicTokenizer:
     """Text -> words: split at whitespace, punctuation marks and Chinese characters alone, control characters dropped.
 
     Args:
-        do_lower_case: also lower-case the text and take off its accents (a character is decomposed first, Unicode NFD).
+        do_lower_case: also lower-case the text.
+        strip_accents: take off its accents (a character is decomposed first, Unicode NFD); None: as do_lower_case.
+        tokenize_chinese_chars: each Chinese character is a word.
     """
 
-    def __init__(self, do_lower_case=True):
-        self.do_lower_case = do_lower_case
+    def __init__(self, do_lower_case=True, strip_accents=None, tokenize_chinese_chars=True):
+        self.do_lower_case, self.tokenize_chinese_chars = do_lower_case, tokenize_chinese_chars
+        self.strip_accents = do_lower_case if strip_accents is None else strip_accents
+        self._words, self._text = (
+            translation_table(do_lower_case, self.strip_accents, tokenize_chinese_chars, punctuation)
+            for punctuation in (True, False)
+        )
 
     def tokenize(self, text):
         """The words of `text`, as a list."""
-        if not self.do_lower_case:
-            return text.translate(_CASED).split()
-        if (
-            not text.isascii()
-        ):  # cleaned first: a dropped character would keep the accents around it from being sorted
-            text = "".join(
-                unicodedata.normalize("NFD", piece) for piece in _pieces_to_sort(text.translate(_CLEAN))
-            )
-        return text.translate(_UNCASED).split()
+        return self._decompose(text).translate(self._words).split()
+
+    def normalize(self, text):
+        """`text` before it is split at punctuation marks: cleaned, in its case, Chinese characters between blanks."""
+        return self._decompose(text).translate(self._text)
+
+    def split(self, text):
+        """The words of a text that is normalized."""
+        return text.translate(translation_table(False, False, False, True)).split()
+
+    def _decompose(self, text):
+        """`text` with accents as characters of their own, where they are to be stripped."""
+        if not self.strip_accents or text.isascii():
+            return text
+        # cleaned first: a dropped character would keep the accents around it from being sorted
+        pieces = pieces_to_sort(text.translate(CLEAN))
+        return "".join(unicodedata.normalize("NFD", piece) for piece in pieces)
 
 
 class WordpieceTokenizer:
@@ -246,19 +108,47 @@ class FullTokenizer:
 
     Args:
         vocab_file: see load_vocab.
-        do_lower_case: see BasicTokenizer.
+        do_lower_case, strip_accents, tokenize_chinese_chars: see BasicTokenizer.
+        added_tokens: AddedTokens, which a text is searched for before it is split.
+        reason: where the case is from, in words.
+        vocab: what load_vocab made of the file, where that is known.
     Attributes:
-        vocab_file, vocab {token: id}, inv_vocab [token by id], vocab_sha256 (of the file), do_lower_case.
+        vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without added tokens.
+        vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it is unusual.
     """
 
-    def __init__(self, vocab_file, do_lower_case=True):
-        self.vocab_file, self.vocab, self.do_lower_case = vocab_file, load_vocab(vocab_file), do_lower_case
-        self.inv_vocab, self.vocab_sha256 = list(self.vocab), sha256(vocab_file)
-        self.basic_tokenizer, self.wordpiece_tokenizer = (
-            BasicTokenizer(do_lower_case),
-            WordpieceTokenizer(self.vocab),
-        )
+    def __init__(
+        self,
+        vocab_file,
+        do_lower_case=True,
+        strip_accents=None,
+        tokenize_chinese_chars=True,
+        added_tokens=(),
+        reason="",
+        vocab=None,
+    ):
+        self.vocab_file, self.do_lower_case, self.reason = vocab_file, do_lower_case, reason
+        self.added_tokens = tuple(added_tokens)
+        self.model_vocab = load_vocab(vocab_file) if vocab is None else vocab
+        self.vocab = {**self.model_vocab, **{token.content: token.id for token in self.added_tokens}}
+        self.inv_vocab = list_by_id(self.vocab)
+        self.vocab_size = len(self.inv_vocab)
+        self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents, tokenize_chinese_chars)
+        self.wordpiece_tokenizer = WordpieceTokenizer(self.model_vocab)
+        self.vocab_sha256 = hashlib.sha256(self._identity().encode("utf-8", "surrogatepass")).hexdigest()
+        raw, normal = ([t for t in self.added_tokens if t.normalized is each] for each in (False, True))
+        self._raw_finder = AddedTokenFinder(raw, prepare=str)
+        self._finder = AddedTokenFinder(normal, prepare=self.basic_tokenizer.normalize)
         self._remembered = functools.lru_cache(CACHE_SIZE)(lambda part: tuple(self._work_out(part)))
+
+    def vocab_text(self):
+        """The content of a vocab.txt with this vocabulary, without the added tokens."""
+        return "".join(f"{token}\n" for token in list_by_id(self.model_vocab))
+
+    def _identity(self):
+        basic, added = self.basic_tokenizer, [list(token) for token in self.added_tokens]
+        unusual = [basic.strip_accents is not basic.do_lower_case, not basic.tokenize_chinese_chars, added]
+        return self.vocab_text() + (json.dumps(unusual) if any(unusual) else "")
 
     def tokenize(self, text):
         """The tokens of `text`, as a list, without [CLS] and [SEP]."""
@@ -274,13 +164,61 @@ class FullTokenizer:
 
     def ids(self, text):
         """Yields the ids of `text` one by one; what is not asked for is not worked out."""
+        if self.added_tokens:
+            yield from self._ids_with_added(text)
+            return
         for part in text.split(" "):  # a space parts words whatever stands beside it
             yield from (self._remembered if len(part) <= CACHED_CHARS else self._work_out)(part)
 
     def _work_out(self, part):
-        for word in self.basic_tokenizer.tokenize(part):
+        return self._piece_ids(self.basic_tokenizer.tokenize(part))
+
+    def _ids_with_added(self, text):
+        """The same where tokens are added: these are found first, then the text between them is split."""
+        for part, number in self._raw_finder.split(text):
+            if number is not None:
+                yield number
+                continue
+            for words, added in self._finder.split(self.basic_tokenizer.normalize(part)):
+                yield from self._piece_ids(self.basic_tokenizer.split(words)) if added is None else [added]
+
+    def _piece_ids(self, words):
+        for word in words:
             for piece in self.wordpiece_tokenizer.tokenize(word):
-                yield self.vocab[piece]
+                yield self.model_vocab[piece]
+
+
+def tokenizer_for(model_dir, vocab_file=None, do_lower_case=None):
+    """The FullTokenizer of a model: vocabulary, case and added tokens by the one rule of the package `wordpiece`.
+
+    Args:
+        model_dir: the model's folder.
+        vocab_file: of the flag; None: the vocabulary in the folder.
+        do_lower_case: of the flag; None: as the folder says.
+    Raises:
+        UserError: there is no vocabulary, it is broken, or the folder asks for tokens of another kind.
+    """
+    vocab_file = vocab_file or find_vocab_file(model_dir)
+    vocab = load_vocab(vocab_file)
+    return FullTokenizer(vocab_file, *read_settings(model_dir, vocab_file, vocab, do_lower_case), vocab)
+
+
+def describe_tokenizer(tokenizer):
+    """What a log says of a tokenizer: its vocabulary, its case and why, and whatever is unusual."""
+    basic, added = tokenizer.basic_tokenizer, [token.content for token in tokenizer.added_tokens]
+    facts = [
+        f"vocabulary: {tokenizer.vocab_size} tokens of {tokenizer.vocab_file}",
+        f"texts are {'' if tokenizer.do_lower_case else 'not '}lower-cased ({tokenizer.reason})",
+    ]
+    if basic.strip_accents is not basic.do_lower_case:
+        facts.append(f"accents are {'stripped' if basic.strip_accents else 'kept'}")
+    if not basic.tokenize_chinese_chars:
+        facts.append("Chinese characters are not split")
+    if added:
+        facts.append(f"{len(added)} of the tokens added: {' '.join(added[:10])}{' ...' * (len(added) > 10)}")
+    if holes := tokenizer.vocab_size - len(tokenizer.vocab):
+        facts.append(f"{holes} ids without a token (empty lines, or tokens that come again later)")
+    return ", ".join(facts)
 
 
 # --------------------------------------------------------------------------------------- features
@@ -296,20 +234,22 @@ class Features(NamedTuple):
 
 
 def encode(tokenizer, text_a, text_b, seq_length):
-    """Features of a text, or of a pair (text_b not None), whose longer text is cut first.
+    """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by the library `tokenizers`.
 
-    No more of a text is tokenized than is kept. A text without a single token gives [CLS] [SEP] alone.
+    No more of a text is tokenized than is kept, unless it takes more to know which of two is the longer. A text without a single token gives [CLS] [SEP] alone.
     """
     vocab, room = tokenizer.vocab, seq_length - (2 if text_b is None else 3)
     if room < 1:
         raise UserError(
             f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: there is no room for text."
         )
-    a, b = (
-        list(itertools.islice(tokenizer.ids(text), room + 1)) if text is not None else []
-        for text in (text_a, text_b)
-    )
-    keep_b = min(len(b), max(room // 2, room - len(a)))
+    more_a, more_b = (iter(()) if text is None else tokenizer.ids(text) for text in (text_a, text_b))
+    a, b = (list(itertools.islice(more, room + 1)) for more in (more_a, more_b))
+    smaller = (
+        room // 2
+    )  # what the shorter text keeps where both are cut; a is the shorter of two that are equally long
+    half_b = smaller if _is_longer(a, b, more_a, more_b, room) else room - smaller
+    keep_b = min(len(b), max(half_b, room - len(a)))
     ids = [vocab["[CLS]"], *a[: room - keep_b], vocab["[SEP]"]]
     segment_1 = len(ids)
     if text_b is not None:
@@ -322,3 +262,13 @@ def encode(tokenizer, text_a, text_b, seq_length):
     input_mask[: len(ids)] = 1
     segment_ids[segment_1 : len(ids)] = 1
     return Features(input_ids, input_mask, segment_ids, len(a) + len(b) > room)
+
+
+def _is_longer(a, b, more_a, more_b, room):
+    """Whether the first text has more tokens, of which a and b are those that are worked out already."""
+    if len(a) <= room or len(b) <= room or room % 2 == 0:  # half is half
+        return len(a) > len(b)
+    for _ in more_b:
+        if next(more_a, None) is None:
+            return False
+    return next(more_a, None) is not None

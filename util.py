@@ -412,10 +412,24 @@ def write_json(path, value):
         file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_not_pointer(path):
+    """Raises a UserError where the file is a Git LFS pointer, which stands in its place until it is fetched."""
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(
+                f"{path}: this is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder, or download "
+                "the file."
+            )
+
+
 def read_json(path, what):
     """The JSON object in file `path`; `what` names it in the sentence of the UserError ("the manifest of the records")."""
     try:
-        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        check_not_pointer(path)
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
         json.dumps(
             value, ensure_ascii=False, allow_nan=False
         ).encode()  # no NaN, nothing infinite as 1e400 is, no half of a surrogate pair
