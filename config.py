@@ -128,7 +128,7 @@ def file_word(name, action, value):
     if action.nargs in (0, "?"):  # it is there or not
         if not isinstance(value, bool):
             raise ValueError(f"found {value!r:.60}, expected true or false")
-        return [f"--{name}"] * value
+        return [f"--{name}={str(value).lower()}"] if action.type is truth else [f"--{name}"] * value
     expected = TYPES.get(getattr(action.type, "__name__", "str"), (int, str))
     if isinstance(value, bool) or not isinstance(value, expected):
         raise ValueError(f"found {value!r:.60}, expected {' or '.join(NAMES[kind] for kind in expected)}")
@@ -161,6 +161,13 @@ def number(kind, low, high=None, open_low=False):
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def truth(text):
+    """An argparse type: true or false, in any case of letters, also 1 or 0."""
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is neither true nor false")
+    return text.lower() in ("true", "1")
 
 
 def auto_or_count(text):
@@ -200,8 +207,23 @@ def task(parser):
         default=128,
         help="longest text in tokens, [CLS] and [SEP] included",
     )
-    group.add_argument("--vocab_file", help="WordPiece vocabulary (default: vocab.txt in the model folder)")
+    group.add_argument(
+        "--vocab_file", help="WordPiece vocabulary (default: vocab.txt or tokenizer.json in the model folder)"
+    )
+    case(group)
     group.add_argument("--seed", type=natural, default=42, help="every random draw is a function of it")
+
+
+def case(group):
+    group.add_argument(
+        "--do_lower_case",
+        type=truth,
+        nargs="?",
+        const=True,
+        metavar="true|false",
+        help="whether texts are lower-cased (default: as the model folder says; where it does not, they are unless "
+        "a token of the vocabulary has a capital letter)",
+    )
 
 
 def selection(parser):
@@ -300,7 +322,7 @@ def training(parser):
     group = parser.add_argument_group(
         "training",
         "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
-        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, --do_lower_case, "
+        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, "
         "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.",
     )
     group.add_argument("--do_train", action="store_true", help="train")
@@ -423,11 +445,7 @@ def old_names(group):
     hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     group.add_argument("--loss_print_every_n_iter", dest="log_every_step_num", type=count, **hidden)
     group.add_argument("--model_save_every_n_iter", dest="save_every_step_num", type=count, **hidden)
-    for name in (
-        "--save_last_snapshot",
-        "--do_lower_case",
-    ):  # it is saved; tokenizer_config.json of the model folder says it
-        group.add_argument(name, nargs="?", action=Ignored, **hidden)
+    group.add_argument("--save_last_snapshot", nargs="?", action=Ignored, **hidden)  # it is saved
     for name in ("--train_data_prefix", "--train_data_part_num"):  # the manifest of the records says it
         group.add_argument(name, action=Ignored, **hidden)
     group.add_argument("--use_fp16", nargs="?", action=Unbuilt, **hidden)

@@ -50,7 +50,7 @@ from modeling.snapshots.manager import (
     run_facts,
 )
 from modeling.training.loop import one_phase, train, two_phases
-from tokenization import tokenizer_for
+from tokenization import describe_tokenizer, tokenizer_for
 from util import Signals, UserError, entry, sha256
 
 
@@ -80,7 +80,7 @@ def main():
     )
     if args.student_layers and not args.resume_from:
         folder = keep_layers(folder, args.student_layers)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
@@ -94,7 +94,7 @@ def main():
         else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
     )
     run = open_run(args)
-    run.log("\n".join(map(records_line, records.values())))
+    run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
 
     # ------------ model
     device = select_device(args.device)

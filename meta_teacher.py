@@ -31,7 +31,7 @@ from modeling.snapshots.manager import (
     run_facts,
 )
 from modeling.training.loop import one_phase, train
-from tokenization import tokenizer_for
+from tokenization import describe_tokenizer, tokenizer_for
 from util import Signals, entry
 
 
@@ -57,7 +57,7 @@ def main():
     folder = load_initial_model(
         args, task, args.resume_from or config.require_flag(args, "model_load_dir"), "--model_load_dir"
     )
-    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
@@ -68,7 +68,7 @@ def main():
     )
     domains = DomainTable(len(task.domains), tuple(seen))
     run = open_run(args)
-    run.log("\n".join(map(records_line, records.values())))
+    run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
     if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
         run.log(
             "note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first"

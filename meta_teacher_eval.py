@@ -37,7 +37,7 @@ from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind, evenly_spaced_layers
 from modeling.snapshots.folder import check_fits_model, load_weights, read_model, teacher_meta
-from tokenization import tokenizer_for
+from tokenization import describe_tokenizer, tokenizer_for
 from util import Run, UserError, entry, get_rank, version_and_flag_lines
 
 
@@ -61,11 +61,11 @@ def main():
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.require_flag(args, "model_load_dir"))
     meta = teacher_meta(folder.meta, task, folder.path)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with main_rank_first():
         records = open_records(args, task, tokenizer, "train")
-    run.log(records_line(records))
+    run.log("\n".join([describe_tokenizer(tokenizer), records_line(records)]))
     if meta.get("content_sha256") != records.content_sha256:
         run.log(
             "note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now"

@@ -30,7 +30,7 @@ from modeling.meta_kd.prototypes import directions, prototype_score, prototypes
 from modeling.reports.prototype_report import scores_page
 from modeling.reports.run_report import write_report
 from modeling.snapshots.folder import check_fits_model, load_weights, read_model
-from tokenization import tokenizer_for
+from tokenization import describe_tokenizer, tokenizer_for
 from util import Run, UserError, entry, get_rank, remove_partial_writes, version_and_flag_lines
 
 
@@ -52,14 +52,14 @@ def main():
     run.log("\n".join(version_and_flag_lines(args)))
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.require_flag(args, "model_load_dir"))
-    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
     with main_rank_first():
         if get_rank() == 0:
             remove_partial_writes(records_folder(args))
         records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
-    run.log("\n".join(map(records_line, records.values())))
+    run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
     domain, label = domains_and_labels(records["train"])
     rows = select(domain, label, task, args)
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}

@@ -76,7 +76,7 @@ def predict(args):
     """
     folder = read_model(args.model_load_dir)
     task, seq_length, domains = task_from_meta(folder)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, seq_length, tokenizer)
     device = select_device(args.device)
     make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)

@@ -16,11 +16,11 @@ import shlex
 
 import numpy as np
 
-from config import count, module_parser, natural, number
+from config import case, count, module_parser, natural, number
 from data.prepare.splitting import deduplicate, split_rows
 from data.prepare.tables import DELIMITERS, Columns, read_rows
 from data.tasks import BUILT_IN, SPLITS, Task, clean, count_table, missing_names, split_path, write_task
-from tokenization import tokenizer_for
+from tokenization import describe_tokenizer, tokenizer_for
 from util import UserError, entry
 
 MOST_NAMES = 1000  # labels or domains; more are taken for a wrong column
@@ -285,6 +285,7 @@ def flags():
     )
     add("--drop_rare", action="store_true", help="drop the rows of such labels and domains instead")
     add("--vocab_file", help="the vocab.txt of a model: lengths are told in its tokens too")
+    case(parser)
     add(
         "--seq_length",
         type=number(int, 3),
@@ -381,8 +382,12 @@ def main():
     )
     check_flags(args, columns)
     tokenizer = (
-        tokenizer_for(pathlib.Path(args.vocab_file).parent, args.vocab_file) if args.vocab_file else None
+        tokenizer_for(pathlib.Path(args.vocab_file).parent, args.vocab_file, args.do_lower_case)
+        if args.vocab_file
+        else None
     )
+    if tokenizer:
+        print(describe_tokenizer(tokenizer))
 
     # ------------ the tables
     tables = read_tables(args, columns)

@@ -143,7 +143,7 @@ def source_facts(task, tsv, split, tokenizer, seq_length):
         "seq_length": seq_length,
         "labels": list(task.labels),
         "domains": list(task.domains),
-        "vocab_size": len(tokenizer.vocab),
+        "vocab_size": tokenizer.vocab_size,
         "vocab_sha256": tokenizer.vocab_sha256,
         "do_lower_case": tokenizer.do_lower_case,
         "tsv_sha256": sha256(tsv),

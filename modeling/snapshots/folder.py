@@ -8,7 +8,6 @@ README.md, a model card, and manifest.json with the SHA-256 of each file, writte
 import hashlib
 import os
 import pathlib
-import shutil
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -217,9 +216,9 @@ def check_fits_model(folder, task, seq_length, tokenizer):
         raise UserError(
             f"--seq_length {seq_length}: the model {folder.path} has {positions} positions: lower it."
         )
-    if len(tokenizer.vocab) > words:
+    if tokenizer.vocab_size > words:
         raise UserError(
-            f"{tokenizer.vocab_file}: it has {len(tokenizer.vocab)} tokens, the model {folder.path} has {words} word vectors: "
+            f"{tokenizer.vocab_file}: it has {tokenizer.vocab_size} tokens, the model {folder.path} has {words} word vectors: "
             "name the vocabulary of this model."
         )
     if len(task.text) > folder.config.type_vocab_size:
@@ -358,7 +357,6 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
     with atomic_folder(path) as folder:
         write_json(folder / "config.json", config)
         _save_arrays(arrays, folder / "model.safetensors")
-        shutil.copyfile(tokenizer.vocab_file, folder / "vocab.txt")
         positions = model.bert.config.max_position_embeddings
         save_tokenizer_files(folder, tokenizer, meta.get("seq_length", positions))
         write_json(folder / "meta.json", meta)

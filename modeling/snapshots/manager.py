@@ -38,6 +38,7 @@ PATHS = {
     "data_dir",
     "ofrecord_dir",
     "vocab_file",
+    "do_lower_case",
     "model_load_dir",
     "student_model",
     "teacher_model",

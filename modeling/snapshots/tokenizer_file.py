@@ -1,18 +1,24 @@
-"""tokenizer.json and tokenizer_config.json of a snapshot: WordPiece as the `tokenizers` library and transformers read it."""
+"""The tokenizer's files in a model folder that we write: as the `tokenizers` library and transformers read them."""
 
 from util import write_json
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # of which a vocabulary may lack the last
+from wordpiece.added_tokens import BERT_TOKENS, AddedToken
 
 
 def save_tokenizer_files(folder, tokenizer, seq_length):
-    """Writes both files into `folder`. Args: tokenizer: a FullTokenizer; seq_length: tokens of the longest trained text."""
+    """Writes vocab.txt, tokenizer.json and tokenizer_config.json into `folder`.
+
+    Args:
+        tokenizer: a FullTokenizer.
+        seq_length: tokens of the longest trained text.
+    """
+    (folder / "vocab.txt").write_text(tokenizer.vocab_text(), encoding="utf-8", newline="\n")
     write_json(folder / "tokenizer.json", tokenizer_json(tokenizer, seq_length))
-    config = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": tokenizer.do_lower_case,
-        "model_max_length": seq_length,
-    }
+    basic, lower = tokenizer.basic_tokenizer, tokenizer.do_lower_case
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower, "model_max_length": seq_length}
+    if basic.strip_accents is not lower:
+        config["strip_accents"] = basic.strip_accents
+    if not basic.tokenize_chinese_chars:
+        config["tokenize_chinese_chars"] = False
     write_json(folder / "tokenizer_config.json", config)
 
 
@@ -21,19 +27,21 @@ def tokenizer_json(tokenizer, seq_length):
 
     A server that reads this file alone cuts and splits texts as the model was trained.
     """
-    vocab = tokenizer.vocab
+    vocab, basic = tokenizer.model_vocab, tokenizer.basic_tokenizer
+    own = [AddedToken(token, vocab[token], False, special=True) for token in BERT_TOKENS if token in vocab]
+    added = sorted([*own, *tokenizer.added_tokens], key=lambda token: token.id)
     truncation = {"direction": "Right", "max_length": seq_length, "strategy": "LongestFirst", "stride": 0}
     return {
         "version": "1.0",
         "truncation": truncation,
         "padding": None,
-        "added_tokens": [_added(token, vocab[token]) for token in SPECIAL if token in vocab],
+        "added_tokens": [token._asdict() for token in added],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": None,  # as lowercase says
-            "lowercase": tokenizer.do_lower_case,
+            "handle_chinese_chars": basic.tokenize_chinese_chars,
+            "strip_accents": None if basic.strip_accents is basic.do_lower_case else basic.strip_accents,
+            "lowercase": basic.do_lower_case,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": _template(vocab),
@@ -46,11 +54,6 @@ def tokenizer_json(tokenizer, seq_length):
             "vocab": vocab,
         },
     }
-
-
-def _added(token, number):
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": number, "content": token, **flags}
 
 
 def _template(vocab):

@@ -466,11 +466,22 @@ def test_a_file_of_flags_that_is_none_is_refused(golden, tmp_path):
 # --------------------------------------------------------------------------------------- old names
 
 
+@pytest.mark.parametrize(
+    "text, value", [("", True), ("True", True), ("false", False), ("0", False), ("1", True)]
+)
+def test_do_lower_case_means_what_it_says(tmp_path, text, value):
+    """On the command line and in a file of flags; without it the model folder decides."""
+    needed = {"task_name": "senti", "data_dir": "data"}
+    assert parsed(tmp_path, needed).do_lower_case is None
+    assert parsed(tmp_path, needed, "--do_lower_case", *text.split()).do_lower_case is value
+    assert parsed(tmp_path, {**needed, "do_lower_case": value}).do_lower_case is value
+
+
 def test_old_names_are_understood(tmp_path):
-    """Two have another name now; four say what holds anyhow, and leave nothing behind."""
+    """Two have another name now; three say what holds anyhow, and leave nothing behind."""
     needed = {"task_name": "senti", "data_dir": "data"}
     words = (
-        "--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot --do_lower_case True --train_data_prefix part- "
+        "--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot --train_data_prefix part- "
         "--train_data_part_num 8 --use_fp16 False"
     ).split()
     old, new = (
