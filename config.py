@@ -71,7 +71,7 @@ def parse(description, *groups, argv=None):
     missing = [f"--{name}" for name in ("task_name", "data_dir") if getattr(args, name, "") is None]
     if missing and not getattr(args, "do_predict", False):
         parser.error(f"the following arguments are required: {', '.join(missing)}")
-    if getattr(args, "resume", False) and not args.resume_from:
+    if getattr(args, "resume", False) and not args.resume_from and not getattr(args, "do_predict", False):
         last = pathlib.Path(require_flag(args, "model_save_dir"), "snapshot_last")
         args.resume_from = str(last) if last.exists() else None
     if getattr(args, "resume_from", None) and pathlib.Path(args.resume_from, "flags.json").is_file():
@@ -584,7 +584,7 @@ def prediction(parser):
     group = parser.add_argument_group(
         "prediction",
         "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
-        "it; --device and --eval_batch_size_per_device count, flags of ranks, records and training do not.",
+        "it; --resume, --device and --eval_batch_size_per_device count, flags of ranks, records and training do not.",
     )
     group.add_argument(
         "--do_predict",
@@ -595,14 +595,32 @@ def prediction(parser):
     group.add_argument(
         "--predict_file",
         metavar="FILE|-",
-        help="UTF-8 texts, one to a line, without a header; in a task of pairs two columns "
-        "separated by a tab; -: standard input",
+        help="texts in UTF-8, perhaps packed (.gz): .tsv, .csv and .jsonl have named columns or keys, any other file a text to a "
+        "line without a header, two columns with a tab between them in a task of pairs; -: standard input",
+    )
+    group.add_argument(
+        "--predict_format",
+        choices=("auto", "lines", "tsv", "csv", "jsonl"),
+        default="auto",
+        help="what --predict_file is; auto: as its name ends, else lines",
+    )
+    group.add_argument(
+        "--text_column",
+        nargs="+",
+        metavar="NAME",
+        help="the column of the text, or the two of a pair (default: those of the snapshot's task)",
     )
     group.add_argument(
         "--output_file",
         metavar="FILE",
-        help="TSV with the label of each text and the probability of each label, whole or not at "
-        "all; one that is there is replaced (default: standard output)",
+        help="the answers in the form of the texts, lines in TSV: idxs, the other columns, the label, the probability of each "
+        "label; whole or not at all, what is there is replaced; --resume goes on after a stop (default: standard output)",
+    )
+    group.add_argument(
+        "--min_confidence",
+        type=share,
+        metavar="P",
+        help="leave the label empty where its probability is below P (default: label every text)",
     )
 
 

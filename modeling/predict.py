@@ -1,25 +1,24 @@
-"""Labels for raw texts from a snapshot alone: lines in, lines out, in their order, a window of them in memory at a time."""
+"""Labels for raw texts from a snapshot alone: each line of a file is answered, in their order, a window of them in memory at a time."""
 
-import contextlib
 import itertools
-import os
 import pathlib
 import sys
 
 import numpy as np
 
-from data.lines import check_texts, open_text, split_fields
-from data.store.records import encode_line
+from data.rows import AnswerWriter, Table, count_lines, detect_form, open_rows
 from data.tasks import Task
 from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
 from modeling.meta_kd.losses import softmax
+from modeling.predict_output import check_output, open_output
 from modeling.snapshots.folder import check_fits_model, check_meta, load_weights, read_model, teacher_meta
-from tokenization import tokenizer_for
-from util import UserError, atomic_file, progress
+from tokenization import encode, tokenizer_for
+from util import UserError, progress
 
 WINDOW = 4096  # texts among which those of like length meet in a batch
+TOLD = 20  # faulty lines that are told one by one
 META_TYPES = {"text": "a list of different names", "seq_length": "a count"}  # of a snapshot that predicts
 CLASS_HEADS = ("classifier.", "domain_classifiers.")
 STDIN = "standard input"
@@ -35,6 +34,8 @@ def wants_prediction(args):
         alone = (
             "predict_file",
             "output_file",
+            "text_column",
+            "min_confidence",
             *(["model_load_dir"] if hasattr(args, "student_model") else []),
         )
         for name in alone:
@@ -43,7 +44,7 @@ def wants_prediction(args):
                     f"--{name} is for a prediction, and --do_predict is not given: give it, or leave --{name} out."
                 )
         return False
-    for name in ("do_train", "do_eval", "resume", "resume_from"):
+    for name in ("do_train", "do_eval", "resume_from"):
         if getattr(args, name):
             raise UserError(
                 f"--do_predict and --{name} are both given, and a prediction is a run of its own: leave one of them out."
@@ -51,28 +52,28 @@ def wants_prediction(args):
     for name in ("model_load_dir", "predict_file"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is needed with --do_predict; --help says what it names.")
+    if args.resume and args.output_file is None:
+        raise UserError(
+            "--resume goes on with an --output_file, and none is given: name it, or leave --resume out."
+        )
     if args.output_file is not None:
-        check_output(pathlib.Path(args.output_file), args.predict_file)
+        check_output(args.output_file, args.predict_file, answer_form(args))
     return True
 
 
-def check_output(path, texts):
-    """Refuses an output file that is a folder, is in none, or is the file of the texts."""
-    if path.is_dir():
-        raise UserError(f"--output_file {path}: this is a folder, expected the name of a file.")
-    if not path.parent.is_dir():
-        raise UserError(f"--output_file {path}: there is no folder {path.parent}: make it, or name another.")
-    if path.exists() and texts != "-" and os.path.realpath(path) == os.path.realpath(texts):
-        raise UserError(
-            f"--output_file {path}: this is the file of the texts, which would be overwritten: name another."
-        )
+def answer_form(args):
+    """The form of the answers: that of the texts, TSV for plain lines."""
+    form, _ = detect_form(args.predict_file, args.predict_format)
+    return "tsv" if form == "lines" else form
 
 
 def predict(args):
-    """--do_predict: writes a TSV with the label of each text of --predict_file, and the probability of each label of the snapshot.
+    """--do_predict: answers each text of --predict_file with its label and the probability of each label of the snapshot.
+
+    A text without a token gets no label; a line with a fault is left out of the answers and told at the end, with exit code 1.
 
     Raises:
-        UserError: a fault in the snapshot or, with file and line, in the texts.
+        UserError: a fault in the snapshot, or in the file of texts as a whole.
     """
     folder = read_model(args.model_load_dir)
     task, seq_length, domains = task_from_meta(folder)
@@ -86,25 +87,152 @@ def predict(args):
     )
     load_weights(model, folder, allow_missing=())
     model.to(device)
-    with (
-        open_lines(args.predict_file) as lines,
-        open_output(args.output_file) as out,
-        progress(unit="text") as bar,
-    ):
-        texts = encode_lines(
-            task, STDIN if args.predict_file == "-" else args.predict_file, lines, tokenizer, seq_length
+
+    text = tuple(args.text_column or task.text)
+    if len(text) != len(task.text):
+        raise UserError(
+            f"--text_column {' '.join(text)}: the snapshot takes {len(task.text)} text(s) ({', '.join(task.text)}): name as many."
         )
-        for number, window in enumerate(
-            probabilities(model, texts, args.eval_batch_size_per_device, domains, device)
-        ):
-            if number == 0:  # not before: texts with a fault at their start leave no line
-                out.write("\t".join(("label", *task.labels)) + "\n")
-            out.writelines(
-                "\t".join((task.labels[row.argmax()], *(f"{value:.6f}" for value in row))) + "\n"
-                for row in window
+    form, _ = detect_form(args.predict_file, args.predict_format)
+    path = STDIN if args.predict_file == "-" else args.predict_file
+    facts = {
+        "model": folder.sha256,
+        "form": form,
+        "text columns": list(text),
+        "eval_batch_size_per_device": args.eval_batch_size_per_device,
+        "min_confidence": args.min_confidence,
+    }
+
+    def probabilities(features):
+        return class_probabilities(model, features, args.eval_batch_size_per_device, domains, device)
+
+    with open_rows(args.predict_file, args.predict_format) as lines:
+        table = Table(path, lines, form, text)
+        with open_output(args.output_file, facts, args.resume) as out:
+            with progress(total=count_lines(args.predict_file), unit="line") as bar:
+                tally = answer_rows(
+                    table, task.labels, out, tokenizer, seq_length, probabilities, args.min_confidence, bar
+                )
+    tally.tell(path)
+
+
+class Tally:
+    """What became of the rows so far: `rows`; `counts` of empty texts, uncertain answers and faulty lines; the first `faults`."""
+
+    def __init__(self, progress):
+        self.rows, self.faults = progress.get("rows", 0), list(progress.get("faults", ()))
+        self.counts = {"empty": 0, "uncertain": 0, "faulty": 0, **progress.get("counts", {})}
+
+    def add_fault(self, sentence):
+        self.counts["faulty"] += 1
+        if len(self.faults) < TOLD:
+            self.faults.append(sentence)
+
+    def progress(self, table):
+        """How far the prediction is, for its output."""
+        facts = {"rows": self.rows, "counts": self.counts, "faults": self.faults}
+        return {**facts, "content_sha256": table.content_sha256()}
+
+    def tell(self, path):
+        """Says on standard error what was not answered, and ends the process with exit code 1 where lines had a fault."""
+        notes = []
+        if self.counts["empty"]:
+            notes.append(f"note: {self.counts['empty']} of {self.rows} texts are empty, and have no label")
+        if self.counts["uncertain"]:
+            notes.append(
+                f"note: {self.counts['uncertain']} of {self.rows} answers are below --min_confidence, and have no label"
             )
-            out.flush()
-            bar.update(len(window))
+        notes += [f"error: {fault}" for fault in self.faults]
+        if self.counts["faulty"]:
+            notes.append(
+                f"error: {path}: {self.counts['faulty']} of {self.rows} lines have a fault; the answers hold the others."
+            )
+        if notes:
+            print("\n".join(notes), file=sys.stderr)
+        if self.counts["faulty"]:
+            raise SystemExit(1)
+
+
+def answer_rows(table, labels, out, tokenizer, seq_length, probabilities, min_confidence, bar):
+    """Answers the rows of a Table, a window at a time, after those that `out` holds already. Returns the Tally.
+
+    Args:
+        out: of modeling.predict_output; probabilities: takes a list of Features to float [n, M].
+    """
+    writer = AnswerWriter("tsv" if table.form == "lines" else table.form, table.others, labels)
+    rows = iter(table)
+    done = out.progress
+    tally = Tally(done)
+    skip_answered(rows, table, done)
+    bar.update(table.line)
+    try:
+        while window := list(itertools.islice(rows, WINDOW)):
+            begin = tally.rows == 0
+            tally.rows += len(window)
+            lines = answer_window(
+                window, writer, labels, tally, tokenizer, seq_length, probabilities, min_confidence
+            )
+            out.write((writer.header() if begin else b"") + b"".join(lines), tally.progress(table))
+            bar.update(table.line - bar.n)
+    except KeyboardInterrupt as stop:
+        if not out.progress:
+            raise
+        raise KeyboardInterrupt(
+            f"{str(stop).rstrip('.')}; what is done is kept: the same command with --resume goes on."
+        ) from None
+    return tally
+
+
+def skip_answered(rows, table, done):
+    """Passes over the rows that were answered before; UserError where they are others now."""
+    if not done:
+        return
+    passed = sum(1 for _ in itertools.islice(rows, done["rows"]))
+    if passed < done["rows"] or table.content_sha256() != done["content_sha256"]:
+        raise UserError(
+            f"--resume: the first {done['rows']} lines of {table.path} are not those that were answered: start again without --resume."
+        )
+
+
+def answer_window(window, writer, labels, tally, tokenizer, seq_length, probabilities, min_confidence):
+    """Yields the lines of the answers to some Rows, in their order; what is not answered is added to the Tally."""
+    features = {row.idxs: encode_row(tokenizer, row, seq_length) for row in window if not row.fault}
+    full = {idxs: each for idxs, each in features.items() if each is not None}
+    found = dict(zip(full, probabilities(list(full.values())) if full else ()))
+    for row in window:
+        if row.fault:
+            tally.add_fault(row.fault)
+        elif row.idxs not in found:
+            tally.counts["empty"] += 1
+            yield writer.answer(row, "", None)
+        else:
+            values = found[row.idxs]
+            sure = min_confidence is None or values.max() >= min_confidence
+            tally.counts["uncertain"] += not sure
+            yield writer.answer(row, labels[values.argmax()] if sure else "", values)
+
+
+def encode_row(tokenizer, row, seq_length):
+    """The Features of a Row; None where a text of it has no token."""
+    if any(next(tokenizer.ids(text), None) is None for text in row.texts):
+        return None
+    return encode(tokenizer, row.texts[0], row.texts[1] if len(row.texts) == 2 else None, seq_length)
+
+
+def class_probabilities(model, features, batch_size, domains, device):
+    """The probabilities of the classes, float64 [n, M], of n Features.
+
+    Their domain is not known: a model with a class head for each domain takes the mean of those that it was trained on.
+    """
+
+    def answer(model, batch):
+        return softmax(model(batch, last_hidden=False).logits.numpy())
+
+    names = ("input_ids", "input_mask", "segment_ids")
+    block = {name: np.stack([getattr(row, name) for row in features]) for name in names}
+    block.update({name: np.zeros(len(features), np.int32) for name in ("label", "idxs", "weights")})
+    block["domain"] = np.full(len(features), domains.K)
+    return np.stack(infer(model, block, batch_size, domains, device, answer))
 
 
 def task_from_meta(folder):
@@ -131,57 +259,3 @@ def task_from_meta(folder):
     K = len(task.domains)
     seen = teacher_meta(meta, task, path)["seen_domains"] if meta["kind"] == "teacher" else range(K)
     return task, meta["seq_length"], DomainTable(K, tuple(seen))
-
-
-@contextlib.contextmanager
-def open_lines(path):
-    """The file at `path`, or standard input for "-", as lines of bytes."""
-    if path == "-":
-        yield sys.stdin.buffer
-        return
-    with open_text(path, "a text on each line: check --predict_file") as file:
-        yield file
-
-
-def open_output(path):
-    """Where the lines go: the file at `path`, which gets its name when it is whole, or standard output."""
-    return atomic_file(path, "w") if path else contextlib.nullcontext(sys.stdout)
-
-
-def encode_lines(task, path, lines, tokenizer, seq_length):
-    """Yields the Features of each line, an iterable of bytes from the file `path`, as they are asked for.
-
-    Raises:
-        UserError: a fault, with file and line; there is no line.
-    """
-    line = 0
-    for line, raw in enumerate(lines, 1):
-        texts = split_fields(path, line, raw, task.text)
-        check_texts(path, line, task.text, texts)
-        yield encode_line(
-            tokenizer, texts[0], texts[1] if len(texts) == 2 else None, seq_length, f"{path}:{line}"
-        )
-    if not line:
-        raise UserError(f"{path}: found no text, expected one on each line.")
-
-
-def probabilities(model, texts, batch_size, domains, device, window=WINDOW):
-    """Yields the probabilities of the classes, float64 [n, M], of each `window` of Features; no more of `texts` is read than is asked for.
-
-    Their domain is not known: a model with a class head for each domain takes the mean of those that it was trained on.
-    """
-
-    def answer(model, batch):
-        return softmax(model(batch, last_hidden=False).logits.numpy())
-
-    texts = iter(texts)
-    while rows := list(itertools.islice(texts, window)):
-        block = {
-            name: np.stack([getattr(row, name) for row in rows])
-            for name in ("input_ids", "input_mask", "segment_ids")
-        }
-        block.update(
-            {name: np.zeros(len(rows), np.int32) for name in ("label", "idxs", "weights")},
-            domain=np.full(len(rows), domains.K),
-        )
-        yield np.stack(infer(model, block, batch_size, domains, device, answer))

@@ -1,5 +1,7 @@
 """Prediction: a snapshot alone labels raw texts, as the test of its run did and as transformers does, in order and a window at a time."""
 
+import csv
+import gzip
 import itertools
 import json
 import os
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, best, call, lay_out, words
 from test_cli import refused
+from tqdm import tqdm
 
 import config
+from data.rows import Table
 from modeling import predict as prediction
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier
@@ -45,9 +49,10 @@ print(json.dumps([model(**tokenizer(text, return_tensors="pt")).logits[0].softma
 
 
 def table(text):
-    """A TSV as its header, the labels and the probabilities, float64 [N, M]."""
+    """A TSV as its header without idxs, the labels and the probabilities, float64 [N, M]; the rows are numbered from 0."""
     header, *rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
-    return header, [row[0] for row in rows], np.array([row[1:] for row in rows], float)
+    assert header[0] == "idxs" and [row[0] for row in rows] == [*map(str, range(len(rows)))]
+    return header[1:], [row[1] for row in rows], np.array([row[2:] for row in rows], float)
 
 
 def of_the_run(folder, run):
@@ -114,24 +119,36 @@ def test_window_and_batch_change_nothing(place, monkeypatch):
     """Texts that share a window or a batch with others get the probabilities that they get alone."""
     _, _, expected = table(ask(place).out)
     for window, batch in ((1, 1), (5, 3), (16, 7), (100, 100)):
-        monkeypatch.setattr(prediction.probabilities, "__defaults__", (window,))
+        monkeypatch.setattr(prediction, "WINDOW", window)
         np.testing.assert_allclose(
             table(ask(place, eval_batch_size_per_device=batch).out)[2], expected, atol=1.1e-6
         )
 
 
-def test_a_window_is_read_when_the_one_before_is_done(place):
-    """Of an endless stream no more texts are taken than the windows that were asked for."""
-    folder, taken = read_model(place / "student"), itertools.count()
-    task, seq_length, domains = prediction.task_from_meta(folder)
-    model = DomainClassifier(folder.config, 2, 4)
-    load_weights(model, folder, allow_missing=())
-    lines = (b"good plot %d\n" % number for number in taken)
-    texts = prediction.encode_lines(task, "endless", lines, tokenizer_for(folder.path), seq_length)
-    stream = prediction.probabilities(model, texts, 8, domains, prediction.select_device("cpu"), 20)
-    assert next(taken) == 0
-    shapes = [next(stream).shape for _ in range(3)]
-    assert shapes == [(20, 2)] * 3 and next(taken) == 61
+def test_a_window_is_read_when_the_one_before_is_answered(place, monkeypatch):
+    """Of an endless stream no more texts are taken than the windows that were answered."""
+    taken, shapes = itertools.count(), []
+    monkeypatch.setattr(prediction, "WINDOW", 20)
+    table = Table("endless", (b"good plot %d\n" % number for number in taken), "lines", ("review",))
+
+    class Enough(Exception):
+        pass
+
+    class Output:
+        progress = {}
+
+        def write(self, data, progress):
+            shapes.append((data.count(b"\n"), progress["rows"]))
+            if len(shapes) == 3:
+                raise Enough
+
+    def even(features):
+        return np.full((len(features), 2), 0.5)
+
+    tokenizer = tokenizer_for(read_model(place / "student").path)
+    with pytest.raises(Enough):
+        prediction.answer_rows(table, ["a", "b"], Output(), tokenizer, 32, even, None, tqdm(disable=True))
+    assert shapes == [(21, 20), (20, 40), (20, 60)] and next(taken) == 60
 
 
 def test_a_head_for_each_domain_gives_the_mean_of_those_that_were_trained(place):
@@ -184,7 +201,9 @@ def test_pairs_are_two_columns(place):
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=3e-6)
     for text in ("good plot\n", "a\tb\tc\n"):
         (place / "texts").write_text("good plot\tbad sound\n" + text)
-        says(place, "texts:2: ", "column(s), expected 2 (premise, hypothesis)", model_load_dir="pairs")
+        outcome = ask(place, model_load_dir="pairs")
+        assert outcome.code == 1 and outcome.out.count("\n") == 2
+        assert "texts:2: " in outcome.err and "column(s), expected 2 (premise, hypothesis)" in outcome.err
 
 
 NEEDS_TORCH = pytest.mark.skipif(
@@ -242,11 +261,12 @@ def test_standard_input_and_output_are_pipes(place):
         place, b"\xef\xbb\xbf" + texts.replace(b"\n", b"\r\n").removesuffix(b"\r\n"), predict_file="-"
     )
     assert (done.returncode, done.stderr) == (0, b"") and done.stdout.decode() == ask(place).out
-    done = process(place, b"good plot\n\n", predict_file="-")
-    assert (done.returncode, done.stdout) == (
-        2,
-        b"",
-    ) and b"error: standard input:2: found an empty 'review'" in done.stderr
+    done = process(place, "good plot\n\nörk \u2028 plot".encode(), predict_file="-")
+    assert done.returncode == 0 and done.stdout.count(b"\n") == 4
+    assert (
+        done.stdout.splitlines()[2] == b"1\t\t\t"
+        and done.stderr == b"note: 1 of 3 texts are empty, and have no label\n"
+    )
 
 
 def test_a_reader_that_goes_ends_it_quietly(place):
@@ -261,10 +281,10 @@ def test_an_output_file_is_written_whole_or_not_at_all(place, monkeypatch):
     expected = ask(place).out
     (place / "out.tsv").write_text("old")
     assert ask(place, output_file="out.tsv")[:2] == (0, "") and (place / "out.tsv").read_text() == expected
-    with open(place / "texts", "a") as file:
-        file.write("\n")
-    monkeypatch.setattr(prediction.probabilities, "__defaults__", (4,))
-    says(place, "texts:17: ", output_file="out.tsv")
+    with gzip.open(place / "texts.gz", "wb") as file:
+        file.write((place / "texts").read_bytes() * 50)
+    (place / "half.gz").write_bytes((place / "texts.gz").read_bytes()[:-20])
+    says(place, "half.gz: cannot be unpacked", predict_file="half.gz", output_file="out.tsv")
     assert (place / "out.tsv").read_text() == expected
 
 
@@ -289,21 +309,57 @@ def test_an_output_file_that_cannot_be_is_refused_before_the_model_is_read(place
 
 
 @pytest.mark.parametrize(
-    "content, expected",
+    "content, expected", [(b"", "texts: found no text"), (b"", "texts.csv: the file is empty")]
+)
+def test_a_file_without_texts_is_refused(place, content, expected):
+    """Nothing is answered, and no file is left."""
+    name = expected.split(":")[0]
+    (place / name).write_bytes(content)
+    assert (
+        says(
+            place,
+            expected,
+            predict_file=name,
+            output_file="out." + name.partition(".")[2] * bool("." in name) or None,
+        ).out
+        == ""
+    )
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b" ", b"\xe2\x80\x8b", b"\t \t".replace(b"\t", b"\r"), b"\xc2\xa0\xef\xb8\x8f", b"\x07"]
+)
+def test_an_empty_text_has_an_empty_label(place, line):
+    """One without a token, whatever it is made of: its line is answered, counted and told, and the others are as without it."""
+    (place / "texts").write_bytes(b"good plot\n" + line + b"\nbad sound\n")
+    outcome = ask(place)
+    rows = [row.split("\t") for row in outcome.out.splitlines()]
+    assert outcome.code == 0 and rows[2] == ["1", "", "", ""] and rows[1][1] and rows[3][1]
+    assert outcome.err == "note: 1 of 3 texts are empty, and have no label\n"
+
+
+@pytest.mark.parametrize(
+    "line, expected",
     [
-        (b"", "texts: found no text"),
-        (b"good\n\nbad\n", "texts:2: found an empty 'review'"),
-        (b"good\n \n", "texts:2: found an empty"),
-        (b"good\nbad \xff\n", "texts:2: found byte 0xff"),
-        (b"good\tbooks\n", "texts:1: found 2 column(s), expected 1 (review)"),
-        (b"good\n\xe2\x80\x8b\n", "texts:2: found no token"),
-        (b"go\0od\n", "texts:1: found a NUL"),
+        (b"bad \xff", "texts:2: found byte 0xff"),
+        (b"good\tbooks", "texts:2: found 2 column(s), expected 1 (review)"),
+        (b"go\0od", "texts:2: found a NUL"),
     ],
 )
-def test_a_text_that_is_none_is_refused(place, content, expected):
-    """By file and line; standard output stays empty, as the fault is in the first window."""
-    (place / "texts").write_bytes(content)
-    assert says(place, expected).out == ""
+def test_a_faulty_line_is_told_at_the_end(place, line, expected):
+    """By file and line, with exit code 1; the file holds the other answers under their own numbers."""
+    (place / "texts").write_bytes(b"good plot\n" + line + b"\nbad sound\n")
+    outcome = ask(place, output_file="out.tsv")
+    assert outcome.code == 1 and f"error: {expected}" in outcome.err
+    assert outcome.err.endswith("error: texts: 1 of 3 lines have a fault; the answers hold the others.\n")
+    assert [row.split("\t")[0] for row in (place / "out.tsv").read_text().splitlines()] == ["idxs", "0", "2"]
+
+
+def test_twenty_faults_are_told_and_all_are_counted(place):
+    """Memory and the terminal are not filled by them."""
+    (place / "texts").write_bytes(b"bad \xff\n" * 30 + b"good plot\n")
+    outcome = ask(place)
+    assert outcome.code == 1 and outcome.err.count("found byte") == 20 and "30 of 31 lines" in outcome.err
 
 
 def test_a_model_that_cannot_predict_is_refused(place, tiny_model, tiny_data):
@@ -343,3 +399,211 @@ def test_task_and_data_are_needed_for_all_else():
     ):
         config.parse("", *groups, argv=[])
     assert config.parse("", *groups, argv=["--do_predict"]).data_dir is None
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+TEXTS = ["good plot", "", 'a "bad" sound, so it was', "dull\tbook"]
+
+
+def tables(folder):
+    """Writes the TEXTS, with a key of their own and a column more, as t.csv, t.tsv, t.jsonl and packed."""
+    rows = [(f"k{i}", text, f"ü {i}") for i, text in enumerate(TEXTS)]
+    with open(folder / "t.csv", "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows([("key", "words", "more"), *rows])
+    lines = [
+        "\t".join(part.replace("\t", " ") for part in row) + "\n" for row in [("key", "words", "more"), *rows]
+    ]
+    (folder / "t.tsv").write_text("".join(lines), encoding="utf-8")
+    objects = [{"key": key, "words": text or None, "more": more} for key, text, more in rows]
+    text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in objects)
+    (folder / "t.jsonl").write_text(text, encoding="utf-8")
+    for name in ("t.csv", "t.tsv", "t.jsonl"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+
+
+def read_back(path):
+    """The rows of an answered table, a list of dicts of texts, and of None as "" in JSON lines."""
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    text = raw.decode("utf-8")
+    if ".jsonl" in path.name:
+        rows = [json.loads(line) for line in text.splitlines()]
+        return [
+            {k: "" if v is None else f"{v:.6f}" if isinstance(v, float) else str(v) for k, v in row.items()}
+            for row in rows
+        ]
+    return [*csv.DictReader(text.splitlines(), delimiter="," if ".csv" in path.name else "\t")]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.csv.gz", "t.tsv.gz", "t.jsonl.gz"])
+def test_tables_are_answered_row_by_row(place, name):
+    """Named columns, quotes, marks at the start and packed files; other columns pass through; the answers are those of the lines."""
+    tables(place)
+    (place / "texts").write_text("".join(text.replace("\t", " ") + "\n" for text in TEXTS))
+    expected = [line.split("\t") for line in ask(place).out.splitlines()]
+    outcome = ask(place, predict_file=name, text_column="words", output_file=f"out.{name}")
+    assert (
+        outcome.code == 0
+        and outcome.out == ""
+        and outcome.err == "note: 1 of 4 texts are empty, and have no label\n"
+    )
+    rows = read_back(place / f"out.{name}")
+    assert [*rows[0]] == ["idxs", "key", "more", "label", "positive", "negative"]
+    assert [[row[name] for name in expected[0]] for row in rows] == expected[1:]
+    assert [(row["key"], row["more"]) for row in rows] == [(f"k{i}", f"ü {i}") for i in range(4)]
+
+
+def test_columns_of_our_names_stay_theirs(place):
+    """idxs of the file are kept, and a column named label or as a class is passed through beside ours."""
+    (place / "t.tsv").write_text("idxs\treview\tlabel\tnegative\n7\tgood plot\tgold\tn\n")
+    header, row = [line.split("\t") for line in ask(place, predict_file="t.tsv").out.splitlines()]
+    assert header == ["idxs", "label", "negative", "predicted_label", "positive", "predicted_negative"]
+    assert row[:3] == ["7", "gold", "n"]
+
+
+def test_pairs_have_two_columns(place):
+    """In the order of the flag, wherever they stand; one name or three are refused."""
+    of_pairs(place)
+    expected = ask(place, model_load_dir="pairs").out.splitlines()[1].split("\t")
+    (place / "t.csv").write_text("b,id,a\nbad sound,x,good plot\n")
+    argv = ["--do_predict", "--model_load_dir", "pairs", "--predict_file", "t.csv", "--text_column"]
+    for names in (["a", "b"], ["a"], ["a", "b", "id"]):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "meta_distill.py"), *argv, *names],
+            cwd=place,
+            capture_output=True,
+            text=True,
+        )
+        if len(names) == 2:
+            row = done.stdout.splitlines()[1].split(",")
+            assert row[:3] == ["0", "x", expected[1]], done.stderr
+            np.testing.assert_allclose(np.array(row[3:], float), np.array(expected[2:], float), atol=2e-6)
+        else:
+            assert done.returncode == 2 and "takes 2 text(s) (premise, hypothesis)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("t.csv", 'review\n"open\n', "t.csv:2: the row that starts here is no CSV"),
+        ("t.csv", 'id,review\n1,good\n2,"a\nb",c\n3,bad\n', "t.csv:3: found 3 column(s), expected 2"),
+        ("t.tsv", "id\treview\n1\tgood\nbad\n", "t.tsv:3: found 1 column(s), expected 2"),
+        ("t.jsonl", '{"review": "good"}\n{"review": 3}\n', "t.jsonl:2: found a int under 'review'"),
+        ("t.jsonl", '{"review": "good"}\n{"text": "a"}\n', "t.jsonl:2: found nothing under 'review'"),
+        ("t.jsonl", '{"review": "good"}\n[1]\n', "t.jsonl:2: found a list"),
+        ("t.jsonl", '{"review": "good"}\n{"review": NaN}\n', "t.jsonl:2: the line is not JSON"),
+        ("t.jsonl", '{"review": "good", "a": "\\ud800"}\n', "t.jsonl:1: found half of a surrogate pair"),
+        ("t.jsonl", "[" * 100_000 + "\n", "t.jsonl:1: the line is not JSON"),
+    ],
+)
+def test_a_faulty_row_is_told_at_the_end(place, name, content, expected):
+    """Whatever its fault, the rows around it are answered."""
+    (place / name).write_text(content)
+    outcome = ask(place, predict_file=name)
+    assert outcome.code == 1 and f"error: {expected}" in outcome.err and "1 of " in outcome.err
+    assert outcome.out.count("good") == 0
+
+
+def test_a_header_without_the_text_is_refused(place):
+    """By the names that are there and the one that is wanted."""
+    (place / "t.csv").write_text("id;words\n1;good\n")
+    says(place, "t.csv:1: found 'id;words'", "'review'", "--text_column", predict_file="t.csv")
+    (place / "t.tsv").write_text("review\treview\ngood\tbad\n")
+    says(place, "t.tsv:1: ", "each name once", predict_file="t.tsv")
+    says(place, "answered in csv", predict_file="t.csv", output_file="out.jsonl")
+
+
+def test_a_low_confidence_leaves_the_label_empty(place):
+    """Below P, and no other; the probabilities stay, and the number is told."""
+    header, labels, found = table(ask(place).out)
+    limit = float(np.sort(found.max(axis=1))[len(found) // 2])
+    outcome = ask(place, min_confidence=limit + 1e-9)
+    _, kept, same = table(outcome.out)
+    below = found.max(axis=1) <= limit
+    assert kept == ["" if low else label for label, low in zip(labels, below)] and (same == found).all()
+    assert f"note: {below.sum()} of 16 answers are below --min_confidence" in outcome.err
+
+
+# --------------------------------------------------------------------------------------- stopped and resumed
+
+
+@pytest.mark.parametrize("output", ["out.tsv", "out.tsv.gz"])
+def test_a_prediction_goes_on_after_a_kill(place, monkeypatch, output):
+    """Killed after any window: --resume ends with the bytes of one that was never stopped, and asks the model for the rest alone."""
+    monkeypatch.setattr(prediction, "WINDOW", 4)
+    (place / "texts").write_bytes((place / "texts").read_bytes() + b"\n\nbad \xff\n")
+    whole = ask(place, output_file=f"whole.{output}")
+    expected, ask_model = (place / f"whole.{output}").read_bytes(), prediction.class_probabilities
+    for windows in range(4):
+        asked = []
+
+        def killed(model, features, *more, asked=asked, windows=windows):
+            if len(asked) == windows:
+                raise KeyboardInterrupt
+            asked.append(len(features))
+            return ask_model(model, features, *more)
+
+        monkeypatch.setattr(prediction, "class_probabilities", killed)
+        stopped = ask(place, output_file=output)
+        assert not (place / output).exists() and ("--resume" in stopped.err) == (windows > 0)
+
+        def counted(model, features, *more, asked=asked):
+            asked.append(len(features))
+            return ask_model(model, features, *more)
+
+        monkeypatch.setattr(prediction, "class_probabilities", counted)
+        outcome = ask(place, output_file=output, resume=True)
+        assert (outcome.code, outcome.err) == (1, whole.err) and sum(asked) == 16
+        assert (place / output).read_bytes() == expected
+        (place / output).unlink()
+        assert not [*place.glob(".*")]
+
+
+def test_what_was_begun_otherwise_is_not_gone_on_with(place, monkeypatch):
+    """Another model, another threshold or other texts are refused; without --resume it starts again."""
+    monkeypatch.setattr(prediction, "WINDOW", 4)
+    ask_model, calls = prediction.class_probabilities, []
+
+    def killed(*values):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ask_model(*values)
+
+    monkeypatch.setattr(prediction, "class_probabilities", killed)
+    ask(place, output_file="out.tsv")
+    says(place, "another model", output_file="out.tsv", resume=True, model_load_dir="teacher")
+    says(place, "another min_confidence", output_file="out.tsv", resume=True, min_confidence=0.5)
+    texts = (place / "texts").read_bytes()
+    (place / "texts").write_bytes(b"dull " + texts)
+    says(place, "not those that were answered", output_file="out.tsv", resume=True)
+    (place / "texts").write_bytes(texts)
+    assert ask(place, output_file="out.tsv").code == 0 and (place / "out.tsv").read_text() == ask(place).out
+
+
+def test_devices_pipes_and_links_are_written_as_they_are(place):
+    """/dev/null stays a device, a named pipe has the bytes, a link leads to the file as before."""
+    expected = ask(place).out
+    assert ask(place, output_file="/dev/null").code == 0 and not os.path.isfile("/dev/null")
+    os.mkfifo(place / "pipe")
+    reader = subprocess.Popen(["cat", "pipe"], cwd=place, stdout=subprocess.PIPE, text=True)
+    assert ask(place, output_file="pipe").code == 0 and reader.communicate()[0] == expected
+    (place / "real").write_text("old")
+    (place / "link").symlink_to("real")
+    assert ask(place, output_file="link").code == 0 and os.readlink(place / "link") == "real"
+    assert (place / "real").read_text() == expected
+
+
+def test_standard_output_is_utf8_in_any_locale(place):
+    """A column of umlauts under LC_ALL=C, as cron has it."""
+    (place / "t.tsv").write_text("key\treview\nü €\tgood plot\n", encoding="utf-8")
+    flags = {"do_predict": True, "model_load_dir": "student", "predict_file": "t.tsv"}
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "meta_distill.py"), *words(flags)],
+        cwd=place,
+        capture_output=True,
+        env=environment,
+    )
+    assert done.returncode == 0 and "ü €\t" in done.stdout.decode("utf-8")

@@ -1,0 +1,271 @@
+"""Files of texts to be answered, a row at a time: plain lines, TSV, CSV and JSON lines; and the answers in the same form.
+
+A row with a fault is told by the fault and does not end the reading; only a file that cannot be read at all does.
+"""
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import pathlib
+import sys
+import zlib
+from typing import NamedTuple, Optional
+
+from data.lines import MARK, line_text, open_text, split_fields
+from util import UserError
+
+FORMS = ("lines", "tsv", "csv", "jsonl")
+IDXS = "idxs"  # the column that numbers the rows from 0
+
+
+class Row(NamedTuple):
+    """A row of a file of texts. `fault`: a sentence, or None; then there are the texts, one or two, and the other columns."""
+
+    idxs: int  # its place among all rows, from 0
+    texts: tuple = ()
+    others: tuple = ()  # values of Table.others; of a JSON line its other keys and their values
+    fault: Optional[str] = None
+
+
+def detect_form(path, form="auto"):
+    """The form of the file `path` and whether it is compressed, by its suffixes such as .csv.gz, unless `form` says which."""
+    suffixes = [suffix[1:].lower() for suffix in pathlib.Path(path).suffixes]
+    compressed = suffixes[-1:] == ["gz"]
+    last = (suffixes[:-1] if compressed else suffixes)[-1:]
+    return form if form != "auto" else last[0] if last and last[0] in FORMS[1:] else "lines", compressed
+
+
+@contextlib.contextmanager
+def open_rows(path, form):
+    """The lines of bytes of a file of texts, "-" being standard input; a damaged .gz file is a UserError."""
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    with open_text(path, "a file of texts: check --predict_file") as file:
+        compressed = detect_form(path, form)[1]
+        yield _unpacked(path, file) if compressed else file
+
+
+def _unpacked(path, file):
+    try:
+        yield from gzip.GzipFile(fileobj=file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: cannot be unpacked ({error}), expected a whole gzip file: fetch it again."
+        ) from None
+
+
+def count_lines(path):
+    """How many lines the file at `path` has; None for one that can be read but once or would have to be unpacked."""
+    if path == "-" or not pathlib.Path(path).is_file() or detect_form(path)[1]:
+        return None
+    with open(path, "rb") as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+
+
+class Table:
+    """The rows of a file of texts.
+
+    Args:
+        path: names the file in sentences; lines: its lines of bytes.
+        form: one of FORMS; lines have no header, and the texts alone, with a tab between the two of a pair.
+        text: the names of the columns of the text.
+    Attributes:
+        others: the names of the other columns, in their order; of JSON lines those of the first object.
+        line: lines read so far.
+    Raises:
+        UserError: there is no row, or the header lacks a column of the text.
+    """
+
+    def __init__(self, path, lines, form, text):
+        self.path, self.form, self.text, self.line = path, form, tuple(text), 0
+        self._digest, self._lines, self._others = hashlib.sha256(), iter(lines), []
+        self._records = {"lines": self._split, "tsv": self._split, "csv": self._csv, "jsonl": self._json}[
+            form
+        ]()
+        self._first = None
+        if form in ("tsv", "csv"):
+            self._read_header(next(self._records, None))
+        self._first = next(self._records, None)
+        if self._first is None:
+            what = "a header and no texts" if self.line else "no text"
+            raise UserError(f"{path}: found {what}, expected one or more.")
+        if form == "jsonl" and isinstance(self._first[1], dict):
+            self._others = [name for name in self._first[1] if name not in self.text]
+
+    @property
+    def others(self):
+        """The names of the columns that are passed through."""
+        return tuple(self._others)
+
+    def content_sha256(self):
+        """A hash of the lines of all rows that were handed out, and of the header."""
+        return self._digest.hexdigest()
+
+    def __iter__(self):
+        idxs = 0
+        while self._first is not None:
+            raw, record, fault = self._first
+            self._digest.update(raw)
+            yield Row(idxs, fault=fault) if fault else self._row(idxs, record)
+            self._first, idxs = next(self._records, None), idxs + 1
+
+    def _row(self, idxs, record):
+        if self.form == "lines":
+            return Row(idxs, tuple(record))
+        if self.form == "jsonl":
+            others = tuple((name, value) for name, value in record.items() if name not in self.text)
+            return Row(idxs, tuple(record[name] or "" for name in self.text), others)
+        return Row(idxs, tuple(record[k] for k in self._places), tuple(record[k] for k in self._other_places))
+
+    # ---------------------------------------------------------------- records: (bytes, values, fault)
+
+    def _read_header(self, record):
+        expected = f"expected a header with {', '.join(map(repr, self.text))}: check --text_column and --predict_format"
+        if record is None:
+            raise UserError(f"{self.path}: the file is empty, {expected}.")
+        raw, header, fault = record
+        if fault:
+            raise UserError(fault)
+        if any(header.count(name) != 1 for name in self.text) or len(set(header)) < len(header):
+            raise UserError(
+                f"{self.path}:1: found {', '.join(map(repr, header))[:300]}, {expected}, each name once."
+            )
+        self._digest.update(raw)
+        self._width = len(header)
+        self._places = [header.index(name) for name in self.text]
+        self._other_places = [k for k in range(len(header)) if k not in self._places]
+        self._others = [header[k] for k in self._other_places]
+
+    def _split(self):
+        """Of lines with tabs between their fields, and no quotes."""
+        for raw in self._lines:
+            self.line += 1
+            names = self.text if self.form == "lines" else None
+            try:
+                fields = split_fields(self.path, self.line, raw, names)
+                yield raw, fields, self._width_fault(self.line, fields)
+            except UserError as error:
+                yield raw, None, str(error)
+
+    def _csv(self):
+        csv.field_size_limit(sys.maxsize)  # the length of a text is no fault
+        taken = []
+
+        def lines():
+            for raw in self._lines:
+                self.line += 1
+                taken.append(raw)
+                text = raw[len(MARK) :] if self.line == 1 and raw.startswith(MARK) else raw
+                yield text.decode("utf-8", "surrogateescape")
+
+        reader = csv.reader(lines(), strict=True)
+        while True:
+            first, fields, fault = self.line + 1, None, None
+            try:
+                fields = next(reader) or [""]
+                fault = self._width_fault(first, fields)
+                for offset, raw in enumerate(taken):
+                    line_text(self.path, first + offset, raw)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                fault = (
+                    f"{self.path}:{first}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected "
+                    "quotes doubled inside quotes and closed: mend it."
+                )
+            except UserError as error:
+                fault = str(error)
+            yield b"".join(taken), fields, fault
+            taken.clear()
+
+    def _width_fault(self, line, fields):
+        width = getattr(self, "_width", len(fields))
+        if len(fields) != width:
+            return f"{self.path}:{line}: found {len(fields)} column(s), expected {width} as in the header: mend the line."
+        return None
+
+    def _json(self):
+        for raw in self._lines:
+            self.line += 1
+            try:
+                record = json.loads(line_text(self.path, self.line, raw), parse_constant=_refuse)
+                yield raw, record, self._object_fault(record)
+            except UserError as error:
+                yield raw, None, str(error)
+            except (ValueError, RecursionError) as error:
+                yield (
+                    raw,
+                    None,
+                    f"{self.path}:{self.line}: the line is not JSON ({error}), expected an object a line.",
+                )
+
+    def _object_fault(self, record):
+        where = f"{self.path}:{self.line}"
+        if not isinstance(record, dict):
+            return f"{where}: found a {type(record).__name__}, expected a JSON object a line."
+        for name in self.text:
+            if not isinstance(record.get(name, 0), (str, type(None))):
+                found = f"a {type(record[name]).__name__}" if name in record else "nothing"
+                return f"{where}: found {found} under {name!r}, expected a text: check --text_column."
+        try:
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return f"{where}: found half of a surrogate pair, expected text: mend the line."
+        if IDXS in record and IDXS not in self._others and self._others:
+            return f"{where}: found the key {IDXS!r}, which the first line does not have: mend the line."
+        return None
+
+
+def _refuse(constant):
+    raise ValueError(f"{constant} is no value of JSON")
+
+
+class AnswerWriter:
+    """Answers as bytes, in the form of the texts (plain lines are answered in TSV).
+
+    An answer has the row's number, unless a column `idxs` is there already, its other columns, the label, and the probability of
+    each label. Where a column has the name of one of these, ours begins with "predicted_".
+    """
+
+    def __init__(self, form, others, labels):
+        self.form, self.numbered, names, taken = form, IDXS not in others, [], {IDXS, *others}
+        for name in ("label", *labels):
+            while name in taken:
+                name = f"predicted_{name}"
+            names.append(name)
+            taken.add(name)
+        self.names, self.others = names, others
+
+    def header(self):
+        """The line of the names of the columns; nothing for JSON lines."""
+        if self.form == "jsonl":
+            return b""
+        return self._line([*[IDXS] * self.numbered, *self.others, *self.names])
+
+    def answer(self, row, label, probabilities):
+        """The answer to a Row. Args: label: "" for none; probabilities: of the labels, or None."""
+        if self.form != "jsonl":
+            shown = (
+                [""] * (len(self.names) - 1) if probabilities is None else [f"{p:.6f}" for p in probabilities]
+            )
+            return self._line([*[row.idxs] * self.numbered, *row.others, label, *shown])
+        shown = (
+            [None] * (len(self.names) - 1)
+            if probabilities is None
+            else [round(float(p), 6) for p in probabilities]
+        )
+        value = {IDXS: row.idxs} if self.numbered else {}
+        value.update(row.others)
+        value.update(zip(self.names, (label, *shown)))
+        return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
+
+    def _line(self, values):
+        if self.form == "csv":
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerow(values)
+            return text.getvalue().encode("utf-8")
+        return ("\t".join(map(str, values)) + "\n").encode("utf-8")
