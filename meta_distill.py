@@ -101,7 +101,8 @@ def main():
     make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
     model = build_student(folder.config, task, teacher_facts["width"], terms, make_encoder)
     init_weights(model, args.seed, folder.config.initializer_range)
-    load_weights(model, folder, run.log, () if args.resume_from else HEADS)
+    starts = args.do_train and not args.resume_from
+    load_weights(model, folder, run.log, () if args.resume_from else HEADS, task if starts else None)
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
     matches = match_layers(teacher_facts["layers"], folder.config.num_hidden_layers)

@@ -80,7 +80,8 @@ def main():
     make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
     model = build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads, make_encoder)
     init_weights(model, args.seed, folder.config.initializer_range)
-    load_weights(model, folder, run.log, () if args.resume_from else HEADS)
+    starts = args.do_train and not args.resume_from
+    load_weights(model, folder, run.log, () if args.resume_from else HEADS, task if starts else None)
     model.to(device)
     describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
     if not args.do_train:

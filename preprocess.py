@@ -79,7 +79,7 @@ def main():
     device = select_device(args.device)
     make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
     model = DomainClassifier(folder.config, len(task.labels), len(task.domains), make_encoder=make_encoder)
-    load_weights(model, folder, run.log)
+    load_weights(model, folder, run.log, task=task)
     model.to(device)
 
     # ------------ embeddings of every text, part by part; the ranks take turns

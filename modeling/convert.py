@@ -31,45 +31,9 @@ from util import UserError, entry, read_json, atomic_folder, write_json  # isort
 import numpy as np
 
 from config import module_parser
-from modeling.bert.names import current_name, encoder_shapes
+from modeling.bert.names import current_names, encoder_shapes
+from modeling.snapshots.weights import read_shards
 from tokenization import load_vocab, tokenizer_for
-
-# --------------------------------------------------------------------------------------- names, shapes and shards
-
-
-def read_shards(path, name, load):
-    """{tensor's name: value} of the weights of a folder: the file `name`, or the shards that `name`.index.json lists.
-
-    Args:
-        load: a function, path of a file -> {name: value}.
-    Raises:
-        UserError: an index that is none, a shard that is missing or holds other tensors than the index says.
-    """
-    if (path / name).is_file():
-        return load(path / name)
-    index = path / f"{name}.index.json"
-    places, tensors = read_json(index, "the index of the weights").get("weight_map"), {}
-    if (
-        not isinstance(places, dict)
-        or not places
-        or not all(isinstance(file, str) for file in places.values())
-    ):
-        raise UserError(
-            f"{index}: the weight_map is missing or not a map from tensors to files: take another copy of the model."
-        )
-    for file in sorted(set(places.values())):
-        if file not in os.listdir(path) or not (path / file).is_file():
-            raise UserError(
-                f"{index}: it names the file {file!r:.80}, which is missing: take another copy of the model."
-            )
-        found = load(path / file)
-        if found.keys() != {tensor for tensor, place in places.items() if place == file}:
-            raise UserError(
-                f"{path / file}: its tensors are not those that {index.name} says: take another copy of the model."
-            )
-        tensors.update(found)
-    return tensors
-
 
 # --------------------------------------------------------------------------------------- the three sources
 
@@ -346,9 +310,10 @@ def keep_encoder(variables, config, source):
     Raises:
         UserError: a weight is missing, there twice, of another shape, not of finite floats, or of a layer too many.
     """
-    named = {}
+    variables, named = list(variables), {}
+    names = current_names([hugging_face_name(variable.name) for variable in variables])
     for variable in variables:
-        name = current_name(hugging_face_name(variable.name))
+        name = names[hugging_face_name(variable.name)]
         if name in named:
             raise UserError(
                 f"{source}: {name!r:.80} is there under two names, {named[name].name!r:.80} and {variable.name!r:.80}, expected one."

@@ -4,6 +4,31 @@ import dataclasses
 
 from util import UserError, read_json
 
+OTHER_TYPES = {
+    "distilbert": "it has no segments and no pooler, and other names for its weights",
+    "roberta": "it splits texts into other tokens, and counts positions from 2",
+    "xlm-roberta": "it splits texts into other tokens, and counts positions from 2",
+    "camembert": "it splits texts into other tokens, and counts positions from 2",
+    "albert": "its layers share one set of weights, and it splits texts into other tokens",
+    "deberta": "its attention is of relative positions",
+    "deberta-v2": "its attention is of relative positions",
+    "modernbert": "it has rotary positions and other layers",
+    "electra": "its embeddings may be narrower than its layers, and it has no pooler",
+    "mpnet": "its attention has relative positions, and it has no segments",
+    "mobilebert": "its layers have bottlenecks",
+}  # why it is not built
+
+
+def check_model_type(values, path) -> None:
+    """Raises a UserError where a config.json, its content being `values`, is of another kind of model than BERT."""
+    kind = values.get("model_type", "bert")
+    if kind != "bert":
+        why = OTHER_TYPES.get(kind) if isinstance(kind, str) else None
+        raise UserError(
+            f"{path}: found model_type {kind!r:.60}, expected 'bert'{f' ({why})' if why else ''}: "
+            "name the folder of a BERT model."
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
@@ -37,11 +62,7 @@ class BertConfig:
     @classmethod
     def from_dict(cls, values, path="config.json"):
         """The same from a dict; `path` stands in the sentence of the error."""
-        if values.get("model_type", "bert") != "bert":
-            raise UserError(
-                f"{path}: found model_type {values['model_type']!r}, expected 'bert': "
-                "name the folder of a BERT model."
-            )
+        check_model_type(values, path)
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise UserError(
                 f"{path}: found position_embedding_type {values['position_embedding_type']!r}, "

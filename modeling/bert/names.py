@@ -47,3 +47,18 @@ def current_name(name: str) -> str:
         r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     )
     return "bert." + name if name.startswith(("embeddings.", "encoder.", "pooler.")) else name
+
+
+def current_names(names) -> dict:
+    """{name: the name of today} of the tensors of a file, without what a wrapper put before all of them, as `module.`."""
+    mark = "embeddings.word_embeddings.weight"
+    prefixes = {name[: -len(mark)] for name in names if name.endswith(mark)}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    outer = prefix.removesuffix("bert.")
+
+    def rename(name):
+        if name.startswith(prefix) and prefix:
+            name = "bert." + name[len(prefix) :]
+        return current_name(name.removeprefix(outer))
+
+    return {name: rename(name) for name in names}

@@ -12,21 +12,21 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 import safetensors
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from data.store.ofrecord import TYPES
-from modeling.bert.config import BertConfig
-from modeling.bert.names import current_name, encoder_shapes
-from modeling.convert import read_shards, source_format
+from modeling.bert.config import BertConfig, check_model_type
+from modeling.bert.names import encoder_shapes
+from modeling.convert import source_format
 from modeling.meta_kd.classifier import evenly_spaced_layers
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.tokenizer_file import save_tokenizer_files
+from modeling.snapshots.weights import WEIGHTS, load_arrays, read_weights
 from util import UserError, atomic_file, atomic_folder, load_oneflow, read_json, sha256, write_json
 
 flow = load_oneflow()
 
 FORMAT = "meta-kd-snapshot-1"
-WEIGHTS = "model.safetensors"
 READ = (
     "config.json",
     "model.safetensors",
@@ -34,6 +34,11 @@ READ = (
     "vocab.txt",
     "tokenizer_config.json",
 )  # in every snapshot, and named in its manifest
+CHECKED = {
+    *READ,
+    "tokenizer.json",
+    "optimizer.safetensors",
+}  # must be what the manifest says; README.md need not
 META_TYPES = {
     "kind": "a text",
     "step": "a count",
@@ -58,6 +63,7 @@ class ModelFolder(NamedTuple):
     """What a model folder holds: `arrays` are float32 by Hugging Face's names (`bert.encoder...`), `meta` is None in a plain folder.
 
     sha256: of model.safetensors; where it is in shards, of their hashes in the order of their names.
+    left_over, widened: see Weights.
     """
 
     path: pathlib.Path
@@ -65,6 +71,8 @@ class ModelFolder(NamedTuple):
     arrays: dict
     meta: Optional[dict]
     sha256: str
+    left_over: tuple = ()
+    widened: int = 0
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -80,6 +88,8 @@ def read_model(path, what="--model_load_dir"):
     path = find_snapshot(path)
     if not path.is_dir():
         raise UserError(f"{what} {path}: there is no such folder.")
+    if not (path / "meta.json").exists():
+        check_is_bert(path, what)
     if source_format(path):
         raise UserError(
             f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
@@ -94,7 +104,7 @@ def read_model(path, what="--model_load_dir"):
             )
     before = _manifest_bytes(path)
     meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
-    config, arrays = BertConfig.from_file(path / "config.json"), _read_weights(path)
+    config, (arrays, left_over, widened) = BertConfig.from_file(path / "config.json"), read_weights(path)
     for name, shape in encoder_shapes(config):
         if name not in arrays:
             raise UserError(
@@ -105,11 +115,30 @@ def read_model(path, what="--model_load_dir"):
                 f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model."
             )
     folder = ModelFolder(
-        path, config, arrays, meta, _shards_sha256(path) if sharded else sha256(path / WEIGHTS)
+        path,
+        config,
+        arrays,
+        meta,
+        _shards_sha256(path) if sharded else sha256(path / WEIGHTS),
+        left_over,
+        widened,
     )
     if meta is not None and _manifest_bytes(path) != before:
         raise UserError(f"{path}: this snapshot was replaced by another one while it was read: try again.")
     return folder
+
+
+def check_is_bert(path, what):
+    """Raises a UserError where the folder is a sentence-transformers one around a BERT, or of another kind of model."""
+    inner = next((each.parent for each in sorted(path.glob("0_*/config.json"))), None)
+    if inner and not (path / "config.json").is_file():
+        raise UserError(
+            f"{what} {path}: this folder is of sentence-transformers, and its BERT is {inner}: name that."
+        )
+    if (path / "config.json").is_file():
+        check_model_type(
+            read_json(path / "config.json", "the architecture of a BERT model"), path / "config.json"
+        )
 
 
 def _shards_sha256(path):
@@ -150,14 +179,11 @@ def read_snapshot_meta(path, what="--model_load_dir"):
             f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot."
         )
     for name, expected in files.items():
-        if (
-            pathlib.Path(name).name != name
-            or name not in there
-            or (path / name).is_symlink()
-            or not (path / name).is_file()
-        ):
+        if name == "README.md":  # no stage reads it, and users edit it
+            continue
+        if pathlib.Path(name).name != name or name not in there or not (path / name).is_file():
             raise UserError(
-                f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or a link: take another snapshot."
+                f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or not in it: take another snapshot."
             )
         if sha256(path / name) != expected:
             raise UserError(
@@ -175,37 +201,6 @@ def check_meta(meta, types, path):
             raise UserError(
                 f"{pathlib.Path(path, 'meta.json')}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot."
             )
-
-
-def _read_weights(path):
-    """{name: float32 array} of a folder's model.safetensors or its shards, by today's names."""
-    renamed = {}
-    for name, array in read_shards(path, WEIGHTS, _load_arrays).items():
-        if name.endswith("position_ids"):
-            continue
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-            values = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else None
-        if values is None or not np.isfinite(values).all():
-            raise UserError(
-                f"{path / WEIGHTS}: the tensor {name!r:.80} holds {array.dtype if values is None else 'values that are not finite'}, "
-                "expected finite floats: take another copy of the model."
-            )
-        name = current_name(name)
-        if name in renamed:
-            raise UserError(
-                f"{path / WEIGHTS}: it holds {name!r:.80} under two names, expected one: take another copy of the model."
-            )
-        renamed[name] = values
-    return renamed
-
-
-def _load_arrays(path):
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a readable safetensors file of float tensors ({' '.join(str(error).split()):.200})."
-        ) from None
 
 
 def check_fits_model(folder, task, seq_length, tokenizer):
@@ -249,25 +244,29 @@ def keep_layers(folder, wanted):
     return folder._replace(config=config, arrays=arrays)
 
 
-def load_weights(model, folder, log=None, allow_missing=HEADS):
+def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
     """Puts the arrays of `folder` into `model` and says of every weight whether it is loaded, new or left over.
 
     Args:
         model: an initialised module; weights that the folder lacks keep their values.
-        say: takes the lines of the report.
-        allow_missing: prefixes of the weights that the folder may lack: all heads for a model to train, none of one that is resumed.
+        log: takes the lines of the report.
+        allow_missing: prefixes of the weights that the folder may lack: all heads for a model to train, none of one
+            that is resumed.
+        task: of a model to train: heads of another shape or another task count as new. None: they are an error.
     Raises:
         UserError: another shape, a weight that the folder should have and lacks, or one of the encoder too many.
     """
     parameters = dict(model.named_parameters())
-    left_over = sorted(set(folder.arrays) - set(parameters))
-    too_many = [name for name in left_over if name.startswith(LAYERS)]
+    others = other_heads(folder, parameters, task) if task else {}
+    arrays = {name: array for name, array in folder.arrays.items() if name not in others}
+    left_over = sorted({*folder.arrays, *folder.left_over} - set(parameters))
+    too_many = [name for name in left_over if name.startswith(LAYERS) and name in folder.arrays]
     if too_many:
         raise UserError(
             f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not describe, {too_many[0]} "
             "first: mend num_hidden_layers there, or take another copy of the model."
         )
-    missing = [name for name in parameters if name not in folder.arrays]
+    missing = [name for name in parameters if name not in arrays]
     needed = [name for name in missing if not name.startswith(allow_missing)]
     if needed:
         raise UserError(
@@ -275,22 +274,51 @@ def load_weights(model, folder, log=None, allow_missing=HEADS):
             "expected the weights that its config.json describes."
         )
     for name, parameter in parameters.items():
-        if name in folder.arrays:
-            if folder.arrays[name].shape != tuple(parameter.shape):
+        if name in arrays:
+            if arrays[name].shape != tuple(parameter.shape):
                 raise UserError(
-                    f"{folder.path}: {name} has the shape {folder.arrays[name].shape}, this model needs "
+                    f"{folder.path}: {name} has the shape {arrays[name].shape}, this model needs "
                     f"{tuple(parameter.shape)}: it is a model of another architecture or task."
                 )
-            parameter.data.copy_(flow.tensor(np.ascontiguousarray(folder.arrays[name])))
+            parameter.data.copy_(flow.tensor(np.ascontiguousarray(arrays[name])))
     if log:
         log(
             f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} new{_listed(missing)}, "
             f"{len(left_over)} left over{_listed(left_over)}"
         )
+        for reason in sorted(set(others.values())):
+            log(
+                f"new though the folder has one: {', '.join(n for n in others if others[n] == reason)} ({reason})"
+            )
+        if folder.widened:
+            log(f"{folder.widened} bfloat16 weights widened to float32")
+
+
+def other_heads(folder, parameters, task):
+    """{name: why} of the heads in a folder that are not for this task: of another shape, or trained for another task."""
+    same, found = is_same_task(folder, task), {}
+    for name, array in folder.arrays.items():
+        if name in parameters and name.startswith(HEADS[:-1]):  # the pooler is no task's
+            shape = tuple(parameters[name].shape)
+            if array.shape != shape:
+                found[name] = f"there of the shape {array.shape}, here {shape}"
+            elif not same:
+                found[name] = "of another task"
+    return found
+
+
+def is_same_task(folder, task):
+    """Whether a folder's heads are for the labels and domains of `task`, or for its labels in a plain folder."""
+    if folder.meta is not None:
+        return (tuple(folder.meta["labels"]), tuple(folder.meta["domains"])) == (task.labels, task.domains)
+    labels = read_json(folder.path / "config.json", "the architecture of a BERT model").get("id2label")
+    return isinstance(labels, dict) and labels == {
+        str(number): name for number, name in enumerate(task.labels)
+    }
 
 
 def _listed(names):
-    return f" ({', '.join(names)})" if names else ""
+    return f" ({', '.join(name if name.isprintable() else repr(name) for name in names)})" if names else ""
 
 
 def teacher_meta(meta, task, path):
@@ -365,9 +393,10 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
                 file.write(card)
         if optimizer is not None:
             _save_arrays(optimizer, folder / "optimizer.safetensors")
+        written = {file.name for file in folder.iterdir()}
         write_json(
             folder / "manifest.json",
-            {"format": FORMAT, "sha256": {file.name: sha256(file) for file in sorted(folder.iterdir())}},
+            {"format": FORMAT, "sha256": {name: sha256(folder / name) for name in sorted(CHECKED & written)}},
         )
 
 
@@ -391,7 +420,7 @@ def read_optimizer(path):
         raise UserError(
             f"--resume_from {path}: optimizer.safetensors is missing; name the snapshot_last of a run."
         )
-    arrays = _load_arrays(pathlib.Path(path, "optimizer.safetensors"))
+    arrays = load_arrays(pathlib.Path(path, "optimizer.safetensors"))
     for name, array in arrays.items():
         if (
             array.dtype != np.float32

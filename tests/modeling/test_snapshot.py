@@ -492,7 +492,6 @@ def open_text(path):
         (lambda arrays: arrays.update({"classifier.bias": np.array([1, 1e300])}), "not finite"),  # in float32
         (lambda arrays: arrays.update({"classifier.bias": np.array([1, 2])}), "int64"),
         (lambda arrays: arrays.update({"classifier.bias": np.array([True, False])}), "bool"),
-        (lambda arrays: arrays.update({"strange\nname": np.array([1, 2])}), "strange"),
         (lambda arrays: arrays.update({"pooler.dense.bias": np.ones(16, np.float32)}), "under two names"),
         (
             lambda arrays: arrays.update({"bert.embeddings.LayerNorm.gamma": np.ones(16, np.float32)}),
@@ -541,7 +540,7 @@ def forged_head(change):
         forged_head(
             lambda head: {
                 **head,
-                "classifier.bias": {**head["classifier.bias"], "dtype": "BF16", "shape": [4]},
+                "classifier.bias": {**head["classifier.bias"], "dtype": "F8_E4M3", "shape": [8]},
             }
         ),
         forged_head(
@@ -615,7 +614,7 @@ def test_a_manifest_leads_to_no_other_file(snapshot, name):
     (snapshot / "manifest.json").write_text(
         json.dumps({**manifest, "sha256": {**manifest["sha256"], name: "0" * 64}})
     )
-    refused(lambda: read_model(snapshot), "not valid JSON" if name == "\ud800" else "missing or a link")
+    refused(lambda: read_model(snapshot), "not valid JSON" if name == "\ud800" else "missing or not in it")
 
 
 @pytest.mark.parametrize(
@@ -629,14 +628,30 @@ def test_a_manifest_leads_to_no_other_file(snapshot, name):
         "optimizer.safetensors",
     ],
 )
-def test_a_link_or_a_folder_in_a_snapshot_is_refused(snapshot, name):
-    """Though the link leads to a file of the same content."""
+def test_links_in_a_snapshot_are_followed_and_checked(snapshot, name):
+    """As every file in Hugging Face's cache is one: the content counts, wherever it lies; a folder of the name is refused."""
     (snapshot / name).rename(snapshot.parent / "elsewhere")
     (snapshot / name).symlink_to(snapshot.parent / "elsewhere")
-    refused(lambda: open_text(snapshot), name, "link")
+    open_text(snapshot)
+    (snapshot.parent / "elsewhere").write_bytes((snapshot / name).read_bytes() + b" ")
+    refused(lambda: open_text(snapshot), name, "not what the snapshot's manifest says")
     (snapshot / name).unlink()
     (snapshot / name).mkdir()
     refused(lambda: open_text(snapshot), name, "missing")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_model_card_is_the_users_own(snapshot, listed):
+    """README.md may be edited and deleted, also where an older manifest names it."""
+    (snapshot / "README.md").write_text("a card")
+    if listed:
+        manifest = json.loads((snapshot / "manifest.json").read_text())
+        manifest["sha256"]["README.md"] = sha256(snapshot / "README.md")
+        write_json(snapshot / "manifest.json", manifest)
+    (snapshot / "README.md").write_text("license: mit")
+    read_model(snapshot)
+    (snapshot / "README.md").unlink()
+    read_model(snapshot)
 
 
 def test_what_the_manifest_does_not_name_is_not_believed(snapshot):
@@ -745,3 +760,116 @@ def test_best_json_names_a_snapshot_in_its_folder(snapshot):
     for text in ("", "[]", "{}", "null"):
         (run.folder / "best.json").write_text(text)
         refused(lambda: best_snapshot(run), "best.json")
+
+
+# --------------------------------------------------------------------------------------- what people bring
+
+
+def save_bfloat16(path, arrays, half):
+    """A safetensors file in which the tensors named in `half` are bfloat16: the upper half of each float32."""
+    head, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, array in arrays.items():
+        raw = array.astype("<f4")
+        raw = (raw.view("<u4") >> 16).astype("<u2").tobytes() if name in half else raw.tobytes()
+        kind = "BF16" if name in half else "F32"
+        head[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    text = json.dumps(head).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_bfloat16_weights_are_widened(plain):
+    """One tensor or all: the same bits with zeros after them, and a line of the log says how many there were."""
+    arrays = read_model(plain).arrays
+    for half in ([next(iter(arrays))], list(arrays)):
+        save_bfloat16(plain / "model.safetensors", arrays, half)
+        folder, lines = read_model(plain), []
+        for name, array in folder.arrays.items():
+            expected = arrays[name].view(np.uint32) & (0xFFFF0000 if name in half else 0xFFFFFFFF)
+            assert array.dtype == np.float32 and np.array_equal(array.view(np.uint32), expected)
+        load_weights(teacher(plain), folder, lines.append)
+        assert lines[-1] == f"{len(half)} bfloat16 weights widened to float32"
+
+
+def test_a_head_of_another_shape_or_task_is_new_where_training_starts(tmp_path, snapshot, tiny_model):
+    """Such a head is named with its shape; a head of this task is loaded; without a task to train it is an error."""
+    lines, five = [], dataclasses.replace(TASK, labels=("a", "b", "c", "d", "e"))
+    other = dataclasses.replace(TASK, labels=("good", "bad"))
+    for task, words in ((five, "classifier.weight"), (other, "of another task"), (TASK, None)):
+        model = build_teacher(read_model(tiny_model).config, task, domain_head=True)
+        init_weights(model, 1, 0.02)
+        before = model.classifier.weight.numpy().copy()
+        load_weights(model, read_model(snapshot), lines.append, task=task)
+        report = "\n".join(lines)
+        assert words is None or words in report
+        assert np.array_equal(model.classifier.weight.numpy(), before) is (task is not TASK)
+        lines.clear()
+    model = build_teacher(read_model(tiny_model).config, five, domain_head=True)
+    refused(
+        lambda: load_weights(model, read_model(snapshot), allow_missing=()), "classifier.weight", "(5, 16)"
+    )
+
+
+def test_tensors_that_no_bert_needs_are_left_over(plain):
+    """Integers such as token_type_ids are named as left over; a weight of integers stays an error."""
+    arrays, lines = load_file(plain / "model.safetensors"), []
+    more = {
+        "bert.embeddings.token_type_ids": np.zeros((1, 8), np.int64),
+        "norm.num_batches_tracked": np.array(3),
+    }
+    save_file({**arrays, **more}, plain / "model.safetensors")
+    load_weights(teacher(plain), read_model(plain), lines.append)
+    assert all(name in lines[0] for name in more) and "2 left over" in lines[0]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model.", "encoder.bert."])
+def test_a_prefix_before_all_names_is_taken_off(plain, prefix):
+    """What DataParallel, torch.compile, Lightning and wrappers put before `bert.`."""
+    expected = read_model(plain).arrays
+    save_file(
+        {
+            prefix + name.removeprefix("bert." if "bert" in prefix else ""): array
+            for name, array in expected.items()
+        },
+        plain / "model.safetensors",
+    )
+    found = read_model(plain).arrays
+    assert found.keys() == expected.keys() and all(
+        np.array_equal(found[name], expected[name]) for name in found
+    )
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_git_lfs_pointer_is_told(plain, name):
+    """The sentence says what it is and how to fetch the file."""
+    (plain / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90\n")
+    refused(lambda: read_model(plain), str(plain / name), "Git LFS pointer", "git lfs pull")
+
+
+def test_json_with_a_byte_order_mark_is_read(plain):
+    """As Windows' editors write it."""
+    text = (plain / "config.json").read_bytes()
+    (plain / "config.json").write_bytes(b"\xef\xbb\xbf" + text)
+    read_model(plain)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta", "albert", "deberta-v2", "modernbert", "t5"])
+def test_other_models_are_refused_by_name(plain, kind):
+    """Whatever else is or is not in the folder."""
+    (plain / "config.json").write_text(json.dumps({"model_type": kind}))
+    refused(lambda: read_model(plain), f"model_type '{kind}'")
+    (plain / "model.safetensors").unlink()
+    refused(lambda: read_model(plain), f"model_type '{kind}'")
+
+
+def test_a_folder_around_a_bert_points_at_it(plain, tmp_path):
+    """An old sentence-transformers folder has its BERT in 0_BERT."""
+    outer = tmp_path / "outer"
+    (outer / "0_BERT").parent.mkdir()
+    shutil.copytree(plain, outer / "0_BERT")
+    (outer / "modules.json").write_text("[]")
+    refused(lambda: read_model(outer), "sentence-transformers", str(outer / "0_BERT"))
