@@ -12,7 +12,7 @@ from data.batches import make_batch
 from data.selection import open_splits, records_folder, records_line
 from data.store.knowledge import Knowledge, knowledge_folder
 from data.tasks import load_task
-from data.unlabelled import unlabelled_arrays, with_pseudo_labels
+from data.unlabelled import unlabelled_examples, with_pseudo_labels
 from modeling.bert.model import init_weights
 from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import main_rank_first
@@ -187,7 +187,7 @@ def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
             "--unlabelled_file: there is no teacher to label these texts where hard labels are all there is to learn from: "
             "leave it out, or raise --soft_label_weight."
         )
-    more, content = unlabelled_arrays(args, task, tokenizer, len(records))
+    more, content = unlabelled_examples(args, task, tokenizer, len(records))
     knowledge.require(unlabelled_sha256=content)
     return with_pseudo_labels(examples, more, knowledge)
 

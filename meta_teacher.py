@@ -5,6 +5,8 @@ The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted 
 
 import config  # isort: skip  (first: it says what is not installed)
 
+import functools
+
 import numpy as np
 
 from data.batches import corrupted_domains, make_batch
@@ -102,10 +104,13 @@ def main():
         snapshots.resume(folder)
     weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)
 
+    @functools.lru_cache(1)
+    def corrupted(epoch):
+        return corrupted_domains(examples["domain"], args.seed, epoch)
+
     def loss(rows, epoch):
         batch = to_device(make_batch(examples, rows), domains, device)
-        corrupted = corrupted_domains(examples["domain"].reshape(-1), args.seed, epoch)[rows]
-        return teacher_loss(model, batch, weights[rows], corrupted, args.domain_loss_weight)
+        return teacher_loss(model, batch, weights[rows], corrupted(epoch)[rows], args.domain_loss_weight)
 
     def on_dev():
         return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)

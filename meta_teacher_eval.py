@@ -12,7 +12,6 @@ import numpy as np
 from data.batches import lengths
 from data.selection import (
     chosen_blocks,
-    domains_and_labels,
     examples_facts,
     open_records,
     records_folder,
@@ -27,10 +26,10 @@ from data.store.knowledge import (
     expected_bytes,
     knowledge_folder,
 )
-from data.store.ofrecord import check_replaceable
+from data.store.manifest import check_replaceable
 from data.store.parts import windows
 from data.tasks import load_task
-from data.unlabelled import unlabelled_arrays
+from data.unlabelled import unlabelled_examples
 from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
 from modeling.distributed.launch import launch_ranks
@@ -70,9 +69,9 @@ def main():
         run.log(
             "note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now"
         )
-    rows = select(*domains_and_labels(records), task, args)
+    rows = select(records.domain, records.label, task, args)
     more, more_sha256 = (
-        unlabelled_arrays(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
+        unlabelled_examples(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
     )
 
     def blocks():
@@ -80,7 +79,7 @@ def main():
 
     # ------------ what to write, where, and whether it is there already
     layers, facts = knowledge_facts(args, folder, meta, records, rows)
-    facts, count = {**facts, "unlabelled_sha256": more_sha256}, len(rows) + (len(more["idxs"]) if more else 0)
+    facts, count = {**facts, "unlabelled_sha256": more_sha256}, len(rows) + (len(more) if more else 0)
     target = knowledge_folder(records_folder(args), folder.sha256, args.knowledge_dir)
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     run.hold(target.parent, f".{target.name}.lock")

@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 
 from data.selection import (
-    domains_and_labels,
+    chosen_blocks,
     examples_facts,
     open_records,
     records_folder,
@@ -19,7 +19,7 @@ from data.selection import (
     select,
 )
 from data.store.parts import PartsFolder, windows
-from data.store.records import with_scores
+from data.store.writing import with_scores
 from data.tasks import SPLITS, load_task
 from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
@@ -60,7 +60,7 @@ def main():
             remove_partial_writes(records_folder(args))
         records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
-    domain, label = domains_and_labels(records["train"])
+    domain, label = records["train"].domain, records["train"].label
     rows = select(domain, label, task, args)
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}
     plan = {
@@ -97,7 +97,9 @@ def main():
                 ).tobytes(),
             )
 
-    blocks = itertools.chain.from_iterable(records[split].blocks() for split in SPLITS)
+    blocks = itertools.chain.from_iterable(
+        chosen_blocks(records[split], np.arange(len(records[split]))) for split in SPLITS
+    )
     count = share_over_ranks(windows(blocks), sum(map(len, records.values())), embed, "embeddings")
     if get_rank() > 0:
         return
@@ -108,7 +110,7 @@ def main():
     vectors = stored_vectors(parts, count, H)
     scores = {}
     for split in SPLITS:
-        facts_of_each = zip(*domains_and_labels(records[split]), vectors)
+        facts_of_each = zip(records[split].domain, records[split].label, vectors)
         scores[split] = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in facts_of_each]
     write_report(
         run,

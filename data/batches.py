@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.encoding import TOKENS
 from util import random_stream
+
+COLUMNS = ("domain", "label", "idxs", "weights")
 
 WINDOW = (
     50  # batches among which examples of like length meet; the order of windows and of batches stays random
@@ -23,17 +26,115 @@ class Batch(NamedTuple):
     weights: np.ndarray
 
 
-def make_batch(arrays, rows):
-    """The `rows` of records stacked in `arrays` ({name: [N, ...]}) as a Batch, cut to its longest example."""
-    longest = int(arrays["input_mask"][rows].sum(axis=1).max())
-    tokens = (arrays[name][rows, :longest] for name in ("input_ids", "input_mask", "segment_ids"))
-    single = (arrays[name][rows].reshape(len(rows)) for name in ("domain", "label", "idxs", "weights"))
-    return Batch(*tokens, *single)
+class Examples:
+    """N examples of which all but the tokens is in memory: `examples["label"]` and so on, and `lengths`; tokens are read with a batch.
+
+    Args:
+        source: its `read(rows)` gives {name: [B, T]} of TOKENS and more, its `prefetch(rows)` says that they will be asked for.
+        rows: where each example stands in the source, int [N].
+        columns: {name: [N]} of COLUMNS; lengths: real tokens of each, int [N].
+    """
+
+    def __init__(self, source, rows, columns, lengths):
+        self._source, self._rows, self._columns, self.lengths = source, rows, columns, lengths
+
+    @classmethod
+    def of_records(cls, records, rows=None):
+        """The records at `rows`, rising; None: all of them."""
+        rows = np.arange(len(records), dtype=np.int32) if rows is None else rows
+        pick = (lambda array: array) if len(rows) == len(records) else (lambda array: array[rows])
+        columns = {name: pick(getattr(records, name)) for name in ("domain", "label", "weights")}
+        return cls(records, rows, {**columns, "idxs": rows}, pick(records.lengths))
+
+    @classmethod
+    def of_arrays(cls, arrays):
+        """Records stacked in memory, {name: [N, ...]}."""
+        columns = {name: arrays[name].reshape(-1) for name in COLUMNS}
+        mask = arrays["input_mask"]
+        return cls(_Stacked(arrays), np.arange(len(mask)), columns, mask.sum(axis=1))
+
+    def __getitem__(self, name):
+        return self._columns[name]
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def take(self, rows):
+        """The examples at `rows`, an array of numbers or a slice."""
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        return Examples(self._source, self._rows[rows], columns, self.lengths[rows])
+
+    def with_columns(self, **columns):
+        """The same examples with other values in some columns."""
+        return Examples(self._source, self._rows, {**self._columns, **columns}, self.lengths)
+
+    def followed_by(self, others):
+        """These examples and after them `others`."""
+        columns = {name: np.concatenate([self[name], others[name]]) for name in COLUMNS}
+        lengths = np.concatenate([self.lengths, others.lengths])
+        return Examples(_Chain(self, others), np.arange(len(lengths)), columns, lengths)
+
+    def read(self, rows):
+        """The tokens of the examples at `rows`, int [B]: {name: int32 [B, T]}."""
+        return self._source.read(self._rows[rows])
+
+    def prefetch(self, rows):
+        """Has the tokens of the examples at `rows` read from the disk meanwhile."""
+        self._source.prefetch(self._rows[rows])
 
 
-def lengths(arrays):
-    """Real tokens of each record, int [N]."""
-    return arrays["input_mask"].sum(axis=1)
+class _Stacked:
+    """A source in memory."""
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+
+    def read(self, rows):
+        return {name: self._arrays[name][rows] for name in TOKENS}
+
+    def prefetch(self, rows):
+        pass
+
+
+class _Chain:
+    """Two Examples as one source."""
+
+    def __init__(self, first, second):
+        self._first, self._second = first, second
+
+    def _parts(self, rows):
+        inside = rows < len(self._first)
+        return (self._first, inside, rows[inside]), (self._second, ~inside, rows[~inside] - len(self._first))
+
+    def read(self, rows):
+        pieces = [(at, part.read(mine)) for part, at, mine in self._parts(rows) if len(mine)]
+        T = pieces[0][1][TOKENS[0]].shape[1]
+        tokens = {name: np.empty((len(rows), T), np.int32) for name in TOKENS}
+        for at, piece in pieces:
+            for name in TOKENS:
+                tokens[name][at] = piece[name]
+        return tokens
+
+    def prefetch(self, rows):
+        for part, _, mine in self._parts(rows):
+            part.prefetch(mine)
+
+
+def make_batch(examples, rows):
+    """The `rows` of examples, Examples or records stacked in {name: [N, ...]}, as a Batch, cut to its longest."""
+    examples = as_examples(examples)
+    longest, read = int(examples.lengths[rows].max()), examples.read(rows)
+    return Batch(*(read[name][:, :longest] for name in TOKENS), *(examples[name][rows] for name in COLUMNS))
+
+
+def as_examples(examples):
+    """Examples as they are, and records stacked in memory as Examples."""
+    return examples if isinstance(examples, Examples) else Examples.of_arrays(examples)
+
+
+def lengths(examples):
+    """Real tokens of each example, int [N]."""
+    return as_examples(examples).lengths
 
 
 def content_mask(input_mask, segment_ids):

@@ -5,7 +5,9 @@ import pathlib
 
 import numpy as np
 
-from data.store.records import Records, check_fits, resave
+from data.batches import Examples
+from data.store.records import Records
+from data.store.writing import check_fits, resave
 from data.tasks import SPLITS, missing_names, split_path
 from util import UserError, random_stream
 
@@ -30,18 +32,18 @@ def open_records(args, task, tokenizer, split, scored=True):
 
 
 def open_splits(args, task, tokenizer):
-    """What a training script reads: the Records of each split, the chosen training examples stacked, and dev and test stacked.
+    """What a training script reads: the Records of each split, the chosen training Examples, and those of dev and test.
 
     Returns:
-        {split: Records}, {name: [N, ...]}, {"dev": {name: [N, ...]}, "test": {name: [N, ...]}}.
+        {split: Records}, Examples, {"dev": Examples, "test": Examples}.
     """
     records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
-    examples = training_arrays(records["train"], task, args)
-    return (
-        records,
-        examples,
-        {"dev": dev_arrays(records["dev"], task, args), "test": records["test"].arrays()},
-    )
+    examples = training_examples(records["train"], task, args)
+    heldout = {
+        "dev": dev_examples(records["dev"], task, args),
+        "test": Examples.of_records(records["test"]),
+    }
+    return records, examples, heldout
 
 
 def records_line(records):
@@ -59,37 +61,28 @@ def records_folder(args):
     return pathlib.Path(args.ofrecord_dir or pathlib.Path(args.data_dir, "ofrecord"))
 
 
-def domains_and_labels(records):
-    """Domain and label of every record, two int arrays [N]; the texts are not kept."""
-    pairs = [(block["domain"].reshape(-1), block["label"].reshape(-1)) for block in records.blocks()]
-    return tuple(np.concatenate(column) for column in zip(*pairs))
-
-
 def chosen_blocks(records, rows):
-    """Yields the blocks of `records` with nothing in them but `rows`, rising; one block at a time is in memory."""
-    keep, start = np.isin(np.arange(len(records)), rows), 0
-    for block in records.blocks():
-        size = len(block["label"])
-        yield {name: array[keep[start : start + size]] for name, array in block.items()}
-        start += size
+    """Yields, for each part of `records`, those of its records that are in `rows`, rising, as Examples."""
+    chosen = Examples.of_records(records, rows)
+    for part in records.part_rows():
+        first, end = np.searchsorted(rows, (part.start, part.stop))
+        yield chosen.take(slice(first, end))
 
 
-def training_arrays(records, task, args):
-    """The chosen training examples stacked, {name: [N, ...]}."""
-    arrays = records.arrays()
-    rows = select(arrays["domain"].reshape(-1), arrays["label"].reshape(-1), task, args)
-    return {name: array[rows] for name, array in arrays.items()}
+def training_examples(records, task, args):
+    """The chosen training examples, Examples."""
+    return Examples.of_records(records, select(records.domain, records.label, task, args))
 
 
-def dev_arrays(records, task, args):
-    """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain keep, stacked."""
-    arrays = records.arrays(check_limit(len(records), args.eval_example_num, "--eval_example_num", "dev"))
-    keep = domain_mask(arrays["domain"].reshape(-1), task, args)
-    if not keep.any():
+def dev_examples(records, task, args):
+    """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain keep."""
+    count = check_limit(len(records), args.eval_example_num, "--eval_example_num", "dev")
+    rows = np.flatnonzero(domain_mask(records.domain[:count], task, args))
+    if not len(rows):
         raise UserError(
             "no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of them."
         )
-    return {name: array[keep] for name, array in arrays.items()}
+    return Examples.of_records(records, rows)
 
 
 def select(domain, label, task, args):
@@ -100,7 +93,9 @@ def select(domain, label, task, args):
     Raises:
         UserError: more examples asked for than there are, an unknown domain, nothing left.
     """
-    rows = np.arange(check_limit(len(domain), args.train_example_num, "--train_example_num", "training"))
+    rows = np.arange(
+        check_limit(len(domain), args.train_example_num, "--train_example_num", "training"), dtype=np.int32
+    )
     rows = rows[domain_mask(domain[rows], task, args)]
     if args.data_portion < 1:
         rows = np.sort(

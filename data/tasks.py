@@ -159,23 +159,41 @@ def read_examples(task, path):
     Raises:
         UserError: a fault, with file and line.
     """
+    parse = example_parser(task, path)
+    for line, raw in example_rows(path):
+        yield parse(line, raw)
+
+
+def example_rows(path):
+    """Yields (line, bytes) of each row of the TSV file `path` behind its header. UserError: there is none."""
     with open_text(path, "a TSV file: check --data_dir") as file:
-        order = _read_header(task, path, file.readline())
-        domains, labels = ({name: k for k, name in enumerate(names)} for names in (task.domains, task.labels))
+        file.readline()
         line = 1
         for line, raw in enumerate(file, 2):
-            fields = split_fields(path, line, raw, task.columns)
-            *texts, domain, label = [fields[k] for k in order]
-            check_texts(path, line, task.text, texts)
-            yield Example(
-                texts[0],
-                texts[1] if len(texts) == 2 else None,
-                lookup_index(path, line, task.domain, domain, domains),
-                lookup_index(path, line, task.label, label, labels),
-                line,
-            )
+            yield line, raw
         if line == 1:
             raise UserError(f"{path}: found a header and no examples, expected one or more.")
+
+
+def example_parser(task, path):
+    """What takes (line, bytes) of the TSV file `path` to an Example; UserError: its header has other columns than the task."""
+    with open_text(path, "a TSV file: check --data_dir") as file:
+        order = _read_header(task, path, file.readline())
+    domains, labels = ({name: k for k, name in enumerate(names)} for names in (task.domains, task.labels))
+
+    def parse(line, raw):
+        fields = split_fields(path, line, raw, task.columns)
+        *texts, domain, label = [fields[k] for k in order]
+        check_texts(path, line, task.text, texts)
+        return Example(
+            texts[0],
+            texts[1] if len(texts) == 2 else None,
+            lookup_index(path, line, task.domain, domain, domains),
+            lookup_index(path, line, task.label, label, labels),
+            line,
+        )
+
+    return parse
 
 
 def _read_header(task, path, raw):

@@ -4,92 +4,130 @@ import hashlib
 
 import numpy as np
 
+from data.batches import Examples
+from data.encoding import TOKENS, encode_rows
 from data.lines import lookup_index, open_text, split_fields
 from data.selection import domain_mask
-from data.store.records import CONTENT, encode_line
 from util import UserError
 
+SIZE = 4096  # texts to a block
 
-def read_texts(task, path):
-    """Yields (texts, domain, line) of each row of the TSV at `path`; its header names the text columns and, perhaps, the domain's.
 
-    The domain is its index in the task, or K, the number of domains, where it is not known; with one domain it is always known.
+def text_parser(task, path):
+    """What takes (line, bytes) of the TSV at `path` to (text, second text or None, domain, label 0).
+
+    Its header names the text columns and, perhaps, the domain's. The domain is its index in the task, or K, the number of domains, where
+    it is not known; with one domain it is always known.
 
     Raises:
-        UserError: a fault, with file and line.
+        UserError: another header; the function: a fault, with file and line.
     """
     domains = {name: k for k, name in enumerate(task.domains)}
     unknown = len(domains) if len(domains) > 1 else 0
     with open_text(path, "texts: check --unlabelled_file") as file:
         header = split_fields(path, 1, file.readline())
-        if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
-            raise UserError(
-                f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} and, if it is "
-                f"known, {task.domain}, separated by tabs."
-            )
-        for line, raw in enumerate(file, 2):
-            row = dict(zip(header, split_fields(path, line, raw, header)))
-            domain = (
-                lookup_index(path, line, task.domain, row[task.domain], domains)
-                if task.domain in row
-                else unknown
-            )
-            yield [row[name] for name in task.text], domain, line
+    if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
+        raise UserError(
+            f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} "
+            f"and, if it is known, {task.domain}, separated by tabs."
+        )
+
+    def parse(line, raw):
+        row = dict(zip(header, split_fields(path, line, raw, header)))
+        domain = unknown
+        if task.domain in row:
+            domain = lookup_index(path, line, task.domain, row[task.domain], domains)
+        texts = [row[name] for name in task.text]
+        return texts[0], texts[1] if len(texts) == 2 else None, domain, 0
+
+    return parse
 
 
-def unlabelled_arrays(args, task, tokenizer, start):
-    """The texts of --unlabelled_file as records that are numbered from `start`, {name: [N, ...]}, and a SHA-256 of them all.
+def _rows(path):
+    with open_text(path, "texts: check --unlabelled_file") as file:
+        file.readline()
+        yield from enumerate(file, 2)
+
+
+class PackedTexts:
+    """Features without their padding, in memory: 2 or 4 bytes a token. N texts, T = seq_length."""
+
+    def __init__(self, blocks, seq_length, vocab_size, pad):
+        kind = np.uint16 if vocab_size <= 1 << 16 else np.int32
+        ids, lengths, firsts, domains = [np.empty(0, kind)], [], [], [np.empty(0, np.int32)]
+        for block in blocks:
+            mask = block["input_mask"] > 0  # [n, T]
+            ids.append(block["input_ids"][mask].astype(kind))
+            lengths.append(mask.sum(axis=1))
+            firsts.append((mask & (block["segment_ids"] == 0)).sum(axis=1))
+            domains.append(block["domain"])
+        self.domain = np.concatenate(domains)
+        self.lengths = np.concatenate([np.empty(0, np.int32), *lengths]).astype(np.int32)
+        self._firsts = np.concatenate([np.empty(0, np.int32), *firsts]).astype(
+            np.int32
+        )  # tokens of segment 0
+        self._ids, self._ends, self._T, self._pad = (
+            np.concatenate(ids),
+            np.cumsum(self.lengths),
+            seq_length,
+            pad,
+        )
+
+    def read(self, rows):
+        """The features of the texts at `rows`, int [B]: {name: int32 [B, T]}."""
+        size, place = self.lengths[rows, None], np.arange(self._T)
+        mask = place < size  # [B, T]
+        ids = np.full(mask.shape, self._pad, np.int32)
+        ids[mask] = self._ids[((self._ends[rows, None] - size) + place)[mask]]
+        segments = mask & (place >= self._firsts[rows, None])
+        return dict(zip(TOKENS, (ids, mask.astype(np.int32), segments.astype(np.int32))))
+
+    def prefetch(self, rows):
+        """They are in memory."""
+
+    def sha256(self):
+        """Of the features of all texts, name by name, and of their domains, as int32."""
+        digest = hashlib.sha256()
+        for name in TOKENS:
+            for start in range(0, len(self.lengths), SIZE):
+                rows = np.arange(start, min(start + SIZE, len(self.lengths)))
+                digest.update(self.read(rows)[name].tobytes())
+        digest.update(self.domain.astype(np.int32).tobytes())
+        return digest.hexdigest()
+
+
+def unlabelled_examples(args, task, tokenizer, start):
+    """The texts of --unlabelled_file as Examples that are numbered from `start`, and a SHA-256 of them all.
 
     Those of a domain that the flags leave out are left out; one whose domain is not known has domain K. Labels and scores are 0: see
-    `with_pseudo_labels`. N may be 0.
+    `with_pseudo_labels`. There may be none left.
     Raises:
         UserError: a fault in the file, or a file without texts.
     """
-    rows = {name: [] for name in (*CONTENT, "weights")}
-    for number, (texts, domain, line) in enumerate(read_texts(task, args.unlabelled_file)):
-        features = encode_line(
-            tokenizer,
-            texts[0],
-            texts[1] if len(texts) == 2 else None,
-            args.seq_length,
-            f"{args.unlabelled_file}:{line}",
-        )
-        row = {
-            **{name: getattr(features, name) for name in ("input_ids", "input_mask", "segment_ids")},
-            "domain": domain,
-            "label": 0,
-            "idxs": start + number,
-            "weights": 0.0,
-        }
-        for name, values in rows.items():
-            values.append(row[name])
-    if not rows["idxs"]:
-        raise UserError(f"{args.unlabelled_file}: found a header and no texts, expected one or more.")
-    shape = (-1, args.seq_length)
-    arrays = {
-        name: np.array(values, np.float32 if name == "weights" else np.int32) for name, values in rows.items()
+    path = args.unlabelled_file
+    blocks = encode_rows(path, _rows(path), text_parser(task, path), tokenizer, args.seq_length, SIZE)
+    texts = PackedTexts(blocks, args.seq_length, tokenizer.vocab_size, tokenizer.vocab["[PAD]"])
+    N = len(texts.lengths)
+    if not N:
+        raise UserError(f"{path}: found a header and no texts, expected one or more.")
+    columns = {
+        "domain": texts.domain,
+        "label": np.zeros(N, np.int32),
+        "idxs": np.arange(start, start + N, dtype=np.int32),
+        "weights": np.zeros(N, np.float32),
     }
-    arrays.update((name, arrays[name].reshape(shape)) for name in ("input_ids", "input_mask", "segment_ids"))
-    sha256 = hashlib.sha256(
-        b"".join(arrays[name].tobytes() for name in ("input_ids", "input_mask", "segment_ids", "domain"))
-    ).hexdigest()
-    keep = domain_mask(arrays["domain"], task, args)
-    return {name: array[keep] for name, array in arrays.items()}, sha256
+    kept = np.flatnonzero(domain_mask(texts.domain, task, args))
+    return Examples(texts, np.arange(N, dtype=np.int32), columns, texts.lengths).take(kept), texts.sha256()
 
 
 def with_pseudo_labels(examples, unlabelled, knowledge):
-    """Labelled training examples and unlabelled ones side by side, {name: [N + N', ...]}.
+    """Labelled training examples and unlabelled ones after them, Examples.
 
     An unlabelled one has the label that the teacher finds most probable, and the mean score of the labelled.
     """
-    logits = [item["logits"] for item in knowledge.read(unlabelled["idxs"])]
-    labels = np.array([each.argmax() for each in logits], np.int32)
-    extra = {
-        **unlabelled,
-        "label": labels,
-        "weights": np.full(len(labels), examples["weights"].mean(), np.float32),
-    }
-    return {
-        name: np.concatenate([array, extra[name].reshape(-1, *array.shape[1:])])
-        for name, array in examples.items()
-    }
+    labels = np.empty(len(unlabelled), np.int32)
+    for start in range(0, len(labels), SIZE):  # whose knowledge is in memory together
+        items = knowledge.read(unlabelled["idxs"][start : start + SIZE])
+        labels[start : start + SIZE] = [item["logits"].argmax() for item in items]
+    weights = np.full(len(labels), examples["weights"].mean(), np.float32)
+    return examples.followed_by(unlabelled.with_columns(label=labels, weights=weights))

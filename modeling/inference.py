@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import f1_score
 
-from data.batches import content_mask, domain_mix, lengths, make_batch
+from data.batches import as_examples, content_mask, domain_mix, lengths, make_batch
 from modeling.distributed.collective import all_reduce_sum
 from modeling.meta_kd.losses import token_weights
 from util import get_rank, get_world_size, load_oneflow
@@ -65,12 +65,13 @@ def infer(model, block, batch_size, domains, device, answer):
 
     Args:
         model: in eval mode for the time of the pass.
-        block: {name: array [n, ...]}, records; those of like length share a batch.
+        block: Examples, or {name: array [n, ...]}; those of like length share a batch.
         batch_size: records to a batch.
         domains: a DomainTable.
         answer: takes (model, TensorBatch) to a list of one item per record of the batch.
     """
-    items = [None] * len(block["input_mask"])
+    block = as_examples(block)
+    items = [None] * len(block)
     with eval_mode(model):
         for rows in batch_by_length(block, batch_size):
             for row, item in zip(rows, answer(model, to_device(make_batch(block, rows), domains, device))):
@@ -103,7 +104,8 @@ def evaluate(model, arrays, task, batch_size, domains, device):
 
 def class_logits(model, arrays, task, batch_size, domains, device):
     """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the ranks take turns at batches."""
-    logits = np.zeros((len(arrays["label"]), len(task.labels)), np.float32)
+    arrays = as_examples(arrays)
+    logits = np.zeros((len(arrays), len(task.labels)), np.float32)
     with eval_mode(model):
         for rows in batch_by_length(arrays, batch_size)[get_rank() :: get_world_size()]:
             logits[rows] = model(

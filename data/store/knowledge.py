@@ -15,17 +15,9 @@ import shutil
 
 import numpy as np
 
-from data.store.ofrecord import (
-    FRAME,
-    MANIFEST,
-    OFFSETS,
-    check_part,
-    decode_record,
-    encode_frame,
-    open_part,
-    part_name,
-    read_manifest,
-)
+from data.store.layout import FRAME
+from data.store.manifest import MANIFEST, OFFSETS, read_manifest
+from data.store.ofrecord import check_part, decode_record, encode_frame, open_part, part_name
 from data.store.parts import PartsFolder
 from util import UserError, place_folder, write_json
 

@@ -7,17 +7,16 @@ aborts on a fault or returns other values; so the manifest beside the parts hold
 A schema says what a record is: {key: (kind, length)}, kind one of int32, float32, bytes; length None for any number of bytes.
 """
 
+import errno
 import hashlib
-import json
 import os
-import pathlib
-import re
-import struct
+import resource
 import warnings
 
 import numpy as np
 
-from util import UserError, load_oneflow, read_json
+from data.store.layout import FRAME, NotCanonical, decode_block, frame_starts
+from util import UserError, load_oneflow
 
 warnings.filterwarnings(
     "ignore", "Unexpected end-group tag", RuntimeWarning
@@ -26,9 +25,6 @@ load_oneflow()
 from google.protobuf.message import DecodeError  # noqa: E402
 from oneflow.core.record.record_pb2 import OFRecord  # noqa: E402
 
-MANIFEST, OFFSETS = "manifest.json", "offsets.npy"
-OURS = (MANIFEST, OFFSETS)  # beside the parts
-FRAME = struct.Struct("<Q")  # the length before each message
 LISTS = {"int32": "int32_list", "float32": "float_list", "bytes": "bytes_list"}  # kind -> field of a Feature
 
 # --------------------------------------------------------------------------------------- one record
@@ -110,76 +106,8 @@ def part_name(prefix, number):
     return f"{prefix}.of_record-{number}"
 
 
-def check_replaceable(folder, prefix, flag):
-    """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not ours; `flag` named it."""
-    folder = pathlib.Path(folder)
-    names = (
-        [path.name for path in folder.iterdir()]
-        if folder.is_dir()
-        else [folder.name]
-        if folder.exists()
-        else []
-    )
-    ours = (part_name(prefix, ""), *(f".{name}.tmp" for name in OURS))
-    others = sorted(name for name in names if name not in OURS and not name.startswith(ours))
-    if others:
-        raise UserError(
-            f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another folder."
-        )
-
-
-class PartWriter:
-    """Writes records one by one into the parts of a folder, and keeps what the manifest says of each part.
-
-    Args:
-        folder, prefix: where, and what the names of the parts begin with.
-        schema: what a record is.
-        part_size: records to a part.
-    """
-
-    def __init__(self, folder, prefix, schema, part_size=4096):
-        self.folder, self.prefix, self.schema, self.part_size = folder, prefix, schema, part_size
-        self.parts, self._file = [], None  # [{"file", "count", "bytes", "sha256"}]
-
-    def append(self, record):
-        """Writes one record and returns where: (number of the part, offset of the frame in bytes)."""
-        frame = encode_frame(record, self.schema)
-        if self._file is None or self.parts[-1]["count"] == self.part_size:
-            self._next_part()
-        part = self.parts[-1]
-        self._file.write(frame)
-        self._digest.update(frame)
-        offset = part["bytes"]
-        part.update(count=part["count"] + 1, bytes=offset + len(frame))
-        return len(self.parts) - 1, offset
-
-    def _next_part(self):
-        self.close()
-        name = part_name(self.prefix, len(self.parts))
-        self._file, self._digest = open(os.path.join(self.folder, name), "wb"), hashlib.sha256()
-        self.parts.append({"file": name, "count": 0, "bytes": 0, "sha256": None})
-
-    def close(self):
-        """Ends the last part and returns the list of all."""
-        if self._file is not None:
-            self._file.close()
-            self._file, self.parts[-1]["sha256"] = None, self._digest.hexdigest()
-        return self.parts
-
-
-def write_parts(folder, prefix, records, schema, part_size=4096):
-    """Writes an iterable of records, holding one at a time. Returns the manifest's list of parts."""
-    writer = PartWriter(folder, prefix, schema, part_size)
-    try:
-        for record in records:
-            writer.append(record)
-    finally:
-        writer.close()
-    return writer.parts
-
-
 def read_part(path, schema, remedy, part=None):
-    """Yields the records of a part; what is hashed is what is parsed, and one part is in memory.
+    """Yields the records of a part one by one, as protobuf reads them; what is hashed is what is parsed.
 
     Args:
         remedy: the end of the sentence that a fault is told in: what to do.
@@ -188,19 +116,18 @@ def read_part(path, schema, remedy, part=None):
         UserError: another size, hash or count than the manifest's; a broken frame or record, with its byte offset.
     """
     with open_part(path, remedy, part) as file:
-        data = file.read()
-    if part is not None:
-        _same_hash(path, hashlib.sha256(data).hexdigest(), part, remedy)
+        data = read_whole(file, part, remedy)
+    yield from _decode_frames(path, data, schema, remedy, part)
+
+
+def _decode_frames(path, data, schema, remedy, part):
     offset = count = 0
     while offset < len(data):
         left = len(data) - offset - FRAME.size
         length = FRAME.unpack_from(data, offset)[0] if left >= 0 else 0
         if not 0 < length <= left:
-            found = (
-                f"a record of {length} bytes where {left} are left"
-                if left >= 0
-                else "less than the length of a record"
-            )
+            found = f"a record of {length} bytes where {left} are left"
+            found = found if left >= 0 else "less than the length of a record"
             raise UserError(f"{path}: byte {offset}: found {found}: {remedy}.")
         start, offset = offset, offset + FRAME.size + length
         try:
@@ -210,6 +137,25 @@ def read_part(path, schema, remedy, part=None):
         count += 1
     if part is not None and count != part["count"]:
         raise UserError(f"{path}: found {count} records, expected {part['count']}: {remedy}.")
+
+
+def decode_part(path, data, schema, remedy, part):
+    """The records of a whole part, {key: [n, length]}, and where each begins, int64 [n + 1]; its hash was checked before.
+
+    Raises:
+        UserError: a fault, with its byte offset; protobuf is asked for it.
+    """
+    try:
+        starts = frame_starts(data)
+        if len(starts) - 1 == part["count"]:
+            return decode_block(data, starts, schema), starts
+    except NotCanonical:
+        pass
+    for _ in _decode_frames(path, data, schema, remedy, part):
+        pass
+    raise UserError(
+        f"{path}: found records that are written otherwise than here, as by another program: {remedy}."
+    )
 
 
 def open_part(path, remedy, part=None):
@@ -223,12 +169,28 @@ def open_part(path, remedy, part=None):
             else "nothing"
         )
         raise UserError(f"{path}: found {found}, expected a file of records: {remedy}.")
-    file = open(path, "rb", buffering=0)
+    file = _open(path)
     size = os.fstat(file.fileno()).st_size
     if part is not None and size != part["bytes"]:
         file.close()
         raise UserError(f"{path}: found {size} bytes, expected {part['bytes']}: {remedy}.")
     return file
+
+
+def _open(path):
+    """Opens a file for reading, with as many open files as the system allows where the usual limit does not do."""
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE:
+            raise
+        if soft == hard:
+            raise UserError(
+                f"{path}: this process may have {soft} files open, and that is not enough: raise it by 'ulimit -n'."
+            ) from None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return open(path, "rb", buffering=0)
 
 
 def check_part(file, part, remedy):
@@ -239,118 +201,19 @@ def check_part(file, part, remedy):
     _same_hash(file.name, digest.hexdigest(), part, remedy)
 
 
+def read_whole(file, part, remedy):
+    """The bytes of an open part, read from its beginning; UserError where size or hash is not the manifest's."""
+    size = os.fstat(file.fileno()).st_size
+    data = os.pread(file.fileno(), size, 0)
+    while len(data) < size:  # Linux reads 2 GB at once and no more
+        data += os.pread(file.fileno(), size - len(data), len(data))
+    if part is not None:
+        _same_hash(file.name, hashlib.sha256(data).hexdigest(), part, remedy)
+    return data
+
+
 def _same_hash(path, found, part, remedy):
     if found != part["sha256"]:
         raise UserError(
             f"{path}: found SHA-256 {found[:12]}..., expected {part['sha256'][:12]}..., it was changed: {remedy}."
-        )
-
-
-# --------------------------------------------------------------------------------------- the manifest
-
-
-def is_count(value):
-    """Whether a value of a manifest is a whole number that counts something."""
-    return type(value) is int and value >= 0
-
-
-def _is_hash(value):
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-
-def _is_names(value):
-    return (
-        isinstance(value, list)
-        and value
-        and all(TYPES["a text"](name) for name in value)
-        and len(value) == len({*value})
-    )
-
-
-def _is_parts(value):
-    keys = {
-        "file": TYPES["a text"],
-        "count": lambda count: is_count(count) and count,
-        "bytes": is_count,
-        "sha256": _is_hash,
-    }
-    return (
-        isinstance(value, list)
-        and value
-        and all(
-            isinstance(part, dict)
-            and part.keys() == keys.keys()
-            and all(keys[key](part[key]) for key in keys)
-            for part in value
-        )
-    )
-
-
-TYPES = {
-    "a text": lambda value: (
-        isinstance(value, str) and value.splitlines() == [value]
-    ),  # one line, and not empty
-    "a count": is_count,
-    "true or false": lambda value: isinstance(value, bool),
-    "a SHA-256": _is_hash,
-    "a list of different names": _is_names,
-    "a list of parts": _is_parts,
-    "a list of counts": lambda value: (
-        isinstance(value, list) and all(map(is_count, value)) and len(value) == len({*value})
-    ),
-    "a list": lambda value: isinstance(value, list),
-    "an object": lambda value: isinstance(value, dict),
-    "an object or null": lambda value: value is None or isinstance(value, dict),
-}
-
-
-def read_manifest(folder, version, types, prefix, what, remedy):
-    """The manifest of a folder of parts, checked: its format, the types of its keys, and the names of its parts.
-
-    Args:
-        version: what its key `format` must say.
-        types: {key: a key of TYPES}; it may have more keys.
-        prefix: of the parts; a file of that prefix which the manifest does not name is a fault as well.
-        what: the manifest's name in a sentence; remedy: the end of the sentence.
-    Raises:
-        UserError: it is missing, no JSON, or anything above does not hold.
-    """
-    path = os.path.join(folder, MANIFEST)
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: {what} is missing: {remedy}.")
-    try:
-        manifest = read_json(path, what)
-    except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}: {remedy}.") from None
-    if manifest.get("format") != version:
-        raise UserError(
-            f"{path}: found format {manifest.get('format')!r:.60}, expected {version!r}: {remedy}."
-        )
-    for key, kind in {**types, "count": "a count", "parts": "a list of parts"}.items():
-        if key not in manifest or not TYPES[kind](manifest[key]):
-            found = f"{json.dumps(manifest[key]):.60}" if key in manifest else "nothing"
-            raise UserError(f"{path}: found {found} as {key!r}, expected {kind}: {remedy}.")
-    _check_names(path, manifest, folder, prefix, remedy)
-    return manifest
-
-
-def _check_names(path, manifest, folder, prefix, remedy):
-    """The parts are <prefix>.of_record-0, -1, ... in this order, hold `count` records, and no other file looks like one."""
-    named = [part["file"] for part in manifest["parts"]]
-    for number, name in enumerate(named):
-        if name != part_name(prefix, number):
-            raise UserError(
-                f"{path}: found the part {name!r:.80}, expected {part_name(prefix, number)!r}: {remedy}."
-            )
-    stray = sorted(
-        name for name in os.listdir(folder) if name.startswith(part_name(prefix, "")) and name not in named
-    )
-    if stray:
-        raise UserError(
-            f"{os.path.join(folder, stray[0])}: found a part that the manifest does not name: {remedy}."
-        )
-    total = sum(part["count"] for part in manifest["parts"])
-    if total != manifest["count"]:
-        raise UserError(
-            f"{path}: found parts of {total} records in all, expected {manifest['count']}: {remedy}."
         )

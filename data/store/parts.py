@@ -9,7 +9,8 @@ import json
 import pathlib
 import shutil
 
-from data.store.ofrecord import is_count, part_name
+from data.store.manifest import is_count
+from data.store.ofrecord import part_name
 from util import UserError, atomic_file, read_json, remove_partial_writes, write_json
 
 PLAN = ".plan.json"
@@ -17,10 +18,10 @@ PART = 256  # examples to a part: small enough that ranks come out even and litt
 
 
 def windows(blocks, size=PART):
-    """Cuts blocks of records into pieces of at most `size` records: {name: array [n, ...]} -> the same, n <= size."""
+    """Cuts blocks of examples into pieces of at most `size`: Examples -> Examples."""
     for block in blocks:
-        for start in range(0, len(block["input_mask"]), size):
-            yield {name: array[start : start + size] for name, array in block.items()}
+        for start in range(0, len(block), size):
+            yield block.take(slice(start, start + size))
 
 
 class PartsFolder:

@@ -80,7 +80,7 @@ def share_over_ranks(pieces, count, do, what):
     """Has the ranks take turns at numbered pieces of work, and waits until all have done theirs.
 
     Args:
-        pieces: an iterable of blocks of records, in all `count` records; do: takes (number, block); what: stands beside the progress bar.
+        pieces: an iterable of Examples, in all `count` records; do: takes (number, block); what: stands beside the progress bar.
     Returns:
         how many pieces there were.
     Raises:
@@ -92,7 +92,7 @@ def share_over_ranks(pieces, count, do, what):
             for number, block in enumerate(pieces):
                 if number % get_world_size() == get_rank():
                     do(number, block)
-                bar.update(len(block["idxs"]))
+                bar.update(len(block))
         except KeyboardInterrupt as stopped:
             raise KeyboardInterrupt(
                 f"{stopped} The parts that are done are kept: the same command goes on with them."

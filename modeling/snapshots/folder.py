@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from data.store.ofrecord import TYPES
+from data.store.manifest import TYPES
 from modeling.bert.config import BertConfig, check_model_type
 from modeling.bert.names import encoder_shapes
 from modeling.convert import source_format

@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from data.store.ofrecord import is_count
+from data.batches import make_batch
+from data.store.manifest import is_count
 from modeling.cpu.encoder import SHARD_TOKENS
 from modeling.distributed.collective import barrier, broadcast
 from modeling.distributed.launch import devices
@@ -371,8 +372,10 @@ def describe(run, model, device, splits, task, tokenizer):
     )
     first = splits["train"]
     names = (*task.domains, "(unknown domain)")  # of an unlabelled text
-    for row in range(min(3, len(first["label"]))):
-        tokens = tokenizer.convert_ids_to_tokens(first["input_ids"][row][first["input_mask"][row] > 0])
+    rows = np.arange(min(3, len(first["label"])))
+    batch = make_batch(first, rows)
+    for row in rows:
+        tokens = tokenizer.convert_ids_to_tokens(batch.input_ids[row][batch.input_mask[row] > 0])
         run.log(
             f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
             f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}"

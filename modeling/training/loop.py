@@ -6,8 +6,8 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
-from data.batches import epoch_batches, lengths
-from modeling.distributed.collective import all_reduce_gradients, all_reduce_mean, shared_loss
+from data.batches import as_examples, epoch_batches
+from modeling.distributed.collective import all_reduce_gradients, all_reduce_mean, share, shared_loss
 from modeling.distributed.launch import devices
 from modeling.snapshots.folder import read_optimizer
 from modeling.training.optimization import (
@@ -60,14 +60,15 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
 
     Args:
         model: a DomainClassifier.
-        examples: the training examples stacked, {name: [N, ...]}.
+        examples: the training Examples, N of them.
         phases: one Phase after the other; none but the last selects.
         on_dev: gives the metrics on dev; None: no evaluation, and the last snapshot counts as the best.
     Raises:
         UserError: a loss or gradient that is not finite; the snapshots stay as they were. KeyboardInterrupt: the run was told to
             stop, and has saved.
     """
-    size, end, idxs = batch_size(args), phases[-1].last, examples["idxs"].reshape(-1)
+    examples = as_examples(examples)
+    size, end, idxs = batch_size(args), phases[-1].last, examples["idxs"]
     steps_per_epoch = math.ceil(len(idxs) / size)
     log, batches = StepLog(run, args.log_every_step_num, snapshots.step, end), None
     model.train()
@@ -81,7 +82,7 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
         for step in range(max(snapshots.step, phase.first), phase.last):
             epoch, position = divmod(step, steps_per_epoch)
             if position == 0 or batches is None:
-                batches = epoch_batches(lengths(examples), size, args.seed, epoch)
+                batches = epoch_batches(examples.lengths, size, args.seed, epoch)
             rate = learning_rate_at(
                 step - phase.first,
                 phase.last - phase.first,
@@ -90,6 +91,8 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
                 args.lr_schedule,
             )
             set_learning_rate(optimizer, rate)
+            if position + 1 < len(batches):
+                examples.prefetch(share(batches[position + 1]))
             model.masks.open_step(args.seed, step, get_rank(), get_world_size())
 
             values = accumulate_gradients(

@@ -15,7 +15,8 @@ import util  # noqa: F401  isort: skip  (first: it names the BLAS kernel before 
 import numpy as np
 
 from data.store.knowledge import Knowledge
-from data.store.records import Records, save
+from data.store.records import Records
+from data.store.writing import save
 from data.tasks import BUILT_IN
 from tests.benchmark import T
 from tokenization import tokenizer_for

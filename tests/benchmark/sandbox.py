@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from data.batches import epoch_batches, lengths
 from data.prepare.amazon import TASK, read_reviews, split_reviews
-from data.store.records import encode_split
+from data.store.writing import encode_split
 from data.tasks import write_task
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights
@@ -135,18 +135,15 @@ def write_arrays(folder, count, workloads, tokenizer):
     Returns:
         facts: how long the texts are, and for each workload its steps and what `without_first` says of them.
     """
-    records = list(encode_split(TASK, folder / str(count), "train", tokenizer, T))
-    arrays = {
-        name: np.array([record[name] for record in records], np.int32)
-        for name in records[0]
-        if name != "was_cut"
-    }
+    blocks = list(encode_split(TASK, folder / str(count), "train", tokenizer, T))
+    arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    cut = arrays.pop("was_cut").mean()
     arrays["weights"] = np.ones(count, np.float32)
     n, facts = (
         lengths(arrays),
         {
             "tokens": float(lengths(arrays).mean()),
-            "cut": sum(record["was_cut"] for record in records) / count,
+            "cut": float(cut),
         },
     )
     for workload in workloads:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.batches import corrupted_domains, domain_mix, epoch_batches, make_batch
-from data.selection import chosen_blocks, dev_arrays, select, training_arrays
+from data.selection import chosen_blocks, dev_examples, select, training_examples
 from data.tasks import BUILT_IN
 from util import UserError
 
@@ -194,22 +194,13 @@ def test_selections_that_cannot_be_met_are_refused(changed, words):
 class FakeRecords:
     """400 records in parts of 150 with nothing but domain and label."""
 
+    domain, label, weights, lengths = DOMAIN, LABEL, LABEL * 0.0, LABEL + 3
+
     def __len__(self):
         return 400
 
-    def blocks(self):
-        for start in range(0, 400, 150):
-            yield {
-                "domain": DOMAIN[start : start + 150],
-                "label": LABEL[start : start + 150],
-                "idxs": np.arange(400)[start : start + 150],
-            }
-
-    def arrays(self, limit=None):
-        return {
-            name: np.concatenate([block[name] for block in self.blocks()])[:limit]
-            for name in ("domain", "label", "idxs")
-        }
+    def part_rows(self):
+        return [range(0, 150), range(150, 300), range(300, 400)]
 
 
 def test_blocks_and_arrays_hold_the_chosen_examples_alone():
@@ -218,18 +209,18 @@ def test_blocks_and_arrays_hold_the_chosen_examples_alone():
     rows = select(DOMAIN, LABEL, TASK, args)
     streamed = np.concatenate([block["idxs"] for block in chosen_blocks(FakeRecords(), rows)])
     assert np.array_equal(streamed, rows) and np.array_equal(
-        training_arrays(FakeRecords(), TASK, args)["idxs"], rows
+        training_examples(FakeRecords(), TASK, args)["idxs"], rows
     )
 
 
 def test_dev_keeps_its_first_examples_of_the_domains_of_training():
     """--eval_example_num limits dev first, --domain and --exclude_domain choose of those; --data_portion leaves dev alone."""
-    assert np.array_equal(dev_arrays(FakeRecords(), TASK, flags(data_portion=0.1))["idxs"], np.arange(400))
+    assert np.array_equal(dev_examples(FakeRecords(), TASK, flags(data_portion=0.1))["idxs"], np.arange(400))
     assert np.array_equal(
-        dev_arrays(FakeRecords(), TASK, flags(eval_example_num=40, domain="kitchen"))["idxs"],
+        dev_examples(FakeRecords(), TASK, flags(eval_example_num=40, domain="kitchen"))["idxs"],
         np.arange(3, 40, 4),
     )
     with pytest.raises(UserError, match="--eval_example_num 401"):
-        dev_arrays(FakeRecords(), TASK, flags(eval_example_num=401))
+        dev_examples(FakeRecords(), TASK, flags(eval_example_num=401))
     with pytest.raises(UserError, match="no dev example"):
-        dev_arrays(FakeRecords(), TASK, flags(eval_example_num=2, domain="kitchen"))
+        dev_examples(FakeRecords(), TASK, flags(eval_example_num=2, domain="kitchen"))

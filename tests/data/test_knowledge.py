@@ -13,7 +13,8 @@ from fuzz import WRONG, with_value
 
 from data.store import knowledge as module
 from data.store.knowledge import Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
-from data.store.ofrecord import FRAME, OFRecord
+from data.store.layout import FRAME
+from data.store.ofrecord import OFRecord
 from util import UserError, load_oneflow, write_json
 
 L, A, M, H = 3, 2, 2, 4

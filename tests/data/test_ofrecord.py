@@ -5,18 +5,15 @@ import struct
 
 import numpy as np
 import pytest
+from protobuf_parts import write_parts
 
+from data.store.layout import FRAME
+from data.store.manifest import read_manifest
 from data.store.ofrecord import (
-    FRAME,
     OFRecord,
-    PartWriter,
-    decode_record,
     encode_record,
     open_part,
-    part_name,
-    read_manifest,
     read_part,
-    write_parts,
 )
 from util import UserError, load_oneflow, write_json
 
@@ -86,17 +83,6 @@ def test_the_same_values_are_the_same_bytes():
         key: value if key == "attention" else value.tolist() for key, value in reversed(list(record.items()))
     }
     assert encode_record(record, SCHEMA) == encode_record(turned, dict(reversed(list(SCHEMA.items()))))
-
-
-def test_offsets_lead_to_records(tmp_path):
-    """`append` returns where the frame lies: its part, and its offset in it."""
-    writer, records = PartWriter(tmp_path, "k", SCHEMA, 2), make_records(5)
-    places = [writer.append(record) for record in records]
-    writer.close()
-    for (part, offset), record in zip(places, records):
-        data = (tmp_path / part_name("k", part)).read_bytes()
-        (length,) = FRAME.unpack_from(data, offset)
-        assert_same([decode_record(data[offset + 8 : offset + 8 + length], SCHEMA)], [record])
 
 
 def test_oneflow_reads_the_same(tmp_path):

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from data.batches import Examples
 from data.store.parts import PartsFolder, windows
 
 
@@ -55,10 +56,15 @@ def test_what_is_closed_or_removed_leaves_no_trace(tmp_path):
 
 def test_windows_cut_blocks_and_lose_nothing():
     """Blocks of 5, 2 and 0 records in windows of 2: 2, 2, 1, 2, in order."""
-    blocks = [
-        {"input_mask": np.ones((n, 3)), "idxs": np.arange(start, start + n)}
-        for start, n in ((0, 5), (5, 2), (7, 0))
-    ]
+    blocks = [examples(range(start, start + n)) for start, n in ((0, 5), (5, 2), (7, 0))]
     pieces = list(windows(blocks, 2))
-    assert [len(piece["input_mask"]) for piece in pieces] == [2, 2, 1, 2]
+    assert [len(piece) for piece in pieces] == [2, 2, 1, 2]
     assert np.concatenate([piece["idxs"] for piece in pieces]).tolist() == list(range(7))
+
+
+def examples(numbers):
+    idxs, tokens = np.array(numbers, int), np.ones((len(numbers), 3), np.int32)
+    columns = dict.fromkeys(("domain", "label", "idxs", "weights"), idxs)
+    return Examples.of_arrays(
+        {**columns, **dict.fromkeys(("input_ids", "input_mask", "segment_ids"), tokens)}
+    )

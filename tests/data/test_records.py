@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from fuzz import WRONG, with_value
+from protobuf_parts import write_parts
 
 from data.store import records as module
-from data.store.ofrecord import read_part, write_parts
+from data.store.ofrecord import read_part
 from data.store.records import (
     CONTENT,
     STAGE_1,
     ContentHash,
     Records,
+    record_schema,
+)
+from data.store.writing import (
     check_fits,
     encode_split,
-    record_schema,
     resave,
     save,
     source_facts,
@@ -135,7 +138,8 @@ def test_twice_the_same_bytes(made, tmp_path):
 def test_the_content_hash_knows_no_parts_and_no_scores(made):
     """content_sha256 is that of what the TSV gives, whatever the parts and the scores; any other value changes it."""
     hashes, (_, _, arguments) = set(), made
-    rows = list(encode_split(*arguments[:2], *arguments[3:]))
+    (block,) = encode_split(*arguments[:2], *arguments[3:])
+    rows = [{key: block[key][i] for key in CONTENT} for i in range(5)]
     for part_size, scored in ((1, True), (3, False), (100, True)):
         records = save(*arguments, part_size=part_size)
         hashes.add((with_scores(records, np.ones(5), {}) if scored else records).content_sha256)
@@ -150,7 +154,7 @@ def test_the_content_hash_knows_no_parts_and_no_scores(made):
 def content_hash(rows):
     content = ContentHash()
     for row in rows:
-        content.update(row)
+        content.update({key: np.asarray(value)[None] for key, value in row.items()})
     return content.hexdigest()
 
 
@@ -166,7 +170,7 @@ def test_limits(made):
     """The first `limit` records, block by block or stacked; more than there are is refused."""
     records = Records(made[1], "train")
     whole = records.arrays()
-    assert [len(block["idxs"]) for block in records.blocks()] == [2, 2, 1]
+    assert list(records.part_rows()) == [range(2), range(2, 4), range(4, 5)]
     for limit in range(1, 6):
         assert all(
             np.array_equal(values, whole[key][:limit]) for key, values in records.arrays(limit).items()
@@ -384,17 +388,17 @@ def test_values_that_would_break_the_engine(made, key, value, words):
 def test_a_failed_writer_leaves_what_was_there(made):
     """An error in the middle of writing leaves the previous records, and nothing beside them."""
     _, folder, arguments = made
-    before = everything(folder)
+    before, source = everything(folder), source_facts(TASK, made[0] / "train.tsv", "train", arguments[4], T)
 
     def failing():
         yield from encode_split(*arguments[:2], *arguments[3:])
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError):
-        write_records(folder, "train", failing(), Records(folder, "train").manifest)
+        write_records(folder, "train", failing(), source)
     assert everything(folder) == before and os.listdir(folder.parent) == ["train"]
     with pytest.raises(UserError, match="found no example for the train split"):
-        write_records(folder, "train", [], Records(folder, "train").manifest)
+        write_records(folder, "train", [], source)
     assert everything(folder) == before
 
 
@@ -403,11 +407,11 @@ def test_a_killed_writer_leaves_what_was_there(made):
     _, folder, arguments = made
     before = everything(folder)
     program = (
-        "import os, signal, sys; from data.store.records import Records, write_records\n"
+        "import os, signal, sys; from data.store.records import Records; from data.store.writing import write_records\n"
         "records = Records(sys.argv[1], 'train')\n"
         "def rows():\n"
         "    block = records.arrays()\n"
-        "    yield {key: values[0] for key, values in block.items()}\n"
+        "    yield block\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_records(sys.argv[1], 'train', rows(), records.manifest)\n"
     )
@@ -515,3 +519,69 @@ def test_the_facts_of_the_source(made):
         facts.keys() == module.SOURCE_TYPES.keys()
         and facts.items() <= Records(made[1], "train").manifest.items()
     )
+
+
+# --------------------------------------------------------------------------------------- by offset
+
+
+def test_the_bytes_are_those_of_protobuf(made):
+    """Every part is what protobuf's own deterministic writer makes of the same records, byte for byte."""
+    _, folder, _ = made
+    records, whole = Records(folder, "train"), everything(folder)
+    rows = [
+        row for part in records.parts for row in read_part(folder / part["file"], record_schema(T), "", part)
+    ]
+    assert (
+        write_parts(folder, "train", rows, record_schema(T), 2) == records.parts
+        and everything(folder) == whole
+    )
+
+
+def test_records_are_read_by_offset_in_any_order(made):
+    """Rows of several parts, in any order and twice: what the whole arrays hold at these places."""
+    records = Records(made[1], "train")
+    whole, rows = records.arrays(), np.array([4, 0, 3, 3, 1])
+    records.prefetch(rows)
+    for name, array in records.read(rows).items():
+        assert np.array_equal(array, whole[name][rows])
+    for name in ("domain", "label", "weights"):
+        assert np.array_equal(getattr(records, name), whole[name])
+    assert np.array_equal(records.lengths, whole["input_mask"].sum(axis=1))
+
+
+def test_a_record_that_changes_after_the_check_is_told(made):
+    """Any bit of a record, flipped behind the back of open Records: told when that record is read, and no other is refused."""
+    records = Records(made[1], "train")
+    path = made[1] / "train.of_record-1"
+    data = bytearray(path.read_bytes())
+    end = 8 + int.from_bytes(data[:8], "little")
+    for bit in range(0, 8 * end, 5):
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        data[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(UserError, match=f"changed since they were checked: {STAGE_1}"):
+            records.read(np.array([0, 2]))
+        records.read(np.array([0, 3]))
+
+
+def test_what_is_small_of_a_record_takes_less_than_40_bytes(tmp_path, tokenizer):
+    """What Records keep of 4,000 examples in memory."""
+    write_rows(tmp_path, ROWS * 800)
+    records = save(TASK, tmp_path, tmp_path / "train", "train", tokenizer, T)
+    kept = [value for value in vars(records).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in kept) < 40 * 4000
+
+
+def test_many_processes_write_the_same_bytes(tmp_path, tokenizer, monkeypatch):
+    """Tokenised by one process or by three: the same files; the fault of the first faulty line is told, whoever comes first."""
+    write_rows(tmp_path, ROWS * 40)
+    folders = []
+    for cores in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
+        save(TASK, tmp_path, tmp_path / f"by{cores}", "train", tokenizer, T, part_size=7)
+        folders.append(everything(tmp_path / f"by{cores}"))
+    assert folders[0] == folders[1] and len(folders[0]) == 30
+    write_rows(tmp_path, [*ROWS * 20, ("\u200b", 0, 0), *ROWS * 5, ("\u200b", 0, 0), *ROWS * 5])
+    with pytest.raises(UserError, match="train.tsv:102: found no token"):
+        save(TASK, tmp_path, tmp_path / "faulty", "train", tokenizer, T, part_size=7)
+    assert not (tmp_path / "faulty").exists()

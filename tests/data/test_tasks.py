@@ -8,7 +8,7 @@ import pytest
 from fuzz import WRONG, with_value
 
 from data.selection import records_line
-from data.store.records import resave
+from data.store.writing import resave
 from data.tasks import (
     BUILT_IN,
     Example,

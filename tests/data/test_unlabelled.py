@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import best, call, stage_flags
 
-from data.batches import domain_mix
+from data.batches import Examples, domain_mix
 from data.store.knowledge import Knowledge
 from data.tasks import Task
-from data.unlabelled import read_texts, with_pseudo_labels
+from data.unlabelled import text_parser, with_pseudo_labels
 
 TEXTS = (
     "the plot is great",
@@ -72,7 +72,11 @@ def test_texts_of_no_known_domain_are_described_and_with_one_domain_belong_to_it
     assert "(unknown domain)" in (sandbox / "more" / "log.txt").read_text()
     for domains, expected in ((("books", "dvd"), 2), (("books",), 0)):
         task = Task("any", ("review",), "domain", "sentiment", ("positive", "negative"), domains)
-        assert {domain for _, domain, _ in read_texts(task, sandbox / "more.tsv")} == {expected}
+        parse, rows = (
+            text_parser(task, sandbox / "more.tsv"),
+            (sandbox / "more.tsv").read_bytes().splitlines(),
+        )
+        assert {parse(line, raw)[2] for line, raw in enumerate(rows[1:], 2)} == {expected}
 
 
 def test_a_student_of_one_domain_takes_those_of_its_domain(sandbox):
@@ -82,24 +86,29 @@ def test_a_student_of_one_domain_takes_those_of_its_domain(sandbox):
     assert sum(line["examples"] for line in steps) == 2 * (8 + 2)
 
 
+def stacked(count, start, **columns):
+    """Examples in memory, numbered from `start`, whose tokens are their numbers."""
+    idxs = np.arange(start, start + count, dtype=np.int32)
+    tokens, zero = np.ones((count, 4), np.int32), np.zeros(count, np.int32)
+    arrays = {
+        "input_ids": tokens * idxs[:, None],
+        "input_mask": tokens,
+        "segment_ids": tokens * 0,
+        "idxs": idxs,
+    }
+    return Examples.of_arrays({**arrays, "domain": zero, "label": zero, "weights": zero, **columns})
+
+
 def test_labels_are_the_teachers_and_scores_the_mean(sandbox):
     """The label that the teacher finds most probable; the prototype score, which needs a label, is the mean of the labelled ones'."""
     write(sandbox)
     knowledge, _ = learn(sandbox)
-    examples = {
-        "input_ids": np.ones((3, 4), np.int32),
-        "label": np.zeros(3, np.int32),
-        "weights": np.array([0.1, 0.2, 0.6], np.float32),
-    }
-    more = {
-        "input_ids": np.ones((5, 4), np.int32),
-        "label": np.zeros(5, np.int32),
-        "weights": np.zeros(5, np.float32),
-        "idxs": np.arange(32, 37),
-    }
-    both = with_pseudo_labels({**examples, "idxs": np.arange(3)}, more, knowledge)
+    examples, more = stacked(3, 0, weights=np.array([0.1, 0.2, 0.6], np.float32)), stacked(5, 32)
+    both = with_pseudo_labels(examples, more, knowledge)
     expected = [item["logits"].argmax() for item in knowledge.read(np.arange(32, 37))]
-    assert both["label"].tolist() == [0, 0, 0, *expected] and both["input_ids"].shape == (8, 4)
+    assert both["label"].tolist() == [0, 0, 0, *expected] and both.read(np.array([7, 0]))[
+        "input_ids"
+    ].tolist() == [[36] * 4, [0] * 4]
     np.testing.assert_allclose(both["weights"][3:], 0.3, rtol=1e-6)
 
 

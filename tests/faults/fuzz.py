@@ -32,7 +32,8 @@ from util import Run, UserError, write_json  # noqa: E402  (before numpy: it nam
 import numpy as np  # isort: skip
 
 from data.store.knowledge import Knowledge, KnowledgeWriter
-from data.store.records import Records, save, with_scores
+from data.store.records import Records
+from data.store.writing import save, with_scores
 from data.tasks import Task, load_task, read_examples, split_path
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights

@@ -1,0 +1,94 @@
+"""Lines of text -> blocks of features, in order and on all cores: the same arrays however many processes work."""
+
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+
+from tokenization import encode
+from util import UserError, stop_with_parent
+
+TOKENS = ("input_ids", "input_mask", "segment_ids")
+WORTH_A_PROCESS = 8  # blocks to a worker process, below which starting it costs more than it saves
+_work = None  # in a worker process: what takes a list of rows to a block
+
+
+def encode_line(tokenizer, text_a, text_b, seq_length, where):
+    """`encode` of the text or pair that stands at `where`, a file and a line. UserError: the tokenizer finds no token in it."""
+    features = encode(tokenizer, text_a, text_b, seq_length)
+    if features.input_mask.sum() <= (2 if text_b is None else 3):  # [CLS] [SEP], and [SEP] again in a pair
+        raise UserError(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
+    return features
+
+
+def encode_rows(path, rows, parse, tokenizer, seq_length, size):
+    """Yields blocks of up to `size` rows, in their order.
+
+    Args:
+        path: the file, for sentences; rows: an iterable of (line, bytes).
+        parse: takes (line, bytes) to (text, second text or None, domain, label); it may raise a UserError.
+    Returns (yields):
+        {input_ids, input_mask, segment_ids: int32 [n, T]; domain, label, idxs: int32 [n]; was_cut: bool [n]}, idxs counted from 0.
+    """
+
+    def work(chunk):
+        examples = [(*parse(line, raw), f"{path}:{line}") for line, raw in chunk]
+        features = [encode_line(tokenizer, a, b, seq_length, where) for a, b, _, _, where in examples]
+        block = {name: np.stack([getattr(each, name) for each in features]) for name in TOKENS}
+        block["domain"] = np.array([domain for _, _, domain, _, _ in examples], np.int32)
+        block["label"] = np.array([label for _, _, _, label, _ in examples], np.int32)
+        block["was_cut"] = np.array([each.was_cut for each in features])
+        return block
+
+    start = 0
+    for block in _map_in_order(work, _chunks(rows, size)):
+        n = len(block["label"])
+        yield {**block, "idxs": np.arange(start, start + n, dtype=np.int32)}
+        start += n
+
+
+def _chunks(rows, size):
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, size)):
+        yield chunk
+
+
+def _map_in_order(work, chunks):
+    """`work(chunk)` of each chunk, in their order: in worker processes where there are many. A fault of an earlier chunk comes first."""
+    workers = len(os.sched_getaffinity(0))
+    first = list(itertools.islice(chunks, WORTH_A_PROCESS))
+    chunks = itertools.chain(first, chunks)
+    if workers == 1 or len(first) < WORTH_A_PROCESS:
+        yield from map(work, chunks)
+        return
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("fork"), _begin_worker, (work,)
+    ) as pool:
+        waiting = collections.deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(_run, chunk))
+                if len(waiting) > 2 * workers:  # what is done lies in memory until it is asked for
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _begin_worker(work):
+    """In a worker process, a copy of this one: it is told to stop by its parent alone, and does not outlive it."""
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stop_with_parent(signal.SIGKILL)
+
+
+def _run(chunk):
+    return _work(chunk)
