@@ -508,7 +508,9 @@ def extraction(parser):
     group.add_argument(
         "--knowledge_layers",
         type=layer_list,
-        help="teacher layers, counted from 1, as in 2,4,6 (default: min(3, layers), evenly spaced, ending with the last)",
+        metavar="LAYERS|none",
+        help="teacher layers, counted from 1, as in 2,4,6; none: answers and vectors alone, a few kB an example "
+        "(default: min(3, layers), evenly spaced, ending with the last)",
     )
     group.add_argument(
         "--attention_heads",
@@ -517,6 +519,12 @@ def extraction(parser):
         help="scores averaged over the heads, or of each head",
     )
     group.add_argument("--hidden_states", action="store_true", help="also the hidden states of these layers")
+    group.add_argument(
+        "--knowledge_vectors",
+        choices=("float32", "float16"),
+        default="float32",
+        help="how representation and domain feature are stored; float16 takes half the room",
+    )
 
 
 def distillation(parser):
@@ -634,7 +642,9 @@ def board_folder(text):
 
 
 def layer_list(text):
-    """An argparse type: rising layer numbers from 1, as in `2,4,6`."""
+    """An argparse type: rising layer numbers from 1, as in `2,4,6`, or `none`."""
+    if text == "none":
+        return ()
     layers = tuple(int(word) for word in text.split(","))
     if min(layers) < 1 or list(layers) != sorted(set(layers)):
         raise argparse.ArgumentTypeError(

@@ -88,6 +88,8 @@ def main():
     knowledge = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
     if args.do_train and args.unlabelled_file:
         examples = with_unlabelled(args, task, tokenizer, records["train"], examples, knowledge)
+    if knowledge:
+        examples.read_beside(knowledge)
     teacher_facts = (
         knowledge.manifest
         if knowledge

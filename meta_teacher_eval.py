@@ -9,7 +9,6 @@ import itertools
 
 import numpy as np
 
-from data.batches import lengths
 from data.selection import (
     chosen_blocks,
     examples_facts,
@@ -18,14 +17,9 @@ from data.selection import (
     records_line,
     select,
 )
-from data.store.knowledge import (
-    PREFIX,
-    Knowledge,
-    KnowledgeWriter,
-    check_space,
-    expected_bytes,
-    knowledge_folder,
-)
+from data.store.knowledge import PREFIX, Knowledge, knowledge_folder
+from data.store.knowledge_format import check_space, expected_sizes
+from data.store.knowledge_writer import KnowledgeWriter
 from data.store.manifest import check_replaceable
 from data.store.parts import windows
 from data.tasks import load_task
@@ -88,9 +82,22 @@ def main():
             writer.discard()
         run.log(f"{target} holds the knowledge of this teacher already: nothing to do")
         return
-    size = sum(block_bytes(block, len(layers), task, folder.config, args) for block in blocks())
+    lengths = np.concatenate([block.lengths for block in blocks()])
+    sizes = expected_sizes(
+        lengths,
+        len(layers),
+        len(task.labels),
+        folder.config.hidden_size,
+        None if args.attention_heads == "mean" else folder.config.num_attention_heads,
+        args.hidden_states,
+        args.knowledge_vectors,
+    )
+    size, kinds = (
+        sum(sizes.values()),
+        ", ".join(f"{kind} {each / 1e6:.0f} MB" for kind, each in sizes.items()),
+    )
     check_replaceable(target, PREFIX, "--knowledge_dir")
-    run.log(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example")
+    run.log(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example: {kinds}")
     check_space(target, size)
 
     # ------------ the teacher
@@ -115,16 +122,10 @@ def main():
                 number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
             )
 
-    parts = share_over_ranks(windows(blocks()), count, write, "knowledge")
+    parts = share_over_ranks(windows(blocks(), count), count, write, "knowledge")
     if get_rank() == 0:
         writer.finish(parts)
         run.log(f"{target}: the knowledge of {count} examples is written")
-
-
-def block_bytes(block, L, task, bert, args):
-    """The size of the knowledge of a block of records, with L layers of a teacher with the BertConfig `bert`."""
-    heads = None if args.attention_heads == "mean" else bert.num_attention_heads
-    return expected_bytes(lengths(block), L, len(task.labels), bert.hidden_size, heads, args.hidden_states)
 
 
 def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
@@ -153,7 +154,7 @@ def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
                 "logits": logits[i],
                 "representation": pooled[i],
                 "domain_feature": feature[i],
-                "attention": np.stack([layer[i, ..., :n, :n] for layer in scores]),
+                "attention": np.stack([layer[i, ..., :n, :n] for layer in scores]) if layers else None,
                 "hidden": np.stack([layer[i, :n] for layer in hidden]) if hidden_states else None,
             }
         )
@@ -163,8 +164,11 @@ def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
 def knowledge_facts(args, folder, meta, records, rows):
     """The teacher layers to store, and what the manifest says of the knowledge."""
     L = folder.config.num_hidden_layers
-    layers = args.knowledge_layers or evenly_spaced_layers(min(3, L), L)
-    if max(layers) > L:
+    default = evenly_spaced_layers(min(3, L), L)
+    layers = default if args.knowledge_layers is None else args.knowledge_layers
+    if args.hidden_states and not layers:
+        raise UserError("--knowledge_layers none: there are no layers whose --hidden_states could be stored.")
+    if max(layers, default=0) > L:
         raise UserError(
             f"--knowledge_layers {','.join(map(str, layers))}: the teacher {folder.path} has {L} layers."
         )
@@ -180,6 +184,7 @@ def knowledge_facts(args, folder, meta, records, rows):
         "precision": "float16",
         "hidden_states": args.hidden_states,
         "domain_feature": meta["domain_head"],
+        "vectors": args.knowledge_vectors,
     }
 
 

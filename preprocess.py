@@ -100,7 +100,8 @@ def main():
     blocks = itertools.chain.from_iterable(
         chosen_blocks(records[split], np.arange(len(records[split]))) for split in SPLITS
     )
-    count = share_over_ranks(windows(blocks), sum(map(len, records.values())), embed, "embeddings")
+    total = sum(map(len, records.values()))
+    count = share_over_ranks(windows(blocks, total), total, embed, "embeddings")
     if get_rank() > 0:
         return
 

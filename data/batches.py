@@ -37,6 +37,7 @@ class Examples:
 
     def __init__(self, source, rows, columns, lengths):
         self._source, self._rows, self._columns, self.lengths = source, rows, columns, lengths
+        self._beside = None
 
     @classmethod
     def of_records(cls, records, rows=None):
@@ -79,8 +80,14 @@ class Examples:
         return self._source.read(self._rows[rows])
 
     def prefetch(self, rows):
-        """Has the tokens of the examples at `rows` read from the disk meanwhile."""
+        """Has the tokens of the examples at `rows` read from the disk meanwhile, and what is read beside them."""
         self._source.prefetch(self._rows[rows])
+        if self._beside:
+            self._beside.prefetch(self["idxs"][rows])
+
+    def read_beside(self, knowledge):
+        """From now on `prefetch` reads the `knowledge` of the examples too."""
+        self._beside = knowledge
 
 
 class _Stacked:

@@ -125,9 +125,6 @@ def with_pseudo_labels(examples, unlabelled, knowledge):
 
     An unlabelled one has the label that the teacher finds most probable, and the mean score of the labelled.
     """
-    labels = np.empty(len(unlabelled), np.int32)
-    for start in range(0, len(labels), SIZE):  # whose knowledge is in memory together
-        items = knowledge.read(unlabelled["idxs"][start : start + SIZE])
-        labels[start : start + SIZE] = [item["logits"].argmax() for item in items]
+    labels = knowledge.logits(unlabelled["idxs"]).argmax(axis=1).astype(np.int32)
     weights = np.full(len(labels), examples["weights"].mean(), np.float32)
     return examples.followed_by(unlabelled.with_columns(label=labels, weights=weights))

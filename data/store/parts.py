@@ -15,10 +15,13 @@ from util import UserError, atomic_file, read_json, remove_partial_writes, write
 
 PLAN = ".plan.json"
 PART = 256  # examples to a part: small enough that ranks come out even and little is lost, large enough for batches of like length
+MANY = 256  # parts
 
 
-def windows(blocks, size=PART):
-    """Cuts blocks of examples into pieces of at most `size`: Examples -> Examples."""
+def windows(blocks, count, size=PART):
+    """Cuts blocks of examples, `count` in all, into pieces of at most `size`, or 4 times as many where there would be too many files,
+    which stay open when they are read: Examples -> Examples."""
+    size = size if count <= size * MANY else 4 * size
     for block in blocks:
         for start in range(0, len(block), size):
             yield block.take(slice(start, start + size))

@@ -70,6 +70,11 @@ def check_knowledge_covers(terms, manifest, config):
             "--hidden_loss_weight: the knowledge holds no hidden states: run meta_teacher_eval.py with --hidden_states."
         )
     heads = manifest["attention_heads"]
+    if "attention" in terms and not manifest["layers"]:
+        raise UserError(
+            "--attention_loss_weight: the knowledge holds answers and vectors alone: set it to 0, or run meta_teacher_eval.py with "
+            "--knowledge_layers."
+        )
     if "attention" in terms and heads not in ("mean", config.num_attention_heads):
         raise UserError(
             f"the knowledge holds the scores of each of {heads} heads, and the student has {config.num_attention_heads}: "

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from fuzz import WRONG, with_value
 
-from data.store import knowledge as module
-from data.store.knowledge import Knowledge, KnowledgeWriter, check_space, expected_bytes, knowledge_folder
+from data.store import knowledge_format as module
+from data.store.knowledge import Knowledge, knowledge_folder
+from data.store.knowledge_format import check_space, expected_bytes, expected_sizes
+from data.store.knowledge_writer import KnowledgeWriter
 from data.store.layout import FRAME
 from data.store.ofrecord import OFRecord
 from util import UserError, load_oneflow, write_json
@@ -510,3 +512,51 @@ def test_values_that_are_not_finite_are_not_believed(tmp_path, monkeypatch, key)
             UserError, match="knowledge.of_record-0: byte .*: found values that are not finite"
         ):
             knowledge.read([1])
+
+
+# --------------------------------------------------------------------------------------- less of it
+
+
+def write_less(folder, items, layers, vectors):
+    items = items if layers else [{**item, "attention": None, "hidden": None} for item in items]
+    facts = {**FACTS, "layers": list(layers), "vectors": vectors}
+    writer = KnowledgeWriter(folder, facts)
+    writer.begin()
+    writer.write(0, items)
+    writer.finish(1)
+    return Knowledge(folder), items
+
+
+@pytest.mark.parametrize("layers, vectors", [((), "float32"), ((), "float16"), ((2, 4, 6), "float16")])
+def test_answers_alone_and_short_vectors(tmp_path, layers, vectors):
+    """Without layers there is no attention in it; vectors of float16 come back rounded, in float32; the size is what was said."""
+    knowledge, items = write_less(tmp_path / "k", make_items(range(20)), layers, vectors)
+    for found, item in zip(knowledge.read(np.arange(20)), items):
+        assert found["logits"].tolist() == item["logits"].tolist() and ("attention" in found) == bool(layers)
+        for key in ("representation", "domain_feature"):
+            assert found[key].dtype == np.float32
+            assert np.array_equal(found[key], item[key].astype(vectors).astype(np.float32))
+    found = sum(path.stat().st_size for path in (tmp_path / "k").glob("*.of_record-*")) + 24 * 20
+    lengths = [3 if item["attention"] is None else item["attention"].shape[-1] for item in items]
+    expected = expected_bytes(lengths, len(layers), M, H, vectors=vectors)
+    assert found <= expected <= found + 64 * 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_read_alone(tmp_path, kind):
+    """They are those of whole records, whatever else these hold."""
+    knowledge = write(tmp_path / "k", make_items(**KINDS[kind]))
+    idxs = np.array([300, 0, 7])
+    assert knowledge.logits(idxs).tolist() == [item["logits"].tolist() for item in knowledge.read(idxs)]
+    knowledge.prefetch(idxs)
+
+
+def test_sizes_are_told_by_kind():
+    """Attention grows with the square of the length, hidden states with it; without layers there are neither."""
+    sizes = expected_sizes([10, 20], 2, 3, 8, heads=4, hidden=True)
+    assert sizes["attention"] == 2 * 2 * 4 * (100 + 400) and sizes["hidden states"] == 2 * 2 * 8 * 30
+    assert list(expected_sizes([10, 20], 0, 3, 8)) == ["logits and vectors"]
+    short, long = (
+        expected_sizes([10], 0, 3, 800, vectors=each)["logits and vectors"] for each in ("float16", "float32")
+    )
+    assert long - short == 2 * 2 * 800

@@ -57,9 +57,15 @@ def test_what_is_closed_or_removed_leaves_no_trace(tmp_path):
 def test_windows_cut_blocks_and_lose_nothing():
     """Blocks of 5, 2 and 0 records in windows of 2: 2, 2, 1, 2, in order."""
     blocks = [examples(range(start, start + n)) for start, n in ((0, 5), (5, 2), (7, 0))]
-    pieces = list(windows(blocks, 2))
+    pieces = list(windows(blocks, 7, 2))
     assert [len(piece) for piece in pieces] == [2, 2, 1, 2]
     assert np.concatenate([piece["idxs"] for piece in pieces]).tolist() == list(range(7))
+
+
+def test_many_examples_are_cut_into_larger_pieces():
+    """Beyond 256 pieces they are four times as large: readers keep every part open."""
+    block = examples(range(513))
+    assert len(list(windows([block], 512, 2))) == 257 and len(list(windows([block], 513, 2))) == 65
 
 
 def examples(numbers):

@@ -31,7 +31,8 @@ from util import Run, UserError, write_json  # noqa: E402  (before numpy: it nam
 
 import numpy as np  # isort: skip
 
-from data.store.knowledge import Knowledge, KnowledgeWriter
+from data.store.knowledge import Knowledge
+from data.store.knowledge_writer import KnowledgeWriter
 from data.store.records import Records
 from data.store.writing import save, with_scores
 from data.tasks import Task, load_task, read_examples, split_path
