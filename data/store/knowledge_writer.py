@@ -103,7 +103,8 @@ class KnowledgeWriter:
             )
             rows = [facts["idxs"], [number] * len(facts["idxs"]), facts["starts"]]
             offsets.append(np.array(rows, "<i8").T)
-        offsets, stream = np.concatenate(offsets or [np.empty((0, 3), "<i8")]), io.BytesIO()
+        table = np.ascontiguousarray(np.concatenate(offsets)) if offsets else np.empty((0, 3), "<i8")
+        offsets, stream = table, io.BytesIO()
         if not len(offsets) or not (np.diff(offsets[:, 0]) > 0).all():
             raise ValueError("expected examples in the order of their idxs")
         np.save(stream, offsets, allow_pickle=False)

@@ -19,6 +19,7 @@ from tests.benchmark import B
 from tests.benchmark.bench import Bench
 from tests.benchmark.groups import GROUPS
 from tests.benchmark.processes import ROOT, Failed, Load, run
+from tests.benchmark.scale import growth_table, measure_growth
 from tests.benchmark.tables import digits, measurements_table, median_and_range, ratios_table
 
 LEGEND = "Each figure is the median of as many processes as there are rounds. Peak memory of several ranks is the sum of the ranks' own peaks."
@@ -66,6 +67,14 @@ def parse(argv=None):
         help="examples of the growth table; MANY also of the records (default: 500 8000)",
     )
     parser.add_argument(
+        "--scale",
+        type=int,
+        nargs="+",
+        default=(10_000, 100_000, 1_000_000),
+        metavar="TEXTS",
+        help="numbers of texts of --only scale, rising (default: 10000 100000 1000000)",
+    )
+    parser.add_argument(
         "--rounds", type=int, default=3, help="processes per measurement (default: %(default)s)"
     )
     parser.add_argument(
@@ -77,13 +86,15 @@ def parse(argv=None):
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=tuple(GROUPS),
+        choices=(*GROUPS, "scale"),
         default=list(GROUPS),
-        help="groups to measure (default: all)",
+        help="groups to measure (default: all but scale, which takes an hour and stands alone)",
     )
     args = parser.parse_args(argv)
     if args.examples < 2 * B or min(args.rounds, args.cores, *args.growth, *args.size) < 1:
         parser.error(f"--examples begins at {2 * B}, all other numbers at 1")
+    if "scale" in args.only and args.only != ["scale"]:
+        parser.error("--only scale stands alone: measure other groups by another call")
     for name in ("model", "reviews"):
         path = getattr(args, name)
         if path and not pathlib.Path(path).exists():
@@ -95,6 +106,8 @@ def parse(argv=None):
 def main():
     args, load = parse(), Load()
     with tempfile.TemporaryDirectory(prefix="meta-kd-benchmark-") as folder:
+        if args.only == ["scale"]:
+            return print_growth(args, pathlib.Path(folder), load)
         bench = Bench(args, pathlib.Path(folder))
         groups = [make(bench) for name, make in GROUPS.items() if name in args.only]
         try:
@@ -117,6 +130,12 @@ def main():
     )
     print("\n".join(ratios_table([ratio for group in groups for ratio in group.ratios], figures)))
     sys.exit(int(failed))
+
+
+def print_growth(args, folder, load):
+    """--only scale: its own texts, model and table."""
+    figures = measure_growth(folder, args.scale, note)
+    print("\n".join([opening_line(args), load.line(), "", *growth_table(figures, args.scale)]))
 
 
 def measure(groups, rounds):

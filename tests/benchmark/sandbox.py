@@ -36,6 +36,8 @@ def main():
     folder, settings = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
     model = read_model(settings["model"] or random_model(folder / "model", *settings["size"]))
     tokenizer, groups = tokenizer_for(model.path), set(settings["groups"])
+    if groups == {"scale"}:  # it makes its texts itself
+        return write_teacher(folder / "teacher-small", model.config, tokenizer, model)
     rows, facts = iterate_rows(settings["reviews"], tokenizer.vocab), {}
     if groups & {"inference", "teacher", "distillation"}:
         write_splits(folder, rows, settings["examples"])
