@@ -1,4 +1,6 @@
-"""Batches: which examples, in which order; every draw a function of (seed, epoch). N examples, B to a batch, T tokens."""
+"""Batches: which examples, in which order; every draw a function of (seed, epoch). N examples, B to a batch,
+T tokens.
+"""
 
 from typing import NamedTuple
 
@@ -15,7 +17,9 @@ WINDOW = (
 
 
 class Batch(NamedTuple):
-    """Records side by side, cut to the longest: int32 [B, T] three times, then int32 [B] three times and float32 [B]."""
+    """Records side by side, cut to the longest: int32 [B, T] three times, then int32 [B] three times and
+    float32 [B].
+    """
 
     input_ids: np.ndarray
     input_mask: np.ndarray
@@ -27,10 +31,12 @@ class Batch(NamedTuple):
 
 
 class Examples:
-    """N examples of which all but the tokens is in memory: `examples["label"]` and so on, and `lengths`; tokens are read with a batch.
+    """N examples of which all but the tokens is in memory: `examples["label"]` and so on, and `lengths`;
+    tokens are read with a batch.
 
     Args:
-        source: its `read(rows)` gives {name: [B, T]} of TOKENS and more, its `prefetch(rows)` says that they will be asked for.
+        source: its `read(rows)` gives {name: [B, T]} of TOKENS and more, its `prefetch(rows)` says that they
+            will be asked for.
         rows: where each example stands in the source, int [N].
         columns: {name: [N]} of COLUMNS; lengths: real tokens of each, int [N].
     """
@@ -80,7 +86,9 @@ class Examples:
         return self._source.read(self._rows[rows])
 
     def prefetch(self, rows):
-        """Has the tokens of the examples at `rows` read from the disk meanwhile, and what is read beside them."""
+        """Has the tokens of the examples at `rows` read from the disk meanwhile, and what is read beside
+        them.
+        """
         self._source.prefetch(self._rows[rows])
         if self._beside:
             self._beside.prefetch(self["idxs"][rows])
@@ -128,7 +136,9 @@ class _Chain:
 
 
 def make_batch(examples, rows):
-    """The `rows` of examples, Examples or records stacked in {name: [N, ...]}, as a Batch, cut to its longest."""
+    """The `rows` of examples, Examples or records stacked in {name: [N, ...]}, as a Batch, cut to its
+    longest.
+    """
     examples = as_examples(examples)
     longest, read = int(examples.lengths[rows].max()), examples.read(rows)
     return Batch(*(read[name][:, :longest] for name in TOKENS), *(examples[name][rows] for name in COLUMNS))
@@ -157,10 +167,12 @@ def content_mask(input_mask, segment_ids):
 
 
 def epoch_batches(lengths, batch_size, seed, epoch):
-    """The batches of an epoch, a list of int arrays of row numbers: every row once, the last partial batch too.
+    """The batches of an epoch, a list of int arrays of row numbers: every row once, the last partial batch
+    too.
 
-    The rows are shuffled, then examples of like length share a batch within each window of WINDOW batches, so that little
-    padding is computed; then the batches of a window are shuffled. A function of (lengths, seed, epoch).
+    The rows are shuffled, then examples of like length share a batch within each window of WINDOW batches, so
+    that little padding is computed; then the batches of a window are shuffled. A function of (lengths, seed,
+    epoch).
     """
     stream = random_stream(seed, "order", epoch)
     order, batches = stream.permutation(len(lengths)), []
@@ -173,13 +185,16 @@ def epoch_batches(lengths, batch_size, seed, epoch):
 
 
 def corrupted_domains(domains, seed, epoch):
-    """The corrupted domain labels z of an epoch: its domain labels permuted over all examples (fixed points stay). int [N]."""
+    """The corrupted domain labels z of an epoch: its domain labels permuted over all examples (fixed points
+    stay). int [N].
+    """
     return random_stream(seed, "corruption", epoch).permutation(domains)
 
 
 def domain_mix(domain, K, seen):
-    """Rows that pick a domain's embedding: one-hot for a domain in `seen`, the mean of those seen for another, or for K, a domain that is
-    not known. -> float32 [B, K]."""
+    """Rows that pick a domain's embedding: one-hot for a domain in `seen`, the mean of those seen for
+    another, or for K, a domain that is not known. -> float32 [B, K].
+    """
     table = np.eye(K + 1, K, dtype=np.float32)
     unseen = [k for k in range(K + 1) if k not in seen]
     table[unseen] = np.isin(np.arange(K), list(seen)) / np.float32(len(seen))

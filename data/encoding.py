@@ -1,4 +1,6 @@
-"""Lines of text -> blocks of features, in order and on all cores: the same arrays however many processes work."""
+"""Lines of text -> blocks of features, in order and on all cores: the same arrays however many processes
+work.
+"""
 
 import collections
 import concurrent.futures
@@ -18,7 +20,9 @@ _work = None  # in a worker process: what takes a list of rows to a block
 
 
 def encode_line(tokenizer, text_a, text_b, seq_length, where):
-    """`encode` of the text or pair that stands at `where`, a file and a line. UserError: the tokenizer finds no token in it."""
+    """`encode` of the text or pair that stands at `where`, a file and a line. UserError: the tokenizer finds
+    no token in it.
+    """
     features = encode(tokenizer, text_a, text_b, seq_length)
     if features.input_mask.sum() <= (2 if text_b is None else 3):  # [CLS] [SEP], and [SEP] again in a pair
         raise UserError(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
@@ -32,7 +36,8 @@ def encode_rows(path, rows, parse, tokenizer, seq_length, size):
         path: the file, for sentences; rows: an iterable of (line, bytes).
         parse: takes (line, bytes) to (text, second text or None, domain, label); it may raise a UserError.
     Returns (yields):
-        {input_ids, input_mask, segment_ids: int32 [n, T]; domain, label, idxs: int32 [n]; was_cut: bool [n]}, idxs counted from 0.
+        {input_ids, input_mask, segment_ids: int32 [n, T]; domain, label, idxs: int32 [n]; was_cut: bool [n]},
+        idxs counted from 0.
     """
 
     def work(chunk):
@@ -58,7 +63,9 @@ def _chunks(rows, size):
 
 
 def _map_in_order(work, chunks):
-    """`work(chunk)` of each chunk, in their order: in worker processes where there are many. A fault of an earlier chunk comes first."""
+    """`work(chunk)` of each chunk, in their order: in worker processes where there are many. A fault of an
+    earlier chunk comes first.
+    """
     workers = len(os.sched_getaffinity(0))
     first = list(itertools.islice(chunks, WORTH_A_PROCESS))
     chunks = itertools.chain(first, chunks)
@@ -82,7 +89,9 @@ def _map_in_order(work, chunks):
 
 
 def _begin_worker(work):
-    """In a worker process, a copy of this one: it is told to stop by its parent alone, and does not outlive it."""
+    """In a worker process, a copy of this one: it is told to stop by its parent alone, and does not outlive
+    it.
+    """
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,6 @@
-"""Which records a run uses: opening the splits as the flags say, and choosing the training examples. N records."""
+"""Which records a run uses: opening the splits as the flags say, and choosing the training examples. N
+records.
+"""
 
 import hashlib
 import pathlib
@@ -32,7 +34,8 @@ def open_records(args, task, tokenizer, split, scored=True):
 
 
 def open_splits(args, task, tokenizer):
-    """What a training script reads: the Records of each split, the chosen training Examples, and those of dev and test.
+    """What a training script reads: the Records of each split, the chosen training Examples, and those of dev
+    and test.
 
     Returns:
         {split: Records}, Examples, {"dev": Examples, "test": Examples}.
@@ -47,7 +50,9 @@ def open_splits(args, task, tokenizer):
 
 
 def records_line(records):
-    """A line for the log: how many examples a split has, how many of its texts were cut, and what it has no example of."""
+    """A line for the log: how many examples a split has, how many of its texts were cut, and what it has no
+    example of.
+    """
     counts = [[records.counts[domain][label] for label in records.labels] for domain in records.domains]
     missing = missing_names(records.domains, records.labels, counts)
     return (
@@ -75,7 +80,9 @@ def training_examples(records, task, args):
 
 
 def dev_examples(records, task, args):
-    """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain keep."""
+    """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain
+    keep.
+    """
     count = check_limit(len(records), args.eval_example_num, "--eval_example_num", "dev")
     rows = np.flatnonzero(domain_mask(records.domain[:count], task, args))
     if not len(rows):

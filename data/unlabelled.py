@@ -1,4 +1,6 @@
-"""Texts without labels, which the teacher labels softly: a TSV with the task's text columns and, where it is known, the domain."""
+"""Texts without labels, which the teacher labels softly: a TSV with the task's text columns and, where it is
+known, the domain.
+"""
 
 import hashlib
 
@@ -16,8 +18,8 @@ SIZE = 4096  # texts to a block
 def text_parser(task, path):
     """What takes (line, bytes) of the TSV at `path` to (text, second text or None, domain, label 0).
 
-    Its header names the text columns and, perhaps, the domain's. The domain is its index in the task, or K, the number of domains, where
-    it is not known; with one domain it is always known.
+    Its header names the text columns and, perhaps, the domain's. The domain is its index in the task, or K,
+    the number of domains, where it is not known; with one domain it is always known.
 
     Raises:
         UserError: another header; the function: a fault, with file and line.
@@ -99,8 +101,8 @@ class PackedTexts:
 def unlabelled_examples(args, task, tokenizer, start):
     """The texts of --unlabelled_file as Examples that are numbered from `start`, and a SHA-256 of them all.
 
-    Those of a domain that the flags leave out are left out; one whose domain is not known has domain K. Labels and scores are 0: see
-    `with_pseudo_labels`. There may be none left.
+    Those of a domain that the flags leave out are left out; one whose domain is not known has domain K.
+    Labels and scores are 0: see `with_pseudo_labels`. There may be none left.
     Raises:
         UserError: a fault in the file, or a file without texts.
     """

@@ -1,9 +1,12 @@
-"""The knowledge of a meta-teacher: what it says of each training example, on disk, read by offset in any order.
+"""The knowledge of a meta-teacher: what it says of each training example, on disk, read by offset in any
+order.
 
-N examples, M classes, H width, L layers chosen, A heads, n real tokens of an example. A record holds int32 `idxs` [1], float32
-`logits` [M], `representation` [H], `domain_feature` [H] (the last two on request as bytes, like the rest), and as bytes, little-endian
-float16: `attention` [L, n, n] (mean over heads) or [L, A, n, n], none where L is 0, and on request `hidden` [L, n, H]. Beside the parts (see `data/store/ofrecord.py`) lie `offsets.npy`, int64
-[N, 3] of (idxs, part, byte offset of the frame), rising, and `manifest.json`.
+N examples, M classes, H width, L layers chosen, A heads, n real tokens of an example. A record holds int32
+`idxs` [1], float32 `logits` [M], `representation` [H], `domain_feature` [H] (the last two on request as
+bytes, like the rest), and as bytes, little-endian
+float16: `attention` [L, n, n] (mean over heads) or [L, A, n, n], none where L is 0, and on request `hidden`
+[L, n, H]. Beside the parts (see `data/store/ofrecord.py`) lie `offsets.npy`, int64 [N, 3] of (idxs, part,
+byte offset of the frame), rising, and `manifest.json`.
 """
 
 import hashlib
@@ -42,7 +45,9 @@ DEFAULTS = {"vectors": "float32"}  # of manifests that do not say
 
 
 def knowledge_folder(ofrecord_dir, teacher_sha256, knowledge_dir=None):
-    """Where the knowledge of a teacher lies: `knowledge_dir`, or <ofrecord_dir>/knowledge-<start of the teacher's hash>."""
+    """Where the knowledge of a teacher lies: `knowledge_dir`, or <ofrecord_dir>/knowledge-<start of the
+    teacher's hash>.
+    """
     return pathlib.Path(knowledge_dir or pathlib.Path(ofrecord_dir, f"knowledge-{teacher_sha256[:12]}"))
 
 
@@ -52,7 +57,8 @@ def knowledge_folder(ofrecord_dir, teacher_sha256, knowledge_dir=None):
 class Knowledge:
     """The knowledge of a teacher on disk, checked: manifest, sizes and hashes.
 
-    The files stay open, so that what is read is what was checked even when stage 3 replaces the folder meanwhile.
+    The files stay open, so that what is read is what was checked even when stage 3 replaces the folder
+    meanwhile.
     Attributes: `folder`, `manifest`, `idxs` (int64 [N], rising).
 
     Raises:
@@ -130,7 +136,9 @@ class Knowledge:
         return len(self.idxs)
 
     def require(self, **facts):
-        """Raises a UserError where the manifest says otherwise, as in require(teacher_sha256=..., content_sha256=...)."""
+        """Raises a UserError where the manifest says otherwise, as in require(teacher_sha256=...,
+        content_sha256=...).
+        """
         for key, expected in facts.items():
             found = self.manifest.get(key, DEFAULTS.get(key))
             if found != expected:
@@ -153,8 +161,8 @@ class Knowledge:
         """The knowledge of examples, in the order asked for: a list of B dicts of arrays.
 
         Returns:
-            float32 logits [M], representation [H], domain_feature [H]; float16 attention [L, n, n] or [L, A, n, n], and hidden
-            [L, n, H] where the knowledge has it; `idxs`, a number.
+            float32 logits [M], representation [H], domain_feature [H]; float16 attention [L, n, n] or [L, A,
+            n, n], and hidden [L, n, H] where the knowledge has it; `idxs`, a number.
         """
         return [self._read(int(row), int(number)) for row, number in zip(self.rows(idxs), idxs)]
 
@@ -194,7 +202,9 @@ class Knowledge:
         return logits
 
     def _tail_bytes(self):
-        """Bytes from the first value of the logits to the end of a record: what stands there has the same size in all of them."""
+        """Bytes from the first value of the logits to the end of a record: what stands there has the same
+        size in all of them.
+        """
         record = {
             key: bytes(size or 0) if kind == "bytes" else np.zeros(size)
             for key, (kind, size) in self._schema.items()

@@ -1,4 +1,5 @@
-"""What knowledge is made of: the arrays of an example, their sizes on disk, and what a manifest may say of them.
+"""What knowledge is made of: the arrays of an example, their sizes on disk, and what a manifest may say of
+them.
 
 N examples, M classes, H width, L layers stored, A heads, n real tokens of an example.
 """
@@ -17,7 +18,8 @@ OFFSET_BYTES = 24  # of an example in offsets.npy
 
 
 def expected_sizes(lengths, layers, classes, width, heads=None, hidden=False, vectors="float32"):
-    """Disk that knowledge takes, {kind: bytes}: "attention", "hidden states", "logits and vectors"; at most 64 bytes an example too much.
+    """Disk that knowledge takes, {kind: bytes}: "attention", "hidden states", "logits and vectors"; at most
+    64 bytes an example too much.
 
     Args:
         lengths: real tokens of each example, int [N]; layers: L; classes: M; width: H.
@@ -44,7 +46,9 @@ def expected_bytes(*args, **kwargs):
 
 
 def check_space(folder, needed):
-    """Raises a UserError where the disk of `folder`, which need not exist yet, has fewer than `needed` bytes free."""
+    """Raises a UserError where the disk of `folder`, which need not exist yet, has fewer than `needed` bytes
+    free.
+    """
     path = pathlib.Path(folder).absolute()
     free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
     if free < needed:
@@ -56,7 +60,9 @@ def check_space(folder, needed):
 
 
 def make_shapes(layers, classes, width, heads, hidden):
-    """What the manifest says of the arrays: with it, the bytes of an example tell n. No layers: answers and vectors alone."""
+    """What the manifest says of the arrays: with it, the bytes of an example tell n. No layers: answers and
+    vectors alone.
+    """
     attention = [layers] if heads is None else [layers, heads]
     return {
         "logits": [classes],

@@ -15,13 +15,16 @@ from util import UserError, place_folder, write_json
 
 
 class KnowledgeWriter:
-    """Writes the knowledge of a teacher part by part: whole, or not at all. Several ranks may write side by side.
+    """Writes the knowledge of a teacher part by part: whole, or not at all. Several ranks may write side by
+    side.
 
-    Until the last part is there they lie in `.<name>.parts` beside the folder, where a run that was stopped is gone on with.
+    Until the last part is there they lie in `.<name>.parts` beside the folder, where a run that was stopped
+    is gone on with.
 
     Args:
         folder: what stood there is replaced at the end.
-        facts: for the manifest: teacher_sha256, content_sha256 (of the records), layers, heads, precision and so on; `vectors`:
+        facts: for the manifest: teacher_sha256, content_sha256 (of the records), layers, heads, precision and
+            so on; `vectors`:
             float16 where representation and domain_feature are stored so.
         how: what else the bytes depend on, such as the size of a batch.
     """
@@ -51,10 +54,11 @@ class KnowledgeWriter:
     def write(self, number, items):
         """Writes part `number`, from 0: an iterable of examples in the order of their `idxs`, each a dict.
 
-        Its keys: idxs, a number; logits [M]; representation, domain_feature [H]; attention, float32 [L, n, n] or [L, A, n, n], scores
-        before the softmax, or None; hidden, float32 [L, n, H] or None.
+        Its keys: idxs, a number; logits [M]; representation, domain_feature [H]; attention, float32 [L, n, n]
+        or [L, A, n, n], scores before the softmax, or None; hidden, float32 [L, n, H] or None.
         Raises:
-            UserError: a value that is not finite, or that float16 cannot hold. ValueError: shapes unlike the first example's.
+            UserError: a value that is not finite, or that float16 cannot hold. ValueError: shapes unlike the
+                first example's.
         """
         frames, idxs, shapes = [], [], None
         for item in items:
@@ -87,7 +91,9 @@ class KnowledgeWriter:
                 )
 
     def finish(self, count):
-        """Makes the knowledge of its `count` parts, and gives the folder its name: one rank, when all have written theirs."""
+        """Makes the knowledge of its `count` parts, and gives the folder its name: one rank, when all have
+        written theirs.
+        """
         parts, offsets, shapes = [], [], None
         for number in range(count):
             facts = self._note(number)

@@ -1,9 +1,10 @@
 """The bytes of many records at once, in numpy: what protobuf makes of them one by one, and nothing else.
 
-A frame is 8 bytes, the little-endian length of the message, and the message, a map in the order of its keys. An entry of the map
-nests four lengths, each a varint: `0a L1  0a K key  12 L2  tag L3  0a L4  values`, where `tag` names the kind of the list. Whole
-numbers are varints of 64 bits, floats 4 bytes. What is decoded is what this module would encode, byte for byte: a message that
-protobuf reads to the same values but that is written otherwise, a length in more bytes than it needs say, is refused.
+A frame is 8 bytes, the little-endian length of the message, and the message, a map in the order of its keys.
+An entry of the map nests four lengths, each a varint: `0a L1  0a K key  12 L2  tag L3  0a L4  values`, where
+`tag` names the kind of the list. Whole numbers are varints of 64 bits, floats 4 bytes. What is decoded is
+what this module would encode, byte for byte: a message that protobuf reads to the same values but that is
+written otherwise, a length in more bytes than it needs say, is refused.
 
 n records, W bytes of the longest frame.
 """
@@ -84,7 +85,9 @@ def _varints(values):
 
 
 def frame_starts(data):
-    """Where each frame of a part starts, and the end of the last, int64 [n + 1]. NotCanonical: it ends inside a frame."""
+    """Where each frame of a part starts, and the end of the last, int64 [n + 1]. NotCanonical: it ends inside
+    a frame.
+    """
     starts, offset, size = [0], 0, len(data)
     while offset < size:
         if size - offset < FRAME.size:

@@ -68,7 +68,8 @@ TYPES = {
 
 
 def read_manifest(folder, version, types, prefix, what, remedy):
-    """The manifest of a folder of parts, checked: its format, the types of its keys, and the names of its parts.
+    """The manifest of a folder of parts, checked: its format, the types of its keys, and the names of its
+    parts.
 
     Args:
         version: what its key `format` must say.
@@ -98,7 +99,9 @@ def read_manifest(folder, version, types, prefix, what, remedy):
 
 
 def _check_names(path, manifest, folder, prefix, remedy):
-    """The parts are <prefix>.of_record-0, -1, ... in this order, hold `count` records, and no other file looks like one."""
+    """The parts are <prefix>.of_record-0, -1, ... in this order, hold `count` records, and no other file
+    looks like one.
+    """
     named = [part["file"] for part in manifest["parts"]]
     for number, name in enumerate(named):
         if name != part_name(prefix, number):
@@ -120,7 +123,9 @@ def _check_names(path, manifest, folder, prefix, remedy):
 
 
 def check_replaceable(folder, prefix, flag):
-    """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not ours; `flag` named it."""
+    """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not
+    ours; `flag` named it.
+    """
     folder = pathlib.Path(folder)
     names = (
         [path.name for path in folder.iterdir()]

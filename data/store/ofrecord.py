@@ -1,10 +1,12 @@
 """OFRecord files: how records become bytes, parts and a manifest, and how they are checked on the way back.
 
-A part `<prefix>.of_record-<k>` (k from 0) is a sequence of frames: 8 bytes, the little-endian length of a message, then the
-message, a protobuf OFRecord (a map from key to a list of values). There is no checksum in it, and OneFlow's own reader
-aborts on a fault or returns other values; so the manifest beside the parts holds their sizes, counts and SHA-256.
+A part `<prefix>.of_record-<k>` (k from 0) is a sequence of frames: 8 bytes, the little-endian length of a
+message, then the message, a protobuf OFRecord (a map from key to a list of values). There is no checksum in
+it, and OneFlow's own reader aborts on a fault or returns other values; so the manifest beside the parts holds
+their sizes, counts and SHA-256.
 
-A schema says what a record is: {key: (kind, length)}, kind one of int32, float32, bytes; length None for any number of bytes.
+A schema says what a record is: {key: (kind, length)}, kind one of int32, float32, bytes; length None for any
+number of bytes.
 """
 
 import errno
@@ -113,7 +115,8 @@ def read_part(path, schema, remedy, part=None):
         remedy: the end of the sentence that a fault is told in: what to do.
         part: what the manifest says of it, if there is one.
     Raises:
-        UserError: another size, hash or count than the manifest's; a broken frame or record, with its byte offset.
+        UserError: another size, hash or count than the manifest's; a broken frame or record, with its byte
+            offset.
     """
     with open_part(path, remedy, part) as file:
         data = read_whole(file, part, remedy)
@@ -140,7 +143,8 @@ def _decode_frames(path, data, schema, remedy, part):
 
 
 def decode_part(path, data, schema, remedy, part):
-    """The records of a whole part, {key: [n, length]}, and where each begins, int64 [n + 1]; its hash was checked before.
+    """The records of a whole part, {key: [n, length]}, and where each begins, int64 [n + 1]; its hash was
+    checked before.
 
     Raises:
         UserError: a fault, with its byte offset; protobuf is asked for it.
@@ -159,7 +163,9 @@ def decode_part(path, data, schema, remedy, part):
 
 
 def open_part(path, remedy, part=None):
-    """Opens a part to read it unbuffered: a regular file of the size that the manifest's `part` says, and no link."""
+    """Opens a part to read it unbuffered: a regular file of the size that the manifest's `part` says, and no
+    link.
+    """
     if os.path.islink(path) or not os.path.isfile(path):
         found = (
             "a symbolic link"
@@ -178,7 +184,9 @@ def open_part(path, remedy, part=None):
 
 
 def _open(path):
-    """Opens a file for reading, with as many open files as the system allows where the usual limit does not do."""
+    """Opens a file for reading, with as many open files as the system allows where the usual limit does not
+    do.
+    """
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:

@@ -1,7 +1,9 @@
-"""Parts in the making: what several ranks write side by side, and what a run that was stopped need not do again.
+"""Parts in the making: what several ranks write side by side, and what a run that was stopped need not do
+again.
 
-A folder holds the parts `<prefix>.of_record-<k>` that are done, beside each a hidden JSON file with its size, its hash and facts of the
-writer's own, and `.plan.json`, what all of them are made of. Each file is written under another name and renamed.
+A folder holds the parts `<prefix>.of_record-<k>` that are done, beside each a hidden JSON file with its size,
+its hash and facts of the writer's own, and `.plan.json`, what all of them are made of. Each file is written
+under another name and renamed.
 """
 
 import hashlib
@@ -19,8 +21,9 @@ MANY = 256  # parts
 
 
 def windows(blocks, count, size=PART):
-    """Cuts blocks of examples, `count` in all, into pieces of at most `size`, or 4 times as many where there would be too many files,
-    which stay open when they are read: Examples -> Examples."""
+    """Cuts blocks of examples, `count` in all, into pieces of at most `size`, or 4 times as many where there
+    would be too many files, which stay open when they are read: Examples -> Examples.
+    """
     size = size if count <= size * MANY else 4 * size
     for block in blocks:
         for start in range(0, len(block), size):
@@ -39,7 +42,9 @@ class PartsFolder:
         self.folder, self.prefix, self.plan = pathlib.Path(folder), prefix, json.loads(json.dumps(plan))
 
     def begin(self):
-        """Makes the folder, or cleans the one that a stopped run has left: the first rank's task, before the others look into it."""
+        """Makes the folder, or cleans the one that a stopped run has left: the first rank's task, before the
+        others look into it.
+        """
         if self._found_plan() != self.plan:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)

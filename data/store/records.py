@@ -1,8 +1,9 @@
 """The records of a split on disk, checked in one pass and then read by offset.
 
-A record holds int32 `input_ids`, `input_mask`, `segment_ids` [T], int32 `domain`, `label`, `idxs` [1] and float32 `weights` [1], the score
-of stage 1 (NaN before it). N records, T = seq_length. The parts (see `data/store/ofrecord.py`) lie in a folder of the split with
-`manifest.json`, written last: it tells what they were made of, and the size and the SHA-256 of each.
+A record holds int32 `input_ids`, `input_mask`, `segment_ids` [T], int32 `domain`, `label`, `idxs` [1] and
+float32 `weights` [1], the score of stage 1 (NaN before it). N records, T = seq_length. The parts (see
+`data/store/ofrecord.py`) lie in a folder of the split with `manifest.json`, written last: it tells what they
+were made of, and the size and the SHA-256 of each.
 """
 
 import hashlib
@@ -41,7 +42,9 @@ MANIFEST_TYPES = {
 
 
 def record_schema(seq_length):
-    """What a record is: three rows of `seq_length` whole numbers, three single ones, and the score of stage 1."""
+    """What a record is: three rows of `seq_length` whole numbers, three single ones, and the score of stage
+    1.
+    """
     tokens, one = {key: ("int32", seq_length) for key in TOKENS}, ("int32", 1)
     return {**tokens, "domain": one, "label": one, "idxs": one, "weights": ("float32", 1)}
 
@@ -56,7 +59,9 @@ class ContentHash:
         self._digest = hashlib.sha256()
 
     def update(self, block):
-        """Adds a block of records, {key: [n, T] or [n]}: of each record the name, the size and the values of each key."""
+        """Adds a block of records, {key: [n, T] or [n]}: of each record the name, the size and the values of
+        each key.
+        """
         n, columns = len(block["idxs"]), []
         for key in CONTENT:
             values = np.ascontiguousarray(block[key].reshape(n, -1), "<i4").view(np.uint8)
@@ -70,7 +75,9 @@ class ContentHash:
 
 
 class RecordCounter:
-    """What the manifest says of the content of records, taken as they pass; `counts` int [K, M] of domains and labels."""
+    """What the manifest says of the content of records, taken as they pass; `counts` int [K, M] of domains
+    and labels.
+    """
 
     def __init__(self, labels, domains):
         self._content, self.count, self.cut = ContentHash(), 0, 0
@@ -97,18 +104,22 @@ class RecordCounter:
 
 
 class Records:
-    """The records of a split on disk, checked: the manifest, the size and the hash of every part, and every value.
+    """The records of a split on disk, checked: the manifest, the size and the hash of every part, and every
+    value.
 
-    What is small of each record stays in memory, 28 bytes in all; its tokens are read when they are asked for. The files stay open, so
-    that what is read is what was checked even when the folder is replaced meanwhile.
+    What is small of each record stays in memory, 28 bytes in all; its tokens are read when they are asked
+    for. The files stay open, so that what is read is what was checked even when the folder is replaced
+    meanwhile.
 
-    Attributes: `folder`, `manifest`, and each key of the manifest (SOURCE_TYPES, MANIFEST_TYPES, `count`, `parts`);
+    Attributes: `folder`, `manifest`, and each key of the manifest (SOURCE_TYPES, MANIFEST_TYPES, `count`,
+    `parts`);
         `domain`, `label`, `lengths` (real tokens): int32 [N]; `weights`: float32 [N].
 
     Args:
         folder: the folder of the split.
     Raises:
-        UserError: something is missing, was changed, or does not fit together; the sentence names --resave_ofrecord.
+        UserError: something is missing, was changed, or does not fit together; the sentence names
+            --resave_ofrecord.
     """
 
     def __init__(self, folder, split):
@@ -218,7 +229,9 @@ class Records:
         return data, first, self._ends[first:end]
 
     def arrays(self, limit=None):
-        """All records, or the first `limit`, stacked: {key: array [N, T] or [N]}. For tests and small tools: it takes 12 T bytes each."""
+        """All records, or the first `limit`, stacked: {key: array [N, T] or [N]}. For tests and small tools:
+        it takes 12 T bytes each.
+        """
         left = self.count if limit is None else limit
         if left > self.count:
             raise UserError(
@@ -228,7 +241,9 @@ class Records:
         return {key: np.concatenate([block[key] for block in blocks])[:left] for key in self._schema}
 
     def _fault(self, block, numbers):
-        """What is wrong with the values of a block of the records that should have these `numbers`; None when nothing is."""
+        """What is wrong with the values of a block of the records that should have these `numbers`; None when
+        nothing is.
+        """
         mask, ids = block["input_mask"], block["input_ids"]
         sizes = mask.sum(axis=1, keepdims=True)  # [n, 1] real tokens
         rules = {

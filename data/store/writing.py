@@ -1,6 +1,8 @@
-"""A TSV's rows as records, written whole or not at all; the same content gives the same bytes, and keeps its scores.
+"""A TSV's rows as records, written whole or not at all; the same content gives the same bytes, and keeps its
+scores.
 
-All is written under another name and renamed when whole, so that a writer that is killed leaves what was there before.
+All is written under another name and renamed when whole, so that a writer that is killed leaves what was
+there before.
 """
 
 import hashlib
@@ -23,7 +25,8 @@ PART_SIZE = 4096  # records to a part
 
 
 def encode_split(task, data_dir, split, tokenizer, seq_length, size=PART_SIZE):
-    """Yields the records of a split in blocks of `size`, without `weights`; `was_cut`: the text was cut to fit into `seq_length`.
+    """Yields the records of a split in blocks of `size`, without `weights`; `was_cut`: the text was cut to
+    fit into `seq_length`.
 
     Raises:
         UserError: a fault in the TSV, or a text in which the tokenizer finds no token.
@@ -64,14 +67,17 @@ def _save(task, data_dir, folder, split, tokenizer, facts, part_size, check=None
 
 
 def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, part_size=PART_SIZE):
-    """--resave_ofrecord: tokenises the TSV again, and keeps the records with their scores where nothing changed.
+    """--resave_ofrecord: tokenises the TSV again, and keeps the records with their scores where nothing
+    changed.
 
     Args:
-        scored: False in stage 1, and where nobody reads the scores: what is missing, damaged or of other content is written anew.
+        scored: False in stage 1, and where nobody reads the scores: what is missing, damaged or of other
+            content is written anew.
     Returns:
         Records, whose manifest now tells of the TSV and the vocabulary that are there.
     Raises:
-        UserError: the training split has no example of a domain or class; scores are needed, and there are none or not for these
+        UserError: the training split has no example of a domain or class; scores are needed, and there are
+            none or not for these
             texts; the sentence names stage 1.
     """
     path = split_path(data_dir, split)
@@ -126,7 +132,9 @@ def _with_manifest(records, fresh):
 
 
 def check_fits(records, task, seq_length, tokenizer, tsv):
-    """Raises a UserError where `records` were made of another TSV, task, vocabulary or seq_length than those given."""
+    """Raises a UserError where `records` were made of another TSV, task, vocabulary or seq_length than those
+    given.
+    """
     facts = source_facts(task, tsv, records.split, tokenizer, seq_length)
     if any(records.manifest[key] != value for key, value in facts.items()):
         raise UserError(_stale(records, facts))
@@ -151,7 +159,8 @@ def write_records(folder, split, blocks, facts, check=None):
     Args:
         folder: the folder of the split; blocks: an iterable of what `encode_split` yields.
         facts: `source_facts` of them.
-        check: takes the counts [K, M] of domains and labels; what it raises keeps the records from being written.
+        check: takes the counts [K, M] of domains and labels; what it raises keeps the records from being
+            written.
     Returns:
         Records, opened.
     """
@@ -182,8 +191,9 @@ def _write_part(folder, name, data, count):
 def with_scores(records, scores, facts):
     """Writes the same records with `scores` as their weights, and returns them opened.
 
-    The weight is the last entry of a message, 4 bytes at its end: parts are copied with other bytes there, nothing is encoded anew.
-    (Done in place it would write as much, since every page of the disk holds the end of some record, and a kill would leave a mixture.)
+    The weight is the last entry of a message, 4 bytes at its end: parts are copied with other bytes there,
+    nothing is encoded anew. (Done in place it would write as much, since every page of the disk holds the end
+    of some record, and a kill would leave a mixture.)
 
     Args:
         scores: an iterable of numbers, one per record, in their order.

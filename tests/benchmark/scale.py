@@ -1,6 +1,8 @@
-"""Growth with the number of texts: every stage on 10 thousand, 100 thousand and a million made-up texts, with a model of one layer.
+"""Growth with the number of texts: every stage on 10 thousand, 100 thousand and a million made-up texts, with
+a model of one layer.
 
-Seconds, CPU, peak memory and disk of whole commands; the exponent p of N^p between two numbers of texts that follow each other.
+Seconds, CPU, peak memory and disk of whole commands; the exponent p of N^p between two numbers of texts that
+follow each other.
 """
 
 import json
@@ -23,7 +25,9 @@ STAGES = ("preprocess", "meta_teacher", "meta_teacher_eval", "meta_distill")
 
 
 def measure_growth(folder, counts, note):
-    """Runs the four stages at each of the `counts`; returns {(stage, count): {seconds, cpu, megabytes, disk}}."""
+    """Runs the four stages at each of the `counts`; returns {(stage, count): {seconds, cpu, megabytes,
+    disk}}.
+    """
     settings = {"groups": ["scale"], "model": None, "size": (1, 32), "reviews": None}
     run([sys.executable, "-m", "tests.benchmark.sandbox", folder, json.dumps(settings)])
     figures = {}
@@ -93,7 +97,9 @@ def folder_bytes(folder):
 
 
 def growth_table(figures, counts):
-    """Lines of Markdown: the figures, and from one number of texts to the next the exponents of CPU and memory."""
+    """Lines of Markdown: the figures, and from one number of texts to the next the exponents of CPU and
+    memory.
+    """
     lines = [
         "| stage | texts | seconds | CPU seconds | CPU ms a text | peak MB | disk MB | exponent of CPU | of memory |",
         "|---|---|---|---|---|---|---|---|---|",

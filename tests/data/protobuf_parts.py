@@ -1,4 +1,6 @@
-"""Parts as protobuf itself writes them, record by record: the reference for what the suite writes, and the maker of faulty parts."""
+"""Parts as protobuf itself writes them, record by record: the reference for what the suite writes, and the
+maker of faulty parts.
+"""
 
 import hashlib
 

@@ -38,7 +38,9 @@ def test_encoded_as_protobuf_does_and_decoded_to_the_same_values(low, high):
 
 
 def test_what_is_decoded_would_be_encoded_to_the_same_bytes():
-    """Each bit, flipped: refused, or the bytes of the values that come out. So no two files give the same records."""
+    """Each bit, flipped: refused, or the bytes of the values that come out. So no two files give the same
+    records.
+    """
     data, starts = encode_block(make_arrays(4, 0, 30522), SCHEMA)
     changed, read = bytearray(data), 0
     for bit in range(8 * len(data)):
@@ -55,7 +57,9 @@ def test_what_is_decoded_would_be_encoded_to_the_same_bytes():
 
 
 def test_other_ways_to_write_the_same_values_are_refused():
-    """protobuf reads them all: a number in more bytes than it needs, entries in another order, an unknown field."""
+    """protobuf reads them all: a number in more bytes than it needs, entries in another order, an unknown
+    field.
+    """
     (frame,) = [encode_frame({"ids": [1] * 5, "idxs": [3], "weights": [1, 2]}, SCHEMA)]
     message = frame[8:]
     assert message.count(b"\x01\x03") == 1

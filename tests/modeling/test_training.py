@@ -272,14 +272,15 @@ def test_losses_that_cannot_be_are_refused(flags, words):
 
 
 def test_knowledge_must_serve_the_terms():
-    """No domain feature, no hidden states, scores of more heads than the student has: a sentence that says what to do."""
-    manifest = {"domain_feature": True, "hidden_states": True, "attention_heads": "mean"}
+    """No domain feature, hidden states or layers, scores of more heads than the student has: a sentence that says what to do."""
+    manifest = {"domain_feature": True, "hidden_states": True, "attention_heads": "mean", "layers": [2]}
     check_knowledge_covers(ALL_TERMS, manifest, CONFIG)
     check_knowledge_covers(ALL_TERMS, {**manifest, "attention_heads": 4}, CONFIG)
     for changed, words in (
         ({"domain_feature": False}, "--transfer_loss_weight 0"),
         ({"hidden_states": False}, "--hidden_states"),
         ({"attention_heads": 12}, "--attention_heads mean"),
+        ({"layers": []}, "--knowledge_layers"),
     ):
         with pytest.raises(UserError, match=words):
             check_knowledge_covers(ALL_TERMS, {**manifest, **changed}, CONFIG)
