@@ -156,7 +156,7 @@ class Records:
     def _index(self):
         """The one pass over all records: checks them, and keeps what is small of each."""
         columns = {name: [] for name in ("domain", "label", "lengths", "weights", "_ends", "_crcs")}
-        for number, block, data, starts in self._parts():
+        for block, data, starts in self._parts():
             edges = starts.tolist()
             columns["lengths"].append(block["input_mask"].sum(axis=1, dtype=np.int32))
             columns["_ends"].append(starts[1:])  # of the frame, in its part
@@ -168,7 +168,7 @@ class Records:
         vars(self).update({name: np.concatenate(pieces) for name, pieces in columns.items()})
 
     def _parts(self):
-        """Yields (number, block, bytes, starts [n + 1]) of each part, checked; one at a time is in memory."""
+        """Yields (block, bytes, starts [n + 1]) of each part, checked; one at a time is in memory."""
         for number, part in enumerate(self.parts):
             file = self._files[number]
             data = read_whole(file, part, STAGE_1)
@@ -176,7 +176,7 @@ class Records:
             block = _flat(block)
             if fault := self._fault(block, np.arange(self._first[number], self._first[number + 1])):
                 raise UserError(f"{file.name}: found {fault}: {STAGE_1}.")
-            yield number, block, data, starts
+            yield block, data, starts
 
     def __len__(self):
         return self.count
@@ -237,7 +237,7 @@ class Records:
             raise UserError(
                 f"{self.folder}: found {self.count} records, expected at least {left}: ask for fewer."
             )
-        blocks = [block for _, block, _, _ in self._parts()]
+        blocks = [block for block, _, _ in self._parts()]
         return {key: np.concatenate([block[key] for block in blocks])[:left] for key in self._schema}
 
     def _fault(self, block, numbers):
