@@ -3,7 +3,7 @@ work.
 """
 
 import collections
-import concurrent.futures
+import concurrent.futures.process
 import itertools
 import multiprocessing
 import os
@@ -83,6 +83,11 @@ def _map_in_order(work, chunks):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(
+                "a process that turns text into tokens was killed, perhaps for want of memory: run it again, or on fewer "
+                "cores (taskset)."
+            ) from None
         finally:
             for future in waiting:
                 future.cancel()

@@ -87,7 +87,8 @@ def dev_examples(records, task, args):
     rows = np.flatnonzero(domain_mask(records.domain[:count], task, args))
     if not len(rows):
         raise UserError(
-            "no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of them."
+            "no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of "
+            "them."
         )
     return Examples.of_records(records, rows)
 
@@ -116,7 +117,8 @@ def select(domain, label, task, args):
         )
     if not len(rows):
         raise UserError(
-            "no training example is left after --train_example_num, --domain and --exclude_domain: loosen one of them."
+            "no training example is left after --train_example_num, --domain and --exclude_domain: loosen "
+            "one of them."
         )
     return rows
 
@@ -133,7 +135,8 @@ def check_limit(available, limit, flag, what):
     """`limit`, or all where it is None. UserError where it is more than there are."""
     if limit is not None and limit > available:
         raise UserError(
-            f"{flag} {limit} is more than the {available} {what} examples there are: lower it or leave it out."
+            f"{flag} {limit} is more than the {available} {what} examples there are: lower it or leave it "
+            "out."
         )
     return available if limit is None else limit
 

@@ -30,7 +30,8 @@ def text_parser(task, path):
         header = split_fields(path, 1, file.readline())
     if sorted(header) not in (sorted(task.text), sorted((*task.text, task.domain))):
         raise UserError(
-            f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with {', '.join(task.text)} "
+            f"{path}:1: found {', '.join(map(repr, header))[:200]}, expected a header with "
+            f"{', '.join(task.text)} "
             f"and, if it is known, {task.domain}, separated by tabs."
         )
 

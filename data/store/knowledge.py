@@ -118,7 +118,8 @@ class Knowledge:
     def _check_offsets(self, holds, expected):
         if not holds:
             raise UserError(
-                f"{self.folder / OFFSETS}: found offsets that do not fit to the manifest, expected {expected}: {STAGE_3}."
+                f"{self.folder / OFFSETS}: found offsets that do not fit to the manifest, expected "
+                f"{expected}: {STAGE_3}."
             )
 
     def _read_offsets(self):
@@ -143,7 +144,8 @@ class Knowledge:
             found = self.manifest.get(key, DEFAULTS.get(key))
             if found != expected:
                 raise UserError(
-                    f"{self.folder}: found knowledge {ORIGINS.get(key, 'made otherwise')} ({key} {_short(found)}), "
+                    f"{self.folder}: found knowledge {ORIGINS.get(key, 'made otherwise')} ({key} "
+                    f"{_short(found)}), "
                     f"expected {_short(expected)}: {STAGE_3}."
                 )
 
@@ -152,8 +154,10 @@ class Knowledge:
         rows = np.minimum(np.searchsorted(self.idxs, idxs), len(self.idxs) - 1)
         if (missing := np.asarray(idxs)[self.idxs[rows] != idxs]).size:
             raise UserError(
-                f"{self.folder}: found no knowledge of {missing.size} examples, the first being number {missing[0]}: "
-                f"{STAGE_3}, and with the same --train_example_num, --data_portion, --domain and --exclude_domain."
+                f"{self.folder}: found no knowledge of {missing.size} examples, the first being number "
+                f"{missing[0]}: "
+                f"{STAGE_3}, and with the same --train_example_num, --data_portion, --domain and "
+                "--exclude_domain."
             )
         return rows
 
@@ -250,7 +254,7 @@ class Knowledge:
 
 
 def _not_finite(halves):
-    """Whether float16 values hold an infinity or NaN: by their bits, many times faster than numpy's isfinite."""
+    """Whether float16 values hold an infinity or NaN, by their bits: many times faster than isfinite."""
     return (halves.view("<u2") & 0x7FFF).max() >= 0x7C00
 
 

@@ -1,4 +1,4 @@
-"""Writes the knowledge of a teacher part by part: whole, or not at all. Several ranks may write side by side."""
+"""Writes the knowledge of a teacher part by part, whole or not at all; several ranks may write side by side."""
 
 import hashlib
 import io
@@ -86,7 +86,8 @@ class KnowledgeWriter:
             largest = np.finfo(np.float16 if key in self._halves else np.float32).max
             if values is not None and not np.abs(values).max() <= largest:  # NaN is not
                 raise UserError(
-                    f"{self.folder}: found {np.abs(values).max()} in {key} of example {item['idxs']}, expected finite "
+                    f"{self.folder}: found {np.abs(values).max()} in {key} of example {item['idxs']}, "
+                    "expected finite "
                     f"numbers up to {largest:g}: this teacher cannot be distilled."
                 )
 

@@ -138,5 +138,6 @@ def check_replaceable(folder, prefix, flag):
     others = sorted(name for name in names if name not in OURS and not name.startswith(ours))
     if others:
         raise UserError(
-            f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another folder."
+            f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another "
+            "folder."
         )

@@ -183,22 +183,23 @@ def open_part(path, remedy, part=None):
     return file
 
 
+SPARE = 64  # files that a process may want to open beside those of records and knowledge
+
+
 def _open(path):
-    """Opens a file for reading, with as many open files as the system allows where the usual limit does not
-    do.
-    """
+    """Opens a file that stays open; where the usual limit of open files comes near, it is raised as far as may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        return open(path, "rb", buffering=0)
+        file = open(path, "rb", buffering=0)
     except OSError as error:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if error.errno != errno.EMFILE:
             raise
-        if soft == hard:
-            raise UserError(
-                f"{path}: this process may have {soft} files open, and that is not enough: raise it by 'ulimit -n'."
-            ) from None
+        raise UserError(
+            f"{path}: this process may have {soft} files open, and that is not enough: raise it by 'ulimit -n'."
+        ) from None
+    if file.fileno() + SPARE > soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return open(path, "rb", buffering=0)
+    return file
 
 
 def check_part(file, part, remedy):
@@ -210,7 +211,7 @@ def check_part(file, part, remedy):
 
 
 def read_whole(file, part, remedy):
-    """The bytes of an open part, read from its beginning; UserError where size or hash is not the manifest's."""
+    """The bytes of an open part, from its beginning; UserError where its hash is not the manifest's."""
     size = os.fstat(file.fileno()).st_size
     data = os.pread(file.fileno(), size, 0)
     while len(data) < size:  # Linux reads 2 GB at once and no more
@@ -223,5 +224,6 @@ def read_whole(file, part, remedy):
 def _same_hash(path, found, part, remedy):
     if found != part["sha256"]:
         raise UserError(
-            f"{path}: found SHA-256 {found[:12]}..., expected {part['sha256'][:12]}..., it was changed: {remedy}."
+            f"{path}: found SHA-256 {found[:12]}..., expected {part['sha256'][:12]}..., it was changed: "
+            f"{remedy}."
         )

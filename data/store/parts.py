@@ -16,7 +16,8 @@ from data.store.ofrecord import part_name
 from util import UserError, atomic_file, read_json, remove_partial_writes, write_json
 
 PLAN = ".plan.json"
-PART = 256  # examples to a part: small enough that ranks come out even and little is lost, large enough for batches of like length
+# Examples to a part: few enough that ranks come out even and little is lost, enough for batches of like length.
+PART = 256
 MANY = 256  # parts
 
 

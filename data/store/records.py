@@ -53,7 +53,7 @@ CONTENT = tuple(sorted(record_schema(0).keys() - {"weights"}))  # what a score d
 
 
 class ContentHash:
-    """SHA-256 over everything in the records but `weights`, in their order, however they are cut into parts."""
+    """SHA-256 over all of the records but `weights`, in their order, however they are cut into parts."""
 
     def __init__(self):
         self._digest = hashlib.sha256()
@@ -129,12 +129,14 @@ class Records:
         )
         if manifest["split"] != split:
             raise UserError(
-                f"{self.folder / MANIFEST}: found split {manifest['split']!r:.60}, expected {split!r}: {STAGE_1}."
+                f"{self.folder / MANIFEST}: found split {manifest['split']!r:.60}, expected {split!r}: "
+                f"{STAGE_1}."
             )
         self.set_manifest(manifest)
         if not self._good_counts():
             raise UserError(
-                f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, labels or "
+                f"{self.folder / MANIFEST}: found counts per domain and class that do not fit its domains, "
+                "labels or "
                 f"{self.count} records: {STAGE_1}."
             )
         self._schema = record_schema(self.seq_length)
@@ -223,7 +225,7 @@ class Records:
             yield range(first, end)
 
     def part_bytes(self, number):
-        """The bytes of a part, a bytearray; the number of its first record; where each record ends, int [n]."""
+        """The bytes of a part, a bytearray; the number of its first record; the ends of its records, int [n]."""
         data = bytearray(read_whole(self._files[number], self.parts[number], STAGE_1))
         first, end = self._first[number], self._first[number + 1]
         return data, first, self._ends[first:end]

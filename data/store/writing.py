@@ -40,7 +40,8 @@ def source_facts(task, tsv, split, tokenizer, seq_length):
     """What the manifest says of where records come from: the keys of SOURCE_TYPES."""
     if not pathlib.Path(tsv).is_file():
         raise UserError(
-            f"{tsv}: found nothing, expected the {split} split: name the folder that holds it with --data_dir."
+            f"{tsv}: found nothing, expected the {split} split: name the folder that holds it with "
+            "--data_dir."
         )
     return {
         "task": task.name,
@@ -147,7 +148,10 @@ def _stale(records, facts):
             short = (lambda each: f"{each[:12]}...") if key.endswith("sha256") else "{!r:.200}".format
             found, expected = short(records.manifest[key]), short(value)
             return f"{records.folder}: found records made with {key} {found}, expected {expected}: {STAGE_1}."
-    return f"{records.folder}: found records of other tokens than the TSV now gives, expected the same: {STAGE_1}."
+    return (
+        f"{records.folder}: found records of other tokens than the TSV now gives, expected the same: "
+        f"{STAGE_1}."
+    )
 
 
 # --------------------------------------------------------------------------------------- writing

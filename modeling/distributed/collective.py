@@ -1,4 +1,6 @@
-"""What ranks do together: shares of a batch, averages over examples, sums of arrays. With one rank each is what it says, at no cost."""
+"""What ranks do together: shares of a batch, averages over examples, sums of arrays. With one rank each is
+what it says, at no cost.
+"""
 
 import contextlib
 
@@ -16,7 +18,9 @@ def barrier():
 
 
 def share(rows):
-    """The rows of a batch that this rank works on: with those sorted by length, every rank gets its part of long and short ones."""
+    """The rows of a batch that this rank works on: with those sorted by length, every rank gets its part of
+    long and short ones.
+    """
     return rows[get_rank() :: get_world_size()]
 
 
@@ -35,7 +39,8 @@ def broadcast(number, device="cpu"):
 
 
 class SharedLoss(flow.nn.Module):
-    """This rank's share in the loss of a step, so that DistributedDataParallel averages gradients by examples, not by ranks.
+    """This rank's share in the loss of a step, so that DistributedDataParallel averages gradients by
+    examples, not by ranks.
 
     Args:
         model: whose gradients the ranks average.
@@ -46,8 +51,10 @@ class SharedLoss(flow.nn.Module):
         self.model = model
 
     def forward(self, make_loss, rows, epoch, count):
-        """Of `rows`, a part of a batch of `count`: {"loss": scalar that gradients flow from, name of a part: scalar}; their mean over
-        the ranks, summed over the parts, is the mean over the batch. A rank without an example of an uneven part takes one at weight 0."""
+        """Of `rows`, a part of a batch of `count`: {"loss": scalar that gradients flow from, name of a part:
+        scalar}; their mean over the ranks, summed over the parts, is the mean over the batch. A rank without
+        an example of an uneven part takes one at weight 0.
+        """
         mine = share(rows)
         loss, parts = make_loss(mine if len(mine) else rows[:1], epoch)
         weight = len(mine) * get_world_size() / count
@@ -55,7 +62,9 @@ class SharedLoss(flow.nn.Module):
 
 
 def shared_loss(model):
-    """A SharedLoss. Where there are several ranks, and the encoder is OneFlow's own, it averages gradients over them."""
+    """A SharedLoss. Where there are several ranks, and the encoder is OneFlow's own, it averages gradients
+    over them.
+    """
     module = SharedLoss(model)
     if get_world_size() == 1 or model.bert.threads:
         return module
@@ -63,7 +72,9 @@ def shared_loss(model):
 
 
 def all_reduce_gradients(model):
-    """Averages the gradients over the ranks, as DistributedDataParallel would, which does not see those made in numpy."""
+    """Averages the gradients over the ranks, as DistributedDataParallel would, which does not see those made
+    in numpy.
+    """
     if get_world_size() > 1:
         for parameter in model.parameters():
             flow.comm.all_reduce(parameter.grad)
@@ -80,7 +91,8 @@ def share_over_ranks(pieces, count, do, what):
     """Has the ranks take turns at numbered pieces of work, and waits until all have done theirs.
 
     Args:
-        pieces: an iterable of Examples, in all `count` records; do: takes (number, block); what: stands beside the progress bar.
+        pieces: an iterable of Examples, in all `count` records; do: takes (number, block); what: stands
+            beside the progress bar.
     Returns:
         how many pieces there were.
     Raises:

@@ -80,7 +80,7 @@ def _go_on(args):
 
 
 def devices(args):
-    """How many batches of --batch_size_per_device a step takes: one to a GPU, or to the CPUs of one machine."""
+    """How many batches of --batch_size_per_device a step takes: one for a GPU, or the CPUs of a machine."""
     return args.num_nodes * (args.gpu_num_per_node if _on_gpus(args) else 1)
 
 
@@ -97,12 +97,14 @@ def _local_ranks(args):
     if _on_gpus(args):
         if args.gpu_num_per_node > flow.cuda.device_count():
             raise UserError(
-                f"--gpu_num_per_node {args.gpu_num_per_node}: OneFlow finds {flow.cuda.device_count()} GPUs here."
+                f"--gpu_num_per_node {args.gpu_num_per_node}: OneFlow finds {flow.cuda.device_count()} GPUs "
+                "here."
             )
         return args.gpu_num_per_node
     if args.gpu_num_per_node > 1:
         raise UserError(
-            f"--gpu_num_per_node {args.gpu_num_per_node}: there is no GPU to run on; --cpu_processes is the flag for CPUs."
+            f"--gpu_num_per_node {args.gpu_num_per_node}: there is no GPU to run on; --cpu_processes is the "
+            "flag for CPUs."
         )
     if getattr(args, "resume_from", None):
         return _resumed_ranks(args)
@@ -124,7 +126,8 @@ def _resumed_ranks(args):
         return 1
     if args.cpu_processes not in (None, local):
         raise UserError(
-            f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes {args.cpu_processes} it would "
+            f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes "
+            f"{args.cpu_processes} it would "
             "become another one: leave the flag out."
         )
     return local
@@ -281,13 +284,15 @@ def _explain(folder, numbers, total):
     for number, file in noise.items():
         if not file.exists() or not file.stat().st_size:
             return (
-                f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended with it: fewer "
+                f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended "
+                "with it: fewer "
                 "--cpu_processes need less; what was saved is whole.",
                 1,
             )
     for number, file in noise.items():
         return (
-            f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the run ended with it; "
+            f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the "
+            "run ended with it; "
             "what was saved is whole.",
             1,
         )

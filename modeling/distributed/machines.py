@@ -127,7 +127,8 @@ class Machines:
             server.close()
             raise UserError(
                 f"--master_addr {self.address} --master_port {self.port}: machine 0 cannot listen on port "
-                f"{port} there ({error.strerror or error}): name an address of machine 0, and a port that is free "
+                f"{port} there ({error.strerror or error}): name an address of machine 0, and a port that is "
+                "free "
                 "with the next."
             ) from None
         return server
@@ -192,7 +193,8 @@ class Machines:
                     raise UserError(str(message["refuse"]))
                 if "go" not in message:
                     raise UserError(
-                        f"--master_addr {self.address}: something that is not machine 0 of this run answers on "
+                        f"--master_addr {self.address}: something that is not machine 0 of this run answers "
+                        "on "
                         f"port {self.watch_port}: name another --master_port on all machines."
                     )
                 self.peers = [peer]
@@ -295,8 +297,10 @@ class _Waiting:
         waited = time.monotonic() - self.since
         if waited > self.timeout:
             raise UserError(
-                f"waited {self.timeout:g} seconds (--network_timeout) for {self.whom()}, and none came: check "
-                "--master_addr, --master_port, --node_rank, firewalls, and that the command runs on all machines."
+                f"waited {self.timeout:g} seconds (--network_timeout) for {self.whom()}, and none came: "
+                "check "
+                "--master_addr, --master_port, --node_rank, firewalls, and that the command runs on all "
+                "machines."
             )
         if 0.2 < waited and waited - self.told >= REMIND:
             self.told = waited

@@ -585,3 +585,20 @@ def test_many_processes_write_the_same_bytes(tmp_path, tokenizer, monkeypatch):
     with pytest.raises(UserError, match="train.tsv:102: found no token"):
         save(TASK, tmp_path, tmp_path / "faulty", "train", tokenizer, T, part_size=7)
     assert not (tmp_path / "faulty").exists()
+
+
+def test_more_parts_than_files_may_be_open(tmp_path, tokenizer):
+    """200 parts where 150 files may be open and the system allows more: all are opened, and there is room for others."""
+    write_rows(tmp_path, ROWS * 40)
+    save(TASK, tmp_path, tmp_path / "train", "train", tokenizer, T, part_size=1)
+    program = (
+        "import resource, sys; from data.store.records import Records\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (150, {}))\n"
+        "print(len(Records(sys.argv[1], 'train').arrays()['label']), file=open(sys.argv[2], 'w'))\n"
+    )
+    command = [sys.executable, "-c", program.format(1000), str(tmp_path / "train"), str(tmp_path / "count")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "count").read_text() == "200\n", done.stderr
+    command[2] = program.format(150)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "may have 150 files open, and that is not enough: raise it by 'ulimit -n'" in done.stderr
