@@ -3,25 +3,22 @@
     python3 -m modeling.convert --source uncased_L-12_H-768_A-12 --target models/bert
 
 The source is one of
-- Google's BERT release: bert_model.ckpt.index and .data-*, bert_config.json, vocab.txt; TensorFlow reads it;
+- Google's BERT release, or one fine-tuned by its code: a checkpoint (.index, .data-*), bert_config.json, vocab.txt;
+  TensorFlow reads it;
 - a OneFlow snapshot of 2021: a folder for each variable, with its float32 values in `out` and, mostly, its shape in `meta`;
-- a Hugging Face folder with pytorch_model.bin, whole or in shards; PyTorch reads it, and no code in it is run.
+- a folder with pytorch_model.bin, whole or in shards, or with one .pt, .pth or .bin file; PyTorch reads it, and no code
+  in it is run.
 
-The encoder and the pooler are kept, all else is left out and named. What the names mean for both readers of models stands here too.
+The encoder and the pooler are kept, all else is left out and named.
 """
 
-import functools
 import importlib
 import importlib.util
 import itertools
-import math
-import os
 import pathlib
 import re
-import shutil
 import sys
 import types
-from typing import Callable, NamedTuple
 
 if importlib.util.find_spec("tqdm") is None:  # no bar is drawn here, and TensorFlow comes without it
     sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
@@ -30,157 +27,17 @@ from util import UserError, entry, read_json, atomic_folder, write_json  # isort
 
 import numpy as np
 
-from config import module_parser
+from config import case, module_parser
 from modeling.bert.names import current_names, encoder_shapes
-from modeling.snapshots.weights import read_shards
-from tokenization import load_vocab, tokenizer_for
-
-# --------------------------------------------------------------------------------------- the three sources
-
-
-class Variable(NamedTuple):
-    """A tensor of a source: its name there, and a function that reads it, from its expected shape to an array of any shape."""
-
-    name: str
-    load: Callable
-
-
-SNAPSHOT_WORDS = "bert-embeddings-word_embeddings"  # the folder by which a OneFlow snapshot is known
-MARKS = {
-    "pytorch": ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    "tensorflow": ("bert_model.ckpt.index",),
-    "oneflow": (f"{SNAPSHOT_WORDS}/out",),
-}
-
-
-def source_format(path):
-    """What a folder is to be converted from, "pytorch", "tensorflow" or "oneflow"; None for any other, as one that can be read as it is."""
-    if any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        return None
-    return next(
-        (kind for kind, names in MARKS.items() if any((path / name).is_file() for name in names)), None
-    )
-
-
-def import_library(module, package):
-    """Imports a library that may not be there.
-
-    Raises:
-        UserError: it is not, or it does not load.
-    """
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        raise UserError(
-            f"{package} is needed here and does not load for this Python ({sys.executable}: {error}): run "
-            f"'pip install {package}', or use a Python that has it."
-        ) from None
-
-
-def hugging_face_name(name):
-    """Hugging Face's name for a variable of the BERT release, whose parts stand between / or, in a OneFlow snapshot, -."""
-    name = re.sub(r"\.layer_(\d+)\.", r".layer.\1.", re.sub("[/-]", ".", name))
-    name = re.sub(r"\.(kernel|gamma)$", ".weight", re.sub(r"\.beta$", ".bias", name))
-    return re.sub(r"_embeddings$", "_embeddings.weight", name)
-
-
-def is_transposed(name):
-    """Whether the tensor of this Hugging Face name is a matrix [out, in], kept as [in, out] in the BERT release and in OneFlow."""
-    return name.endswith(("dense.weight", "query.weight", "key.weight", "value.weight"))
-
-
-def tensorflow_variables(path):
-    """Yields the Variables of Google's BERT release."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of which it would speak too
-    tensorflow = import_library("tensorflow", "tensorflow-cpu")
-
-    def load(name, shape):
-        try:
-            values = reader.get_tensor(name)
-        except Exception as error:  # of any kind: OpError, IndexError and others, by what is wrong
-            raise _tensorflow_error(path, name, error) from None
-        return values.T if is_transposed(hugging_face_name(name)) else values
-
-    try:
-        reader = tensorflow.train.load_checkpoint(str(path / "bert_model.ckpt"))
-    except Exception as error:  # as above
-        raise _tensorflow_error(path, "bert_model.ckpt", error) from None
-    for name in sorted(reader.get_variable_to_shape_map()):
-        yield Variable(name, functools.partial(load, name))
-
-
-def _tensorflow_error(path, name, error):
-    return UserError(
-        f"{path}: TensorFlow cannot read {name} ({' '.join(str(error).split()):.200}): take another copy of the model."
-    )
-
-
-def oneflow_variables(path):
-    """Yields the Variables of a OneFlow snapshot of 2021."""
-    for folder in sorted(path.iterdir()):
-        if (folder / "out").is_file():
-            yield Variable(folder.name, functools.partial(_load_oneflow, folder))
-
-
-def _load_oneflow(folder, shape):
-    """The values in `out`; where there is no `meta` beside it, only their number speaks for their shape."""
-    turned = is_transposed(hugging_face_name(folder.name))
-    kept = shape[::-1] if turned else shape
-    if (folder / "meta").is_file():
-        text = (folder / "meta").read_text(encoding="utf-8", errors="replace")
-        dims, kind = (
-            tuple(map(int, re.findall(r"\bdim:\s*(\d{1,18})\b", text))),
-            re.search(r"\bdata_type:\s*(\w+)", text),
-        )
-        if (
-            dims not in (kept, (1, *kept)) or kind is None or kind[1] != "kFloat"
-        ):  # OneFlow's own position vectors are [1, positions, H]
-            raise UserError(
-                f"{folder / 'meta'}: found shape {dims} and type {kind and kind[1]}, expected {kept} and kFloat: "
-                "take another copy of the model, or name its architecture with --config."
-            )
-    size, expected = (folder / "out").stat().st_size, 4 * math.prod(kept)
-    if size != expected:
-        raise UserError(
-            f"{folder / 'out'}: found {size} bytes, expected {expected}, float32 values of the shape {kept}: "
-            "take another copy of the model, or name its architecture with --config."
-        )
-    values = np.fromfile(folder / "out", "<f4").reshape(kept)
-    return values.T if turned else values
-
-
-def pytorch_variables(path):
-    """Yields the Variables of a Hugging Face folder with pytorch_model.bin."""
-    torch = import_library("torch", "torch")
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (
-        2,
-        6,
-    ):  # before, weights_only did not keep all code out
-        raise UserError(
-            f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: run 'pip install torch' with a newer Python."
-        )
-
-    def load(file):
-        try:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-            return {str(name): tensor.detach() for name, tensor in tensors.items()}
-        except (
-            Exception
-        ) as error:  # of any kind: it is unpickled; PyTorch's own words advise to run the code in it
-            raise UserError(
-                f"{file}: PyTorch cannot read it as weights alone ({type(error).__name__}): take another copy of the model."
-            ) from None
-
-    for name, tensor in read_shards(path, "pytorch_model.bin", load).items():
-
-        def values(shape, tensor=tensor):
-            return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-        yield Variable(name, values)
-
-
-VARIABLES = {"pytorch": pytorch_variables, "tensorflow": tensorflow_variables, "oneflow": oneflow_variables}
+from modeling.snapshots.sources import (
+    SNAPSHOT_WORDS,
+    VARIABLES,
+    hugging_face_name,
+    import_library,
+    source_format,
+)
+from modeling.snapshots.tokenizer_file import save_tokenizer_files
+from tokenization import describe_tokenizer, tokenizer_for
 
 # --------------------------------------------------------------------------------------- the architecture
 
@@ -377,6 +234,7 @@ def parse_flags():
     parser.add_argument("--source", required=True, help="the folder to convert")
     parser.add_argument("--target", required=True, help="the model folder to write, new or empty")
     parser.add_argument("--vocab_file", help="the vocabulary, where the source has no vocab.txt")
+    case(parser)
     parser.add_argument(
         "--config", help="a config.json or bert_config.json, where the source has none or a wrong one"
     )
@@ -393,25 +251,22 @@ def main():
     source, target = pathlib.Path(args.source), pathlib.Path(args.target)
     kind = check_folders(source, target)
     config, keys_left_out, origin = architecture(source, kind, args.config, args.num_attention_heads)
-    vocab_file, tokens, lower = vocabulary(source, args.vocab_file, config["vocab_size"])
+    tokenizer = tokenizer_for(source, args.vocab_file, args.do_lower_case)
+    if tokenizer.vocab_size > config["vocab_size"]:
+        raise UserError(
+            f"{tokenizer.vocab_file}: it has {tokenizer.vocab_size} tokens, the model {source} has "
+            f"{config['vocab_size']} word vectors: name the vocabulary of this model."
+        )
     arrays, left_out = keep_encoder(VARIABLES[kind](source), config, source)
 
     with atomic_folder(target) as folder:
         write_json(folder / "config.json", config)
         (folder / "model.safetensors").write_bytes(save(arrays, metadata={"format": "pt"}))
-        shutil.copyfile(vocab_file, folder / "vocab.txt")
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "BertTokenizer",
-                "do_lower_case": lower,
-                "model_max_length": config["max_position_embeddings"],
-            },
-        )
+        save_tokenizer_files(folder, tokenizer, config["max_position_embeddings"])
     print(f"architecture from {origin}: {', '.join(f'{name} {config[name]}' for name in NEEDED)}")
     print(f"keys left out: {', '.join(keys_left_out) or 'none'}")
     print(f"tensors left out: {summarise(left_out)}")
-    print(f"vocabulary: {tokens} tokens, texts are {'' if lower else 'not '}lower-cased")
+    print(describe_tokenizer(tokenizer))
     print(
         f"{target}: {len(arrays)} tensors, {'with' if 'bert.pooler.dense.bias' in arrays else 'without'} the pooler, every one checked"
     )
@@ -424,38 +279,33 @@ def check_folders(source, target):
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--target {target}: it holds something already: name a new folder.")
     kind = source_format(source)
+    broken = why_unreadable(source / "model.safetensors") if kind is None else None
+    if broken and source_format(source, beside=True):
+        print(f"model.safetensors is not read, but what lies beside it: {broken}")
+        return source_format(source, beside=True)
+    if broken:
+        raise UserError(broken)
     if kind is None and any(source.glob("model.safetensors*")):
         raise UserError(
             f"--source {source}: it holds model.safetensors, which the suite reads as it is: no conversion is needed."
         )
     if kind is None:
         raise UserError(
-            f"--source {source}: found neither bert_model.ckpt.index, nor pytorch_model.bin, nor {SNAPSHOT_WORDS}/out: "
+            f"--source {source}: found neither bert_model.ckpt.index or another checkpoint, nor pytorch_model.bin, nor {SNAPSHOT_WORDS}/out: "
             "expected a BERT of Google, Hugging Face or OneFlow."
         )
     return kind
 
 
-def vocabulary(source, file, words):
-    """The file of the vocabulary, how many tokens it has, at most `words`, and whether the model's texts are lower-cased: by the
-    source's tokenizer_config.json, else where no token has capital letters."""
-    path = pathlib.Path(file or source / "vocab.txt")
-    if not file and not path.is_file():
-        raise UserError(
-            f"{source}: no vocab.txt in this folder: name the model's vocabulary with --vocab_file."
-        )
-    tokens = load_vocab(path)
-    if len(tokens) > words:
-        raise UserError(
-            f"{path}: it has {len(tokens)} tokens, the model {source} has {words} word vectors: name the vocabulary of this model."
-        )
-    if (source / "tokenizer_config.json").is_file():
-        return path, len(tokens), tokenizer_for(source, path).do_lower_case
-    return (
-        path,
-        len(tokens),
-        not any(re.search("[A-Z]", token) for token in tokens if not re.fullmatch(r"\[.*\]", token)),
-    )
+def why_unreadable(file):
+    """The sentence of the error, where the file is there and not readable."""
+    if not file.is_file():
+        return None
+    try:
+        importlib.import_module("modeling.snapshots.weights").load_arrays(file)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from data.store.manifest import TYPES
 from modeling.bert.config import BertConfig, check_model_type
 from modeling.bert.names import encoder_shapes
-from modeling.convert import source_format
 from modeling.meta_kd.classifier import evenly_spaced_layers
 from modeling.snapshots.best import find_snapshot
+from modeling.snapshots.sources import source_format
 from modeling.snapshots.tokenizer_file import save_tokenizer_files
 from modeling.snapshots.weights import WEIGHTS, load_arrays, read_weights
 from util import UserError, atomic_file, atomic_folder, load_oneflow, read_json, sha256, write_json

@@ -1,14 +1,14 @@
 """The tensors of a model folder: model.safetensors, whole or in shards, as float32. OneFlow is not needed."""
 
 import json
-import os
 from typing import NamedTuple
 
 import numpy as np
 import safetensors
 
 from modeling.bert.names import current_names
-from util import UserError, check_not_pointer, read_json
+from modeling.snapshots.shards import read_shards
+from util import UserError, check_not_pointer
 
 WEIGHTS = "model.safetensors"
 
@@ -100,37 +100,3 @@ def _bfloat16_places(path):
                 count = int(np.prod(facts["shape"], dtype=np.int64))
                 found[name] = np.fromfile(file, BFLOAT16, count).reshape(facts["shape"])
     return found
-
-
-def read_shards(path, name, load):
-    """{tensor's name: value} of the weights of a folder: the file `name`, or the shards that `name`.index.json lists.
-
-    Args:
-        load: a function, path of a file -> {name: value}.
-    Raises:
-        UserError: an index that is none, a shard that is missing or holds other tensors than the index says.
-    """
-    if (path / name).is_file():
-        return load(path / name)
-    index = path / f"{name}.index.json"
-    places, tensors = read_json(index, "the index of the weights").get("weight_map"), {}
-    if (
-        not isinstance(places, dict)
-        or not places
-        or not all(isinstance(file, str) for file in places.values())
-    ):
-        raise UserError(
-            f"{index}: the weight_map is missing or not a map from tensors to files: take another copy of the model."
-        )
-    for file in sorted(set(places.values())):
-        if file not in os.listdir(path) or not (path / file).is_file():
-            raise UserError(
-                f"{index}: it names the file {file!r:.80}, which is missing: take another copy of the model."
-            )
-        found = load(path / file)
-        if found.keys() != {tensor for tensor, place in places.items() if place == file}:
-            raise UserError(
-                f"{path / file}: its tensors are not those that {index.name} says: take another copy of the model."
-            )
-        tensors.update(found)
-    return tensors

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from modeling.bert.config import BertConfig
 from modeling.bert.model import flow
 from modeling.snapshots.folder import read_model
+from modeling.snapshots.sources import find_checkpoint, source_format
 from tokenization import tokenizer_for
 from util import UserError, sha256
 
@@ -287,6 +288,30 @@ def test_the_case_of_letters(snapshot, original, tmp_path, token, config, lower)
         (snapshot / "tokenizer_config.json").write_text(json.dumps(config))
     assert converted(snapshot, original, vocab_file="words.txt").code == 0
     assert tokenizer_for(tmp_path / "made").do_lower_case == lower
+
+
+def test_the_checkpoint_of_a_run_is_found_under_its_own_name(tmp_path):
+    """model.ckpt-1000 counts; of several the one that TensorFlow's `checkpoint` names; without it they are listed."""
+    for name in ("model.ckpt-1000", "model.ckpt-200"):
+        for end in ("index", "data-00000-of-00001"):
+            (tmp_path / f"{name}.{end}").write_bytes(b"")
+    assert source_format(tmp_path) == "tensorflow"
+    with pytest.raises(UserError, match="found several checkpoints, model.ckpt-1000, model.ckpt-200"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/far/model.ckpt-200"\nall_model: "x"\n')
+    assert find_checkpoint(tmp_path) == "model.ckpt-200"
+    (tmp_path / "model.ckpt-1000.index").unlink()
+    (tmp_path / "checkpoint").unlink()
+    assert find_checkpoint(tmp_path) == "model.ckpt-200"
+
+
+def test_only_what_is_readable_is_said_to_need_no_conversion(original, tmp_path):
+    """A model.safetensors that is a pointer or broken is told as such."""
+    folder = shutil.copytree(original, tmp_path / "pointer")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    summarise(converted(folder, original), "Git LFS pointer")
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    summarise(converted(folder, original), "not a readable safetensors file")
 
 
 # --------------------------------------------------------------------------------------- libraries
@@ -570,7 +595,16 @@ places = {name: f"pytorch_model-0000{1 + n % 3}-of-00003.bin" for n, name in enu
 for file in set(places.values()):
     torch.save({name: state[name] for name, place in places.items() if place == file}, pathlib.Path("bin shards", file))
 pathlib.Path("bin shards", "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-for name in ("plain", "pretraining", "old names", "half", "bfloat16", "TinyBERT", "bin shards"):
+folder_of("module", {"module." + name: t for name, t in heads.items()})
+folder_of("model_state_dict", {"model_state_dict": state, "epoch": 3, "optimizer": {"lr": 1e-5}})
+folder_of("state_dict", {"state_dict": {"model.bert." + name: t for name, t in state.items()}})
+folder_of("own name", state)
+pathlib.Path("own name", "pytorch_model.bin").rename(pathlib.Path("own name", "best.pt"))
+torch.save({"state": {}}, pathlib.Path("own name", "optimizer.pt"))
+folder_of("beside a pointer", state)
+pathlib.Path("beside a pointer", "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\\n")
+BROUGHT = ("module", "model_state_dict", "state_dict", "own name", "beside a pointer")
+for name in ("plain", "pretraining", "old names", "half", "bfloat16", "TinyBERT", "bin shards", *BROUGHT):
     outcomes[name] = convert(name, "made " + name)
     pairs[name] = "made " + name
 equal = {name: same(folder, reference) for name, folder in pairs.items()}
@@ -587,7 +621,7 @@ folder_of("whole numbers", {**state, "pooler.dense.bias": torch.ones(16, dtype=t
 folder_of("shape", {**state, "pooler.dense.bias": torch.ones(15)})
 folder_of("missing", {name: t for name, t in state.items() if name != "encoder.layer.2.output.dense.bias"})
 folder_of("twice", {**state, "bert.pooler.dense.bias": torch.ones(16)})
-folder_of("no tensors", {"model": state, "epoch": 3})
+folder_of("no tensors", [3])
 for name in ("planted by torch", "planted", "cut", "NaN", "whole numbers", "shape", "missing", "twice", "no tensors"):
     outcomes[name] = convert(name, "refused")
 print(json.dumps({"outcomes": outcomes, "equal": equal}))
@@ -608,14 +642,18 @@ def from_transformers(original, tmp_path_factory, request):
 
 
 @NEEDS_TORCH
-@pytest.mark.parametrize("name", ["plain", "pretraining", "old names", "TinyBERT", "bin shards"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "pretraining", "old names", "TinyBERT", "bin shards"]
+    + ["module", "model_state_dict", "state_dict", "own name", "beside a pointer"],
+)
 def test_a_pytorch_model_is_converted(from_transformers, original, name):
     """With and without `bert.`, gamma and beta, shards, heads; the command runs in PyTorch's environment."""
     folder, report = from_transformers
     code, said = report["outcomes"][name]
     assert code == 0, said
     assert same_model(folder / f"made {name}", original)
-    assert ("cls.predictions.bias" in said) == (name in ("pretraining", "old names", "TinyBERT"))
+    assert ("cls.predictions.bias" in said) == (name in ("pretraining", "old names", "TinyBERT", "module"))
     if name == "TinyBERT":
         assert "cell, " in said and "emb_size, " in said and "fit_denses.0.bias" in said
 
@@ -640,7 +678,7 @@ def test_transformers_gives_the_same_outputs(from_transformers):
     """Bit for bit those of the original, for every form in single precision that was converted."""
     equal = from_transformers[1]["equal"]
     assert {name for name, same in equal.items() if not same} == {"half", "bfloat16"}
-    assert len(equal) == 8 + bool(TF_PYTHON)
+    assert len(equal) == 13 + bool(TF_PYTHON)
 
 
 @NEEDS_TORCH
