@@ -50,7 +50,7 @@ from modeling.snapshots.manager import (
     run_facts,
 )
 from modeling.training.loop import one_phase, train, two_phases
-from tokenization import describe_tokenizer, tokenizer_for
+from tokenization import check_same_tokens, describe_tokenizer, tokenizer_for
 from util import Signals, UserError, entry, sha256
 
 
@@ -82,6 +82,9 @@ def main():
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
+    teacher = find_snapshot(config.require_flag(args, "teacher_model")) if needs_teacher(terms) else None
+    if teacher and (teacher / "vocab.txt").is_file():
+        check_same_tokens(tokenizer, tokenizer_for(teacher))
     with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))

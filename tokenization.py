@@ -25,7 +25,7 @@ from util import UserError
 from wordpiece.added_tokens import AddedTokenFinder
 from wordpiece.characters import CLEAN, pieces_to_sort, translation_table
 from wordpiece.settings import read_settings
-from wordpiece.tokens import find_vocab_file, list_by_id, load_vocab
+from wordpiece.tokens import find_vocab_file, first_difference, list_by_id, load_vocab
 
 CACHE_SIZE = 1 << 16  # pieces of text whose ids are remembered, about 20 MB
 CACHED_CHARS = 64  # longer ones are worked out each time
@@ -201,6 +201,22 @@ def tokenizer_for(model_dir, vocab_file=None, do_lower_case=None):
     vocab_file = vocab_file or find_vocab_file(model_dir)
     vocab = load_vocab(vocab_file)
     return FullTokenizer(vocab_file, *read_settings(model_dir, vocab_file, vocab, do_lower_case), vocab)
+
+
+def check_same_tokens(student, teacher):
+    """Raises a UserError where the tokenizers of a student and its teacher do not give the same ids."""
+    if (student.vocab_sha256, student.do_lower_case) == (teacher.vocab_sha256, teacher.do_lower_case):
+        return
+    where = first_difference(student.vocab, teacher.vocab) or (
+        f"lower-casing is {json.dumps(student.do_lower_case)} for the first and "
+        f"{json.dumps(teacher.do_lower_case)} for the second"
+        if student.do_lower_case is not teacher.do_lower_case
+        else "they split texts in other ways"
+    )
+    raise UserError(
+        f"{student.vocab_file} (the student) and {teacher.vocab_file} (the teacher) are two vocabularies: {where}; "
+        "both need the same one, since they read the same records: name a student of the teacher's vocabulary."
+    )
 
 
 def describe_tokenizer(tokenizer):

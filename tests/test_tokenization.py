@@ -20,6 +20,7 @@ from tokenization import (
     BasicTokenizer,
     FullTokenizer,
     WordpieceTokenizer,
+    check_same_tokens,
     describe_tokenizer,
     encode,
     load_vocab,
@@ -410,6 +411,20 @@ def test_the_hash_of_a_vocabulary_is_that_of_its_tokens(tmp_path):
         path.write_bytes(text.encode())
         hashes.append(FullTokenizer(path).vocab_sha256)
     assert hashes[0] == sha256(tmp_path / "0.txt") and len(set(hashes[:4])) == 1 and hashes[4] != hashes[0]
+
+
+def test_a_student_of_another_vocabulary_is_told_where_it_differs(tmp_path):
+    """Both files, the first token that differs, or the case; CRLF is no difference."""
+    (tmp_path / "crlf.txt").write_bytes(write_vocab(tmp_path).read_bytes().replace(b"\n", b"\r\n"))
+    teacher = FullTokenizer(tmp_path / "vocab.txt")
+    check_same_tokens(FullTokenizer(tmp_path / "crlf.txt"), teacher)
+    other = FullTokenizer(write_vocab(tmp_path, ["the", "film", *WORDS[2:]], "other.txt"))
+    with pytest.raises(
+        UserError, match="other.txt.*vocab.txt.*id 6 is 'film'.*'plot'.*both need the same one"
+    ):
+        check_same_tokens(other, teacher)
+    with pytest.raises(UserError, match="lower-casing is false for the first and true for the second"):
+        check_same_tokens(FullTokenizer(tmp_path / "vocab.txt", False), teacher)
 
 
 # --------------------------------------------------------------------------------------- tokenizer.json

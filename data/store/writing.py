@@ -147,6 +147,11 @@ def _stale(records, facts):
         if records.manifest[key] != value:
             short = (lambda each: f"{each[:12]}...") if key.endswith("sha256") else "{!r:.200}".format
             found, expected = short(records.manifest[key]), short(value)
+            if key in ("vocab_size", "vocab_sha256", "do_lower_case"):
+                return (
+                    f"{records.folder}: found records made with {key} {found}, expected {expected}: teacher and "
+                    f"student need one vocabulary, in every stage, so name theirs, or {STAGE_1} and this one."
+                )
             return f"{records.folder}: found records made with {key} {found}, expected {expected}: {STAGE_1}."
     return (
         f"{records.folder}: found records of other tokens than the TSV now gives, expected the same: "
