@@ -1,6 +1,9 @@
-"""Prints a Markdown table of finished runs: `python3 scripts/summary.py output/demo-teacher output/demo-student`.
+"""Prints a Markdown table of finished runs.
 
-Accuracy in percent on test, per domain, over the domains and over all examples; parameters; size of the weights; speed on test.
+    python3 scripts/summary.py output/demo-teacher output/demo-student
+
+Accuracy in percent on test, per domain, over the domains and over all examples; parameters; size of the
+weights; speed on test.
 """
 
 import json

@@ -21,8 +21,8 @@ import numpy as np  # isort: skip
 import pytest  # isort: skip
 
 WORDS = (
-    "the a it is was not very good great fine bad awful dull book plot film scene sound phone screen pan knife works broke love "
-    "hate . , !"
+    "the a it is was not very good great fine bad awful dull book plot film scene sound phone screen pan "
+    "knife works broke love hate . , !"
 ).split()
 TINY = {
     "vocab_size": 40,
@@ -78,7 +78,10 @@ def tiny_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """A data folder of the task senti: 60 reviews whose label a good or a bad word decides; 32, 12 and 16 of them in the splits."""
+    """A data folder of the task senti: 60 reviews whose label a good or a bad word decides.
+
+    32, 12 and 16 of them in the splits.
+    """
     folder = tmp_path_factory.mktemp("data") / "SENTI"
     folder.mkdir()
     stream = np.random.default_rng(0)
@@ -125,7 +128,10 @@ class Outcome(NamedTuple):
 
 
 def words(flags):
-    """The words of a command line: {flag: value}; True stands for a flag without a value, None and False for its absence."""
+    """The words of a command line: {flag: value}.
+
+    True stands for a flag without a value, None and False for its absence.
+    """
     return [
         word
         for name, value in flags.items()
@@ -135,7 +141,10 @@ def words(flags):
 
 
 def call(script, folder, flags):
-    """Runs a script in this process with `folder` as the current one, and returns its Outcome; exceptions pass."""
+    """Runs a script in this process with `folder` as the current one, and returns its Outcome.
+
+    Exceptions pass.
+    """
     out, err, argv, here, code = io.StringIO(), io.StringIO(), sys.argv, os.getcwd(), 0
     sys.argv = [f"{script}.py", *words(flags)]
     os.chdir(folder)
@@ -152,14 +161,10 @@ def call(script, folder, flags):
 
 def call_process(script, folder, flags, patch=""):
     """The same in a process of its own; `patch` is Python code that runs before the script's."""
-    start = (
-        [str(ROOT / f"{script}.py")]
-        if not patch
-        else [
-            "-c",
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'\n{patch}\nimport {script}; {script}.main()",
-        ]
-    )
+    start = [str(ROOT / f"{script}.py")]
+    if patch:
+        path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{script}.py'"
+        start = ["-c", f"{path}\n{patch}\nimport {script}; {script}.main()"]
     done = subprocess.run([sys.executable, *start, *words(flags)], cwd=folder, capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
@@ -170,9 +175,10 @@ def best(run):
 
 
 def stage_flags(folder, **more):
-    """The flags of the four stages over a sandbox, {stage: flags}, paths relative to it; `more` goes to the two that train.
+    """The flags of the four stages over a sandbox, {stage: flags}, paths relative to it.
 
-    Those of the later stages hold once the earlier have run: they name the best teacher.
+    `more` goes to the two that train. Those of the later stages hold once the earlier have run: they name the
+    best teacher.
     """
     teacher = (
         best(folder / "teacher").relative_to(folder) if (folder / "teacher" / "best.json").exists() else None
@@ -201,7 +207,9 @@ def lay_out(folder, tiny_model, tiny_data):
 
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory, tiny_model, tiny_data):
-    """A sandbox in which the four scripts ran one after the other, each as a process: bert, data, teacher, student. Not to be changed."""
+    """A sandbox in which the four scripts ran one after the other, each as a process: bert, data, teacher,
+    student. Not to be changed.
+    """
     folder = lay_out(tmp_path_factory.mktemp("golden"), tiny_model, tiny_data)
     for stage in STAGES:
         outcome = call_process(stage, folder, stage_flags(folder)[stage])

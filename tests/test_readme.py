@@ -1,4 +1,6 @@
-"""README.md, CONTRIBUTING.md and docs/: commands parse, what they name is there or was made, links lead somewhere."""
+"""README.md, CONTRIBUTING.md and docs/: commands parse, what they name is there or was made, links lead
+somewhere.
+"""
 
 import argparse
 import ast
@@ -45,7 +47,8 @@ MADE_BY_FLAG = re.compile(
     r"--(target|output\w*|results|model_save_dir|knowledge_dir|ofrecord_dir|download_dir)"
 )
 PATH_FLAG = re.compile(
-    r"--(\w*_dir|\w*_file|\w*_python|model|student_model|teacher_model|source|target|reviews|resume_from|output|results)"
+    r"--(\w*_dir|\w*_file|\w*_python|model|student_model|teacher_model"
+    r"|source|target|reviews|resume_from|output|results)"
 )
 PATH_VARIABLE = re.compile(r"(\w+_)?(DIR|FILE|PYTHON|MODEL|RUN)")
 PLACEHOLDER = re.compile(r"([A-Z]+_)*(FOLDER|RUN|SNAPSHOT|DIR|FILE|NAME|TEACHER|STUDENT|MODEL)")
@@ -56,7 +59,9 @@ ABSOLUTE = re.compile(r"(?<![\w.:/*)>-])(~|/(home|root|tmp|work|usr|opt|mnt|User
 
 
 class Command(NamedTuple):
-    """A command of a page: its words, the variables before it, whether it stands in a block or within a sentence."""
+    """A command of a page: its words, the variables before it, whether it stands in a block or within a
+    sentence.
+    """
 
     words: list
     variables: dict
@@ -78,9 +83,10 @@ def inline_code(text):
 
 
 def split_commands(script, in_block=True):
-    """The Commands of a piece of shell: lines, parted by && ; | too, comments left out, continued lines joined.
+    """The Commands of a piece of shell: its lines, parted by && ; | too.
 
-    What is exported stands in the variables of all commands after it.
+    Comments are left out, continued lines joined. What is exported stands in the variables of all commands
+    after it.
     """
     commands, exported = [], {}
     for line in script.replace("\\\n", " ").splitlines():
@@ -126,7 +132,10 @@ class Parser(BaseException):
 
 @functools.cache
 def parser_of(path):
-    """The argparse parser of the Python file at `path`, taken when its main() is about to parse; None: it has none."""
+    """The argparse parser of the Python file at `path`, taken when its main() is about to parse.
+
+    None: it has none.
+    """
     if (
         "parse_args(" not in (source := (ROOT / path).read_text(encoding="utf-8"))
         and "config.parse(" not in source
@@ -157,7 +166,7 @@ def complaint(parser, words, required=True):
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
             args = argparse.ArgumentParser.parse_args(parser, words)
         if hasattr(args, "teacher_seeds"):  # scripts.reproduce, which reads its rows after parsing
-            importlib.import_module("scripts.reproduce.plan").chosen_rows(args.rows)
+            importlib.import_module("scripts.reproduce.rows").chosen_rows(args.rows)
     except UserError as error:
         return str(error)
     except SystemExit as end:
@@ -335,7 +344,10 @@ class Checker:
                 self.faults.append(f"there is no {path}")
 
     def flags_in_sentences(self):
-        """A flag with its value, as in a table, is taken by some script; a flag alone is one of some script's."""
+        """A flag with its value, as in a table, is taken by some script.
+
+        A flag alone is one of some script's.
+        """
         parsers = [parser_of(path) for path in (*STAGES, "scripts/reproduce/__main__.py", *MODULES)]
         known = {option for parser in parsers for option in parser._option_string_actions}
         shell = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.sh"))
@@ -441,7 +453,7 @@ def test_there_are_commands():
 
 
 def test_the_reference_commands():
-    """The four commands that the suite promises to run as they stand are in docs/training.md, word for word."""
+    """The four commands that the suite promises to run as they stand are in docs/training.md."""
     teacher = "output/model_save-2021-09-26-15:31:15/snapshot_best_mft_model_senti_dev_0.8691358024691358"
     bert, vocab = "uncased_L-12_H-768_A-12_oneflow", "--vocab_file uncased_L-12_H-768_A-12/vocab.txt"
     head, data = "--task_name senti", "--data_dir data/SENTI/"
@@ -513,7 +525,8 @@ def test_help(path):
 FETCH = "python3 -m data.prepare.fetch --model models/MiniLM --data_dir data/DEMO"
 STAGE1 = "python3 preprocess.py --task_name demo --data_dir data/DEMO --model_load_dir models/MiniLM"
 GOOD = (
-    f"Texts.\n\n```bash\nbash scripts/setup.sh && source .venv/bin/activate\n{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
+    "Texts.\n\n```bash\nbash scripts/setup.sh && source .venv/bin/activate\n"
+    f"{FETCH} && \\\n  {STAGE1} --seq_length=64  # a comment's --flag\n"
     "TASK_NAME=demo DATA_DIR=data/DEMO bash scripts/1_preprocess.sh\n```\n"
 )
 

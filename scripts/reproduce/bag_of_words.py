@@ -19,7 +19,10 @@ STRENGTHS = (0.25, 1, 4, 16, 64, 256)  # scikit-learn's C
 
 
 def read_split(task, data_dir, split, limit=None):
-    """Texts [N], domains [N], labels [N], of the first `limit` rows or of all; the two texts of a pair are joined."""
+    """Texts [N], domains [N], labels [N], of the first `limit` rows or of all.
+
+    The two texts of a pair are joined.
+    """
     examples = list(itertools.islice(read_examples(task, split_path(data_dir, split)), limit))
     texts = [f"{example.text_a} {example.text_b or ''}" for example in examples]
     return (
@@ -30,7 +33,7 @@ def read_split(task, data_dir, split, limit=None):
 
 
 def accuracies(task, right, domains):
-    """Percent right per domain (nan where a split has none of it), the mean of those that there are, and over all examples.
+    """Percent right per domain (nan where a split has none of it), the mean of these, and over all.
 
     Args:
         right: bool [N]; domains: [N].

@@ -1,4 +1,6 @@
-"""scripts.reproduce: what it plans, how it chooses, goes on and refuses, and its statistics against formulas written out by hand."""
+"""scripts.reproduce: what it plans, how it chooses, goes on and refuses, and its statistics against formulas
+written out by hand.
+"""
 
 import argparse
 import csv
@@ -18,7 +20,8 @@ import config
 from data.selection import select
 from data.tasks import load_task, read_examples
 from scripts.reproduce import __main__ as reproduce
-from scripts.reproduce import plan, results
+from scripts.reproduce import flags as flag_groups
+from scripts.reproduce import outcomes, plan, plots, rows, runner, state, statistics, tables
 from util import UserError, sha256, write_json
 
 GROUPS = {
@@ -72,7 +75,13 @@ FLAGS = {
 
 def flags(*words, **more):
     """The driver's flags over a sandbox, parsed."""
-    return config.parse("", reproduce.flags, argv=command_line(*words, **more))
+    return config.parse(
+        "",
+        flag_groups.what,
+        flag_groups.training,
+        flag_groups.running,
+        argv=command_line(*words, **more),
+    )
 
 
 def command_line(*words, **more):
@@ -82,10 +91,12 @@ def command_line(*words, **more):
     ]
 
 
-def full_plan(rows, args, folder):
-    """{name: (script, its parsed flags, needs)} of the whole set, as if the first candidate were always chosen."""
+def full_plan(names, args, folder):
+    """{name: (script, its parsed flags, needs)} of the whole set, as if the first candidate were always
+    chosen.
+    """
     task = load_task("senti", folder)
-    steps = reproduce.all_steps(plan.with_teachers(plan.chosen_rows(rows)), task, args, {})
+    steps = state.all_steps(rows.with_teachers(rows.chosen_rows(names)), task, args, {})
     return {
         name: (step.stage, config.parse("", *GROUPS[step.stage], argv=list(step.words[1:])), step.needs)
         for name, step in steps.items()
@@ -98,8 +109,8 @@ def write_run(folder, test, dev=(), command=("x",), seconds=60.0):
     lines = ["split\tidxs\tdomain\tlabel\tpredicted"]
     lines += [
         f"{split}\t{i}\t" + "\t".join(line)
-        for split, rows in (("dev", dev), ("test", test))
-        for i, line in enumerate(rows)
+        for split, answers in (("dev", dev), ("test", test))
+        for i, line in enumerate(answers)
     ]
     (folder / "predictions.tsv").write_text("\n".join(lines) + "\n")
     (folder / "results.json").write_text('{"parameters": 7}')
@@ -116,9 +127,12 @@ def write_run(folder, test, dev=(), command=("x",), seconds=60.0):
 
 
 def test_every_planned_command_is_one_that_its_script_accepts_and_needs_only_earlier_steps(tiny_data):
-    """All rows, parsed by the scripts' own flags; what a step needs is planned before it; no two runs share a folder or a command."""
+    """All rows, parsed by the scripts' own flags; what a step needs is planned before it.
+
+    No two runs share a folder or a command.
+    """
     steps = full_plan(
-        ",".join(plan.GROUPS),
+        ",".join(rows.GROUPS),
         flags(seeds="1,2", student_epochs=4, student_learning_rates="1e-4,5e-5"),
         tiny_data,
     )
@@ -137,8 +151,11 @@ def test_every_planned_command_is_one_that_its_script_accepts_and_needs_only_ear
 
 
 def test_the_group_table_has_every_row_of_the_paper():
-    """Four teachers; each distilled by logits and by layers; the meta-teacher in full; a student without a teacher."""
-    names = {row.name for row in plan.chosen_rows("table")}
+    """Four teachers; each distilled by logits and by layers; the meta-teacher in full.
+
+    A student without a teacher.
+    """
+    names = {row.name for row in rows.chosen_rows("table")}
     assert names == {
         "hard",
         "meta-full",
@@ -149,7 +166,7 @@ def test_the_group_table_has_every_row_of_the_paper():
         ),
     }
     with pytest.raises(UserError, match="few-shots"):
-        plan.chosen_rows("table,few-shots")
+        rows.chosen_rows("table,few-shots")
 
 
 @pytest.mark.parametrize(
@@ -263,14 +280,17 @@ def test_the_group_table_has_every_row_of_the_paper():
 def test_steps_have_the_flags_of_their_row(tiny_data, name, expected):
     """The flags by which a row differs from the others."""
     _, args, _ = full_plan(
-        ",".join(plan.GROUPS), flags(seeds="1,2", student_epochs=6, eval_every=100), tiny_data
+        ",".join(rows.GROUPS), flags(seeds="1,2", student_epochs=6, eval_every=100), tiny_data
     )[name]
     assert {flag: getattr(args, flag) for flag in expected} == expected
 
 
 def test_students_take_turns_with_fewer_teachers_and_wait_for_the_choice(tiny_data):
-    """Three students, two teachers: the third learns from the first. With two candidates for the teacher, no student is planned before the
-    choice, and of the students' own search only the first seed."""
+    """Three students, two teachers: the third learns from the first.
+
+    With two candidates for the teacher, no student is planned before the choice, and of the students' own
+    search only the first seed.
+    """
     task, args = (
         load_task("senti", tiny_data),
         flags(
@@ -280,24 +300,27 @@ def test_students_take_turns_with_fewer_teachers_and_wait_for_the_choice(tiny_da
             student_learning_rates="1e-3,2e-3",
         ),
     )
-    rows = plan.with_teachers(plan.chosen_rows("meta-full"))
-    assert set(plan.plan(rows, task, args, {})) == {
+    chosen = rows.with_teachers(rows.chosen_rows("meta-full"))
+    assert set(plan.plan(chosen, task, args, {})) == {
         "ofrecord",
         "teacher-meta-0.0001-s7",
         "teacher-meta-5e-05-s7",
     }
-    steps = plan.plan(rows, task, args, {"meta": 5e-5})
+    steps = plan.plan(chosen, task, args, {"meta": 5e-5})
     assert {name for name in steps if name.startswith("student")} == {
         "student-meta-full-0.001-s1",
         "student-meta-full-0.002-s1",
     }
-    steps = plan.plan(rows, task, args, {"meta": 5e-5, "meta-full": 2e-3})
+    steps = plan.plan(chosen, task, args, {"meta": 5e-5, "meta-full": 2e-3})
     assert steps["student-meta-full-0.002-s3"].needs[1] == "teacher-meta-5e-05-s7"
     assert steps["student-meta-full-0.002-s2"].needs[1] == "teacher-meta-5e-05-s8"
 
 
 def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparisons(tiny_data):
-    """All rows with the first seed come before any row with the second; the teachers' seeds may be more or fewer."""
+    """All rows with the first seed come before any row with the second.
+
+    The teachers' seeds may be more or fewer.
+    """
     for teacher_seeds in (None, "7", "7,8,9"):
         args = flags(seeds="1,2", **{"teacher_seeds": teacher_seeds} if teacher_seeds else {})
         seeds = [
@@ -312,13 +335,15 @@ def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparison
 
 
 def test_dev_chooses_over_all_domains_and_test_does_not(tmp_path, tiny_data):
-    """The second candidate has more right on dev over the four domains, though fewer in each of three and fewer on test; a tie goes to
-    the first listed."""
+    """The candidate with more right on dev over all domains, though fewer in three and fewer on test.
+
+    A tie goes to the first listed.
+    """
     task, args = (
         load_task("senti", tiny_data),
         flags(output=tmp_path, seeds="1", teacher_learning_rates="1e-4,5e-5"),
     )
-    row, good, bad = plan.ROWS["single"], ("books", "positive", "positive"), ("books", "positive", "negative")
+    row, good, bad = rows.ROWS["single"], ("books", "positive", "positive"), ("books", "positive", "negative")
     for rate, test, dev in ((1e-4, [good], {"kitchen": [bad] * 9}), (5e-5, [bad], {"kitchen": [good] * 9})):
         for domain in task.domains:
             write_run(
@@ -327,10 +352,10 @@ def test_dev_chooses_over_all_domains_and_test_does_not(tmp_path, tiny_data):
                 dev.get(domain, [good, bad] if rate < 1e-4 else [good, good]),
             )
     finished = {path.name for path in (tmp_path / "senti").iterdir() if path.is_dir()}
-    assert reproduce.choose([row], task, args, finished) == {"single": 5e-5}
-    assert reproduce.choose([row], task, args, finished - {"teacher-single-dvd-0.0001-s1"}) == {}
+    assert state.choose([row], task, args, finished) == {"single": 5e-5}
+    assert state.choose([row], task, args, finished - {"teacher-single-dvd-0.0001-s1"}) == {}
     args.teacher_learning_rates = [5e-5, 5e-5]
-    assert reproduce.choose([row], task, args, finished) == {"single": 5e-5}
+    assert state.choose([row], task, args, finished) == {"single": 5e-5}
 
 
 def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_data):
@@ -349,8 +374,8 @@ def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_d
                 domain,
             )
         )
-    outcome = results.read_outcome(plan.ROWS["single"], 1, 5e-5, runs)
-    score = results.scores(outcome, task)
+    outcome = outcomes.read_outcome(rows.ROWS["single"], 1, 5e-5, runs)
+    score = statistics.scores(outcome, task)
     assert (
         score["domains"] == {"books": 0, "dvd": 1, "electronics": 1, "kitchen": 1}
         and score["all"] == score["average"] == 0.75
@@ -368,37 +393,45 @@ def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_d
 
 
 def test_intervals_are_those_of_the_formulas():
-    """Student's t with tabulated 2.776 for four degrees of freedom; Wilson's for 8 of 10 as in Newcombe's (1998) formula."""
+    """Student's t with tabulated 2.776 for four degrees of freedom.
+
+    Wilson's for 8 of 10 as in Newcombe's (1998) formula.
+    """
     values = [0.80, 0.82, 0.84, 0.83, 0.81]
     half = 2.7764 * np.sqrt(sum((value - 0.82) ** 2 for value in values) / 4) / np.sqrt(5)
-    assert results.interval(values, 800) == pytest.approx((0.82 - half, 0.82 + half), abs=1e-6)
+    assert statistics.interval(values, 800) == pytest.approx((0.82 - half, 0.82 + half), abs=1e-6)
     z, p, n = 1.959964, 0.8, 10
     root = z * np.sqrt(z * z + 4 * n * p * (1 - p))
-    assert results.interval([p], n) == pytest.approx(
+    assert statistics.interval([p], n) == pytest.approx(
         ((2 * n * p + z * z - root) / (2 * (n + z * z)), (2 * n * p + z * z + root) / (2 * (n + z * z)))
     )
 
 
 def test_the_paired_bootstrap_agrees_with_the_standard_error_of_paired_differences():
-    """With one seed each, over 900 examples: mean of the differences, and 1.96 standard errors around it; equal rows differ by exactly 0."""
+    """With one seed each, over 900 examples: mean of the differences, and 1.96 standard errors around it.
+
+    Equal rows differ by exactly 0.
+    """
     stream = np.random.default_rng(5)
     ours = (stream.random((1, 900)) < 0.85).astype(float)
     theirs = np.where(stream.random((1, 900)) < 0.9, ours, 1 - ours)
     each = (ours - theirs)[0]
-    middle, low, high = results.paired_difference(ours, theirs, draws=4000)
+    middle, low, high = statistics.paired_difference(ours, theirs, draws=4000)
     half = 1.96 * each.std() / np.sqrt(900)
     assert middle == pytest.approx(each.mean()) and (middle - low, high - middle) == pytest.approx(
         (half, half), rel=0.08
     )
-    assert results.paired_difference(ours, ours, draws=50) == (0, 0, 0)
-    assert results.paired_difference(ours, theirs, draws=50) == results.paired_difference(
+    assert statistics.paired_difference(ours, ours, draws=50) == (0, 0, 0)
+    assert statistics.paired_difference(ours, theirs, draws=50) == statistics.paired_difference(
         ours, theirs, draws=50
     )
 
 
 def test_the_paired_bootstrap_draws_seeds_as_well():
-    """Two seeds that are right everywhere or nowhere, against a row that is always wrong: the difference is from 0 to 1."""
-    assert results.paired_difference(np.array([[1.0] * 50, [0.0] * 50]), np.zeros((1, 50)), draws=500) == (
+    """Two seeds that are right everywhere or nowhere, against a row that is always wrong: the difference is
+    from 0 to 1.
+    """
+    assert statistics.paired_difference(np.array([[1.0] * 50, [0.0] * 50]), np.zeros((1, 50)), draws=500) == (
         0.5,
         0.0,
         1.0,
@@ -406,12 +439,14 @@ def test_the_paired_bootstrap_draws_seeds_as_well():
 
 
 def test_rows_of_the_same_seeds_are_drawn_by_seed():
-    """Better by 0.1 with each of two seeds that differ by 0.4 themselves: the difference is 0.1 in every draw of seeds."""
+    """Better by 0.1 with each of two seeds that differ by 0.4 themselves: the difference is 0.1 in every draw
+    of seeds.
+    """
     ours, theirs = (np.repeat([[a], [b]], 50, axis=1) for a, b in ((0.9, 0.5), (0.8, 0.4)))
-    assert results.paired_difference(ours, theirs, same_seeds=True, draws=200) == pytest.approx(
+    assert statistics.paired_difference(ours, theirs, same_seeds=True, draws=200) == pytest.approx(
         (0.1, 0.1, 0.1)
     )
-    assert results.paired_difference(ours, theirs, draws=200)[2] > 0.2
+    assert statistics.paired_difference(ours, theirs, draws=200)[2] > 0.2
 
 
 def test_a_label_may_have_the_name_of_a_column(tmp_path):
@@ -420,7 +455,7 @@ def test_a_label_may_have_the_name_of_a_column(tmp_path):
     path = folder / "predictions.tsv"
     header, *lines = path.read_text().splitlines()
     path.write_text("\n".join([header + "\tlabel\tsplit", *(line + "\t0.9\t0.1" for line in lines)]) + "\n")
-    assert results.read_predictions(folder) == {
+    assert outcomes.read_predictions(folder) == {
         "test": {0: ("d", "split", "label")},
         "dev": {0: ("d", "label", "label")},
     }
@@ -430,21 +465,21 @@ def test_predictions_that_their_run_has_not_written_are_refused(tmp_path):
     """Edited by hand, cut in a line, or gone: a sentence that names the file and what to do; those of the run are taken."""
     folder = write_run(tmp_path / "run", [("d", "up", "down")] * 9, [("d", "up", "up")])
     path = folder / "predictions.tsv"
-    whole, old = path.read_text(), results.read_predictions(folder)  # of a version that kept no hash
+    whole, old = path.read_text(), outcomes.read_predictions(folder)  # of a version that kept no hash
     write_json(folder / "results.json", {"parameters": 7, "predictions_sha256": sha256(path)})
-    assert results.read_predictions(folder) == old
+    assert outcomes.read_predictions(folder) == old
     for content in (whole.replace("down", "up", 1), whole[:-20], ""):
         path.write_text(content)
         with pytest.raises(UserError, match="predictions.tsv: its content is not what its run has written"):
-            results.read_predictions(folder)
+            outcomes.read_predictions(folder)
     (folder / "results.json").write_text("{}")
     for content in (whole[:-7], whole.replace("test\t3", "tset\t3"), whole.replace("\t3\t", "\tx\t")):
         path.write_text(content)
         with pytest.raises(UserError, match=r"predictions.tsv:\d+: found a line that is cut or changed"):
-            results.read_predictions(folder)
+            outcomes.read_predictions(folder)
     path.unlink()
     with pytest.raises(UserError, match="predictions.tsv: missing"):
-        results.dev_accuracy([folder])
+        outcomes.dev_accuracy([folder])
 
 
 def test_a_portion_is_as_large_as_what_stage_4_chooses(tiny_data):
@@ -454,12 +489,12 @@ def test_a_portion_is_as_large_as_what_stage_4_chooses(tiny_data):
         np.array(column)
         for column in zip(*((e.domain, e.label) for e in read_examples(task, tiny_data / "train.tsv")))
     )
-    for portion in plan.PORTIONS:
+    for portion in rows.PORTIONS:
         for limit in (None, 20):
             args = argparse.Namespace(
                 train_example_num=limit, domain=None, exclude_domain=None, data_portion=portion, seed=1
             )
-            assert results.portion_size(results.training_examples(task, tiny_data, limit), portion) == len(
+            assert outcomes.portion_size(outcomes.training_examples(task, tiny_data, limit), portion) == len(
                 select(domain, label, task, args)
             )
 
@@ -468,11 +503,11 @@ def test_few_shot_rows_are_compared_at_the_same_portion(tmp_path):
     """With a baseline that no portion has, they are compared with nothing."""
     args = flags(output=tmp_path)
     assert (
-        reproduce.baseline_row(plan.ROWS["meta-full-0.1"], args) == "hard-0.1"
-        and reproduce.baseline_row(plan.ROWS["meta-full"], args) == "hard"
+        reproduce.baseline_row(rows.ROWS["meta-full-0.1"], args) == "hard-0.1"
+        and reproduce.baseline_row(rows.ROWS["meta-full"], args) == "hard"
     )
     args.baseline = "mixed-logits"
-    assert reproduce.baseline_row(plan.ROWS["meta-full-0.1"], args) is None
+    assert reproduce.baseline_row(rows.ROWS["meta-full-0.1"], args) is None
 
 
 def test_rows_over_some_domains_are_compared_over_the_examples_that_both_have():
@@ -480,13 +515,14 @@ def test_rows_over_some_domains_are_compared_over_the_examples_that_both_have():
 
     def outcome(row, right, idxs):
         test = {i: ("d", "a", "a" if i in right else "b") for i in idxs}
-        return [results.Outcome(plan.ROWS[row], 1, 1e-4, 0.5, test, 7, 1.0, {})]
+        return [outcomes.Outcome(rows.ROWS[row], 1, 1e-4, 0.5, test, 7, 1.0, {})]
 
-    middle, _, _ = results.difference(
+    middle, _, _ = statistics.difference(
         outcome("meta-full", {2, 3}, (2, 3)), outcome("hard", {0, 1, 2}, range(4))
     )
     assert (
-        middle == 0.5 and results.difference(outcome("hard", {0}, (0,)), outcome("hard", {0}, (0,))) is None
+        middle == 0.5
+        and statistics.difference(outcome("hard", {0}, (0,)), outcome("hard", {0}, (0,))) is None
     )
 
 
@@ -500,56 +536,50 @@ def made_up(row, seed, share, idxs=range(40)):
         )
         for i in idxs
     }
-    return results.Outcome(plan.ROWS[row], seed, 1e-4, share, test, 7, 1.0, {2: share - 0.1, 4: share})
+    return outcomes.Outcome(rows.ROWS[row], seed, 1e-4, share, test, 7, 1.0, {2: share - 0.1, 4: share})
 
 
 def test_the_table_has_means_intervals_and_differences_of_each_row(tiny_data):
-    """Two seeds at 70% and 80% right against 60%: mean, sd and interval, cut at 1, by hand; no second table with rows of the first alone."""
+    """Two seeds at 70% and 80% right against 60%: mean, sd and interval, cut at 1, by hand.
+
+    No second table with rows of the first alone.
+    """
     task = load_task("senti", tiny_data)
-    outcomes = [
+    found = [
         made_up("hard", 1, 0.6),
         made_up("hard", 2, 0.6),
         made_up("meta-full", 1, 0.7),
         made_up("meta-full", 2, 0.8),
     ]
-    lines = results.summaries(outcomes, task, {"hard": "hard", "meta-full": "hard"})
+    lines = statistics.summaries(found, task, {"hard": "hard", "meta-full": "hard"})
     half = 12.7062 * np.sqrt(0.005) / np.sqrt(2)
-    assert (lines[1]["all"], lines[1]["sd"], lines[1]["seeds"]) == (
-        pytest.approx(0.75),
-        pytest.approx(np.sqrt(0.005)),
-        2,
-    )
-    assert lines[1]["interval"] == pytest.approx((0.75 - half, 1), abs=1e-5) and lines[1]["difference"][
-        0
-    ] == pytest.approx(0.15)
-    text = results.tables(lines, task)
-    assert text.count("## ") == 1 and [line.split(" | ")[0] for line in text.splitlines()[2:6]] == [
-        "| row",
-        "| ---",
-        "| hard",
-        "| meta-full",
-    ]
-    assert "| 75.0 | 7.1 | " in text and "| +15.0 [" in text and text.splitlines()[4].split(" | ")[9] == "–"
+    assert lines[1].all == pytest.approx(0.75)
+    assert lines[1].sd == pytest.approx(np.sqrt(0.005))
+    assert lines[1].seeds == 2
+    assert lines[1].interval == pytest.approx((0.75 - half, 1), abs=1e-5)
+    assert lines[1].difference[0] == pytest.approx(0.15)
+    text = tables.markdown_tables(lines, task)
+    first_cells = [line.split(" | ")[0] for line in text.splitlines()[2:6]]
+    assert text.count("## ") == 1 and first_cells == ["| row", "| ---", "| hard", "| meta-full"]
+    assert "| 75.0 | 7.1 | " in text and "| +15.0 [" in text
+    assert text.splitlines()[4].split(" | ")[9] == "–"  # a baseline has no difference to itself
 
 
-def test_plots_are_drawn_where_matplotlib_is_there(tmp_path, tiny_data):
+def test_plots_are_drawn(tmp_path, tiny_data):
     """Rows and curves always, the few-shot plot where there are portions."""
-    plots = pytest.importorskip("plots", exc_type=ImportError, reason="needs matplotlib")
     task, names = load_task("senti", tiny_data), ("mixed", "hard", "meta-full", "hard-0.1", "meta-full-0.1")
-    lines = results.summaries(
+    lines = statistics.summaries(
         [made_up(name, seed, 0.6 + seed / 20) for name in names for seed in (1, 2)],
         task,
         dict.fromkeys(names, "hard"),
     )
     paths = [tmp_path / f"senti-{name}.png" for name in ("rows", "curves", "few-shot")]
     sizes = {1: 100, 0.1: 10}
-    assert plots.draw_all(lines, task, tmp_path, sizes, {"hard"}) == paths and all(
-        path.stat().st_size > 5000 for path in paths
-    )
+    assert plots.draw_all(lines, task, tmp_path, sizes, {"hard"}) == paths
+    assert all(path.stat().st_size > 5000 for path in paths)
     assert plots.draw_all(lines[:3], task, tmp_path, sizes, {"hard"}) == paths[:2]
-    all_right = results.summaries(
-        [made_up("hard-0.1", 1, 1.0, range(10))], task, {"hard-0.1": None}
-    )  # an end of Wilson's interval is 1 + 2e-16
+    # all right: an end of Wilson's interval is 1 + 2e-16
+    all_right = statistics.summaries([made_up("hard-0.1", 1, 1.0, range(10))], task, {"hard-0.1": None})
     assert plots.draw_all(all_right, task, tmp_path, sizes, set()) == [paths[0], paths[2]]
 
 
@@ -557,46 +587,53 @@ def test_plots_are_drawn_where_matplotlib_is_there(tmp_path, tiny_data):
 
 
 def test_another_command_in_a_folder_is_refused(tmp_path):
-    """The sentence names the folder and the flags that differ; the same command is taken as finished once results are there."""
+    """The sentence names the folder and the flags that differ.
+
+    The same command is taken as finished once results are there.
+    """
     args = flags(output=tmp_path)
     step = plan.Step("run", ("meta_teacher.py", "--do_train", "--seed", "1", "--seq_length", "64"), ())
-    assert not reproduce.is_finished(step, args)
-    folder = write_run(tmp_path / "senti" / "run", [("d", "a", "a")], command=reproduce.resolve_command(step))
-    assert reproduce.is_finished(step, args)
+    assert not state.is_finished(step, args)
+    folder = write_run(tmp_path / "senti" / "run", [("d", "a", "a")], command=state.resolve_command(step))
+    assert state.is_finished(step, args)
     with pytest.raises(
         UserError, match=f"{folder}.*had '--seed 1' where this one has '--seed 2'.*remove"
     ) as error:
-        reproduce.is_finished(
+        state.is_finished(
             step._replace(words=("meta_teacher.py", "--do_train", "--seed", "2", "--seq_length", "64")), args
         )
     assert "\n" not in str(error.value) and "seq_length" not in str(error.value)
     (folder / "predictions.tsv").unlink()
-    assert not reproduce.is_finished(step, args)
+    assert not state.is_finished(step, args)
 
 
 def test_runs_of_other_data_are_refused(tmp_path, tiny_data):
-    """The records of runs hold the hashes of the TSV files; a changed test split would be compared by number with the old one."""
+    """The records of runs hold the hashes of the TSV files.
+
+    A changed test split would be compared by number with the old one.
+    """
     data = shutil.copytree(tiny_data, tmp_path / "data")
     step, words = (
         plan.Step("run", ("meta_teacher.py", "--do_train"), ()),
         {"output": tmp_path, "data_dir": data},
     )
     path = (
-        write_run(
-            tmp_path / "senti" / "run", [("d", "a", "a")], command=reproduce.resolve_command(step)
-        ).parent
+        write_run(tmp_path / "senti" / "run", [("d", "a", "a")], command=state.resolve_command(step)).parent
         / "run.json"
     )
-    path.write_text(json.dumps({**json.loads(path.read_text()), "data": reproduce.data_hashes(data)}))
-    assert reproduce.is_finished(step, flags(**words))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": state.data_hashes(data)}))
+    assert state.is_finished(step, flags(**words))
     (data / "test.tsv").write_text((data / "dev.tsv").read_text())
-    reproduce.data_hashes.cache_clear()
+    state.data_hashes.cache_clear()
     with pytest.raises(UserError, match="made of other TSV files"):
-        reproduce.is_finished(step, flags(**words))
+        state.is_finished(step, flags(**words))
 
 
 def test_the_eta_takes_the_mean_of_the_stage_or_of_all(tmp_path):
-    """Teachers took 10 and 30 s, so one more takes 20 s; no student is finished: the mean of all, 20 s; over two jobs."""
+    """Teachers took 10 and 30 s, so one more takes 20 s; no student is finished: the mean of all, 20 s.
+
+    Over two jobs.
+    """
     args = flags(output=tmp_path)
     steps = {
         name: plan.Step(name, (script,), ())
@@ -608,11 +645,9 @@ def test_the_eta_takes_the_mean_of_the_stage_or_of_all(tmp_path):
         )
     }
     for name, seconds in (("a", 10.0), ("b", 30.0)):
-        write_run(
-            tmp_path / "senti" / name, [], command=reproduce.resolve_command(steps[name]), seconds=seconds
-        )
-    assert reproduce.eta(steps, {"a", "b"}, args) == 20
-    assert [reproduce.clock(seconds) for seconds in (45, 190, 7500)] == ["45s", "3m10s", "2h05m"]
+        write_run(tmp_path / "senti" / name, [], command=state.resolve_command(steps[name]), seconds=seconds)
+    assert runner.eta(steps, {"a", "b"}, args) == 20
+    assert [runner.clock(seconds) for seconds in (45, 190, 7500)] == ["45s", "3m10s", "2h05m"]
 
 
 # --------------------------------------------------------------------------------------- from end to end
@@ -640,7 +675,10 @@ def start(folder, *words, **more):
 def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_table(
     tmp_path, tiny_model, tiny_data
 ):
-    """Stopped after its first teacher: exit code 130 and a sentence; the same command runs the rest, and a third time nothing at all."""
+    """Stopped after its first teacher: exit code 130 and a sentence.
+
+    The same command runs the rest, and a third time nothing at all.
+    """
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     first = start(folder)
     while "teacher" not in first.stdout.readline():
@@ -667,9 +705,8 @@ def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_tabl
     ]
     told = {path.parent.name: json.loads(path.read_text()) for path in runs.glob("*/results.json")}
     for line in lines:
-        result = told[
-            f"{'student' if line['student'] else 'teacher'}-{line['row']}-{float(line['learning_rate'])!r}-s{line['seed']}"
-        ]
+        kind, rate = "student" if line["student"] else "teacher", float(line["learning_rate"])
+        result = told[f"{kind}-{line['row']}-{rate!r}-s{line['seed']}"]
         assert float(line["test_accuracy"]) == pytest.approx(result["test"]["accuracy"])
         assert float(line["dev_accuracy"]) == pytest.approx(result["dev"]["accuracy"])
         assert float(line["macro_f1"]) == pytest.approx(result["test"]["macro_f1"])
@@ -682,7 +719,10 @@ def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_tabl
 
 
 def test_what_needs_a_failed_step_is_left_out_and_the_rest_goes_on(tmp_path, tiny_model, tiny_data):
-    """A teacher without its model: named with its last line, exit code 1; the student that needs none is in the table."""
+    """A teacher without its model: named with its last line, exit code 1.
+
+    The student that needs none is in the table.
+    """
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     (folder / "out" / "senti" / "teacher-meta-5e-05-s1").mkdir(parents=True)
     (folder / "out" / "senti" / "teacher-meta-5e-05-s1" / "snapshot_last").write_text("no snapshot")

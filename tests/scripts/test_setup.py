@@ -1,4 +1,7 @@
-"""scripts/setup.sh: which Python it takes and what it says when it cannot go on. Nothing is installed, no network is asked."""
+"""scripts/setup.sh: which Python it takes and what it says when it cannot go on.
+
+Nothing is installed, no network is asked.
+"""
 
 import pathlib
 import shutil
@@ -28,7 +31,9 @@ TOOLS = (
 
 @pytest.fixture
 def machine(tmp_path):
-    """A repository with setup.sh alone, and a machine without any Python: {"repository": folder, "bin": the only folder on PATH}."""
+    """A repository with setup.sh alone, and a machine without any Python: {"repository": folder, "bin": the
+    only folder on PATH}.
+    """
     (tmp_path / "repo sitory" / "scripts").mkdir(parents=True)
     shutil.copy(SCRIPTS / "setup.sh", tmp_path / "repo sitory" / "scripts")
     for name in ("requirements.txt", "requirements-test.txt"):
@@ -70,7 +75,9 @@ def which(machine, **environment):
 
 
 def test_a_shim_that_only_prints_an_error_does_not_count(machine):
-    """A python3.10 that fails, as pyenv's does, and one that says nothing are passed over for a python3.9 that works."""
+    """A python3.10 that fails, as pyenv's does, and one that says nothing are passed over for a python3.9
+    that works.
+    """
     program(machine["bin"] / "python3.10", "echo 'pyenv: python3.10: command not found' >&2; exit 127")
     right = python(machine["bin"] / "python3.9")
     assert which(machine) == str(right)
@@ -91,7 +98,9 @@ def test_pythons_are_tried_in_order(machine):
 
 
 def test_a_python_of_another_version_or_without_venv_does_not_count(machine):
-    """The real check, run by the Python that runs this test: right version, and the modules that make an environment."""
+    """The real check, run by the Python that runs this test: right version, and the modules that make an
+    environment.
+    """
     body = 'exec "{}" -c "import sys; sys.version_info = (3, {}, 0); sys.modules[\'{}\'] = None\n$2"'
     for minor, missing, counts in (
         (10, "x", True),
@@ -152,7 +161,8 @@ def installed(machine, pip):
     venv = machine["bin"].parent / "venv-python"
     program(
         venv,
-        f'case "$*" in *"-m pip install"*) for LOG; do case "$LOG" in setup.log) break;; esac; done\n{pip};;\n'
+        'case "$*" in *"-m pip install"*) for LOG; do case "$LOG" in setup.log) break;; esac; done\n'
+        f"{pip};;\n"
         "--version) echo Python 3.10.0;; esac",
     )
     (machine["bin"] / "cp").symlink_to(shutil.which("cp"))
@@ -175,7 +185,10 @@ def installed(machine, pip):
     ],
 )
 def test_a_failure_of_pip_becomes_a_sentence(machine, log, sentence):
-    """pip's own lines go to the log; network, disk and the rest are told apart, and the next run tries again."""
+    """pip's own lines go to the log.
+
+    Network, disk and the rest are told apart, and the next run tries again.
+    """
     installed(machine, f'echo "{log}" >> "$LOG"; echo noise >&2; exit 1')
     for _ in range(2):
         code, out, err = setup(machine)

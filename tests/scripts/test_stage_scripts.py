@@ -36,7 +36,9 @@ def run(script, *words, **variables):
 
 @pytest.mark.parametrize("script", STAGES)
 def test_words_go_on_to_the_stage(stub, tmp_path, script):
-    """Further flags come last, so that they win, whole words stay whole, and paths are relative to the repository."""
+    """Further flags come last, so that they win, whole words stay whole, and paths are relative to the
+    repository.
+    """
     words = ("--early_stopping_patience", "3", "--vocab_file", "my models/vocab.txt")
     done = run(
         script, *words, PYTHON=stub, TEACHER_RUN=tmp_path / "teacher", STUDENT_RUN=tmp_path / "student"

@@ -1,0 +1,131 @@
+"""What of a plan is finished, and which learning rates dev has chosen: read from the folder of the runs.
+
+Beside the folder of each step lies `<step>.json`: its command, seconds, commit, and the hashes of the data.
+"""
+
+import functools
+import itertools
+import pathlib
+from argparse import Namespace
+from collections.abc import Collection
+
+from data.tasks import SPLITS, Task, split_path
+from scripts.reproduce import outcomes
+from scripts.reproduce.plan import Step, base, candidates, list_domains, list_seeds, plan, run_name
+from scripts.reproduce.rows import Row
+from util import UserError, read_json, sha256
+
+BEST = "BEST:"  # what stands before a run folder in the words of a Step
+
+
+def resolve_command(step: Step) -> list[str]:
+    """The words of the step's command, with the best snapshots of its teachers, which must be finished."""
+    words = ["python3"]
+    for word in step.words:
+        if word.startswith(BEST):
+            word = str(best_snapshot_path(pathlib.Path(word[len(BEST) :])))
+        words.append(word)
+    return words
+
+
+def best_snapshot_path(folder: pathlib.Path) -> pathlib.Path:
+    return folder / read_json(folder / "best.json", "the name of the best snapshot")["snapshot"]
+
+
+def read_step_record(step: Step, args: Namespace) -> dict:
+    """What is noted of a step, {} where it was never started.
+
+    Raises:
+        UserError: it was started by another command, or over other data.
+    """
+    folder, path = base(args) / step.name, base(args) / f"{step.name}.json"
+    if not path.exists():
+        return {}
+    record, command = read_json(path, "the record of a run"), resolve_command(step)
+    if record["command"] != command:
+        there = " ".join(differing_words(record["command"], command))
+        here = " ".join(differing_words(command, record["command"]))
+        raise UserError(
+            f"{folder}: made by another command, which had '{there}' where this one has '{here}': "
+            f"remove that folder and {path}, or name another --output."
+        )
+    if "data" in record and record["data"] != data_hashes(args.data_dir):
+        raise UserError(
+            f"{folder}: made of other TSV files than {args.data_dir} holds now: "
+            "bring them back, or name another --output."
+        )
+    return record
+
+
+@functools.lru_cache
+def data_hashes(data_dir) -> dict:
+    """{split: SHA-256 of its TSV, None where there is none}, taken once."""
+    paths = {split: split_path(data_dir, split) for split in SPLITS}
+    return {split: sha256(path) if path.exists() else None for split, path in paths.items()}
+
+
+def differing_words(words: list[str], others: list[str]) -> list[str]:
+    """The flags with their values, and other words, of `words` that are not among `others`."""
+
+    def parts(words):
+        text = " ".join(words).split(" --")
+        return [text[0], *(f"--{part}" for part in text[1:])]
+
+    return [part for part in parts(words) if part not in parts(others)] or ["nothing else"]
+
+
+def is_finished(step: Step, args: Namespace) -> bool:
+    """Whether the results of a step, whose needs are finished, are there.
+
+    Raises:
+        UserError: they are those of another command, or of other data.
+    """
+    record, folder = read_step_record(step, args), base(args) / step.name
+    if step.trains:
+        return bool(record) and all((folder / name).exists() for name in ("results.json", "predictions.tsv"))
+    return record.get("done", False)
+
+
+def choose(rows: list[Row], task: Task, args: Namespace, finished: Collection) -> dict[str, float]:
+    """{row: the learning rate with the highest accuracy on dev with the first seed}.
+
+    Rows of which some candidate has not been run are left out. A tie goes to the candidate listed first.
+    """
+    choices = {}
+    for row in rows:
+        rates, seed = candidates(row, args), list_seeds(row, args)[0]
+        runs = [[run_name(row, domain, rate, seed) for domain in list_domains(row, task)] for rate in rates]
+        if len(rates) == 1:
+            choices[row.name] = rates[0]
+        elif set(finished).issuperset(itertools.chain.from_iterable(runs)):
+            dev = [outcomes.dev_accuracy([base(args) / name for name in names]) for names in runs]
+            choices[row.name] = rates[dev.index(max(dev))]
+    return choices
+
+
+def survey(
+    rows: list[Row], task: Task, args: Namespace, finished: Collection = (), running: Collection = ()
+) -> tuple[dict[str, Step], dict[str, float], set[str]]:
+    """The steps that are known, the choices made, and the names of the finished steps.
+
+    Args:
+        finished, running: names of steps of which it is known.
+    """
+    finished = set(finished)
+    while True:
+        choices = choose(rows, task, args, finished)
+        steps = plan(rows, task, args, choices)
+        open_steps = [
+            step
+            for name, step in steps.items()
+            if name not in {*finished, *running} and finished.issuperset(step.needs)
+        ]
+        more = [step.name for step in open_steps if is_finished(step, args)]
+        if not more:
+            return steps, choices, finished
+        finished.update(more)  # which may decide a choice, by which more steps are known
+
+
+def all_steps(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]) -> dict[str, Step]:
+    """Every step of the whole set, as if the first candidate were chosen where none is yet."""
+    return plan(rows, task, args, {**{row.name: candidates(row, args)[0] for row in rows}, **choices})

@@ -1,0 +1,186 @@
+"""Writes what finished runs came to: Markdown tables, a CSV file and, by plots.py, plots."""
+
+import collections
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from data.tasks import Task
+from scripts.reproduce import plots
+from scripts.reproduce.outcomes import Outcome, portion_size
+from scripts.reproduce.statistics import DRAWS, Summary, scores, summaries
+from util import atomic_file, make_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Facts(NamedTuple):
+    """What stands under the tables, and what the rows are compared with."""
+
+    base: Path  # the folder of the runs
+    data_dir: str
+    command: str
+    baseline: str  # the row of --baseline
+    baselines: dict  # {row: the row that it is compared with, or None}
+    teacher_rates: list  # candidates of the learning rate
+    student_rates: list
+    train: collections.Counter  # training examples by domain and label
+    missing: list  # names of the rows that are not finished
+
+
+# ------------------------------------------------------------------------------ the Markdown tables
+
+
+def percent(value: Optional[float]) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def table_cells(line: Summary, task: Task) -> dict[str, str]:
+    """The cells of a table line, {column: text}."""
+    low, high = line.interval
+    points = "–"
+    if line.difference is not None:
+        points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in line.difference))
+    return {
+        "row": line.row.name,
+        **{name: percent(line.domains.get(name)) for name in task.domains},
+        "average": percent(line.average),
+        "all": percent(line.all),
+        "sd": percent(line.sd),
+        "95% interval": f"{percent(low)} to {percent(high)}",
+        "difference": points,
+        "dev": percent(line.dev),
+        "rate": f"{line.rate:g}",
+        "seeds": str(line.seeds),
+    }
+
+
+def shown_groups(lines: list[Summary]) -> dict[str, list[Summary]]:
+    """{group: its lines}, without the groups whose rows all stand in another one that is larger or comes
+    first.
+    """
+    groups = {}
+    for line in lines:
+        for group in line.row.groups.split():
+            groups.setdefault(group, []).append(line)
+    names = {group: {line.row.name for line in members} for group, members in groups.items()}
+    shown = {}
+    for place, (group, members) in enumerate(groups.items()):
+        others = enumerate(names.values())
+        mine = names[group]
+        if not any(mine < theirs or (mine == theirs and earlier < place) for earlier, theirs in others):
+            shown[group] = members
+    return shown
+
+
+def markdown_tables(lines: list[Summary], task: Task) -> str:
+    """A table for each group that is shown."""
+    text = []
+    for group, members in shown_groups(lines).items():
+        rows = [table_cells(line, task) for line in members]
+        body = (rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows))
+        text += [f"## {group}", "", *("| " + " | ".join(row) + " |" for row in body), ""]
+    return "\n".join(text)
+
+
+CAPTION = """Accuracy on test in percent, means over the seeds; `average` is the mean of the domains, `all`
+is over all examples, and `sd` and the 95% interval are of that (Student's t over the seeds; where a row has
+one seed, Wilson's over the test examples). `difference`: points above {baseline} (of the same portion;
+teachers: above mixed), over the same examples, with the 95% interval of a bootstrap of {draws:,} draws over
+examples and seeds (of one seed: over examples alone, which is too narrow). Few-shot rows are students of a
+portion, whose teacher and prototypes know all training examples. Learning rate and snapshot were chosen on
+dev, so the column `dev` is higher than it would be on new examples; test chose nothing."""
+
+
+def footer(outcomes: list[Outcome], facts: Facts) -> str:
+    """What stands under the tables."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(facts.base.glob("*.json"))]
+    counts = sorted({len(outcome.test) for outcome in outcomes})
+    seeds = sorted({outcome.seed for outcome in outcomes})
+    minutes = sum(record["seconds"] for record in records) / 60
+    commits = sorted({str(record["commit"])[:12] for record in records})
+    teacher_rates, student_rates = (
+        ", ".join(f"{rate:g}" for rate in rates) for rates in (facts.teacher_rates, facts.student_rates)
+    )
+    lines = [
+        CAPTION.format(baseline=facts.baseline, draws=DRAWS).replace("\n", " "),
+        "",
+        f"- {' or '.join(map(str, counts))} test examples, {sum(facts.train.values())} training examples",
+        f"- seeds {', '.join(map(str, seeds))}",
+        f"- learning rates to choose from: {teacher_rates} for teachers, {student_rates} for students",
+        f"- {minutes:.0f} machine minutes in all, of commit {', '.join(commits)}",
+        f"- made by `{facts.command}`",
+    ]
+    if facts.missing:
+        lines.append(f"- not finished: {', '.join(facts.missing)}")
+    return "\n".join(lines)
+
+
+def bag_of_words(task: Task, data_dir: str, examples: int) -> str:
+    """What bag_of_words.py prints over the first `examples` training examples, as a Markdown block.
+
+    A sentence where it cannot run.
+    """
+    flags = ["--task_name", task.name, "--data_dir", str(data_dir), "--train_example_num", str(examples)]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.reproduce.bag_of_words", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    if done.returncode != 0:
+        return "TF-IDF and logistic regression: bag_of_words.py did not run here."
+    return f"TF-IDF and logistic regression over the same training examples:\n\n```\n{done.stdout}```"
+
+
+# ------------------------------------------------------------------------------ the CSV file
+
+
+def csv_lines(outcomes: list[Outcome], task: Task) -> Iterator[dict]:
+    """The lines of the CSV file: one for each row and seed, accuracies from 0 to 1."""
+    for outcome in outcomes:
+        score, row = scores(outcome, task), outcome.row
+        yield {
+            "row": row.name,
+            "group": row.groups,
+            "teacher": row.teacher or "",
+            "student": row.student or "",
+            "seed": outcome.seed,
+            "learning_rate": outcome.rate,
+            "dev_accuracy": outcome.dev,
+            "test_accuracy": score["all"],
+            "test_domain_average": score["average"],
+            **{f"test_{name}": score["domains"].get(name, "") for name in task.domains},
+            "macro_f1": score["macro_f1"],
+            "parameters": outcome.parameters,
+            "seconds": outcome.seconds,
+        }
+
+
+def write_csv(path: Path, lines: Iterator[dict]) -> None:
+    lines = list(lines)
+    with atomic_file(path, "w") as file:
+        writer = csv.DictWriter(file, lines[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+# ------------------------------------------------------------------------------ all of it
+
+
+def write_all(outcomes: list[Outcome], task: Task, folder: Path, facts: Facts) -> list[Path]:
+    """Writes <task>.csv, <task>.md and the plots into `folder`; returns what it wrote."""
+    make_folder(folder)
+    lines = summaries(outcomes, task, facts.baselines)
+    table, sheet = folder / f"{task.name}.md", folder / f"{task.name}.csv"
+    write_csv(sheet, csv_lines(outcomes, task))
+    words = bag_of_words(task, facts.data_dir, sum(facts.train.values()))
+    with atomic_file(table, "w") as file:
+        file.write(f"# {task.name}\n\n{markdown_tables(lines, task)}\n{footer(outcomes, facts)}\n\n{words}\n")
+    sizes = {outcome.row.portion: portion_size(facts.train, outcome.row.portion) for outcome in outcomes}
+    return [sheet, table, *plots.draw_all(lines, task, folder, sizes, set(facts.baselines.values()))]
