@@ -4,7 +4,6 @@
 # flags go to meta_teacher_eval.py.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-TEACHER=$TEACHER_RUN/$("$PYTHON" scripts/best.py "$TEACHER_RUN")
 exec "$PYTHON" meta_teacher_eval.py \
-    --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --model_load_dir "$TEACHER" \
+    --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --model_load_dir "$TEACHER_RUN" \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" "$@"

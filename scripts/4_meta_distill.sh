@@ -11,10 +11,9 @@ STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-1e-4}
 ATTENTION_WEIGHT=${ATTENTION_WEIGHT:-0.1}  # at 1 this term is ten times all others together
 
 use_finished_run "$STUDENT_RUN" STUDENT_RUN
-TEACHER=$TEACHER_RUN/$("$PYTHON" scripts/best.py "$TEACHER_RUN")
 exec "$PYTHON" meta_distill.py \
     --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --student_model "$STUDENT_MODEL" \
-    --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER" --model_save_dir "$STUDENT_RUN" \
+    --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER_RUN" --model_save_dir "$STUDENT_RUN" \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" --num_epochs "$STUDENT_EPOCHS" \
     --batch_size_per_device "$BATCH_SIZE" --learning_rate "$STUDENT_LEARNING_RATE" \
     --attention_loss_weight "$ATTENTION_WEIGHT" --eval_every_step_num "$EVAL_EVERY" \

@@ -462,7 +462,7 @@ def test_a_label_may_have_the_name_of_a_column(tmp_path):
 
 
 def test_predictions_that_their_run_has_not_written_are_refused(tmp_path):
-    """Edited by hand, cut in a line, or gone: a sentence that names the file and what to do; those of the run are taken."""
+    """A sentence names the file and what to do for predictions edited by hand, cut in a line, or gone."""
     folder = write_run(tmp_path / "run", [("d", "up", "down")] * 9, [("d", "up", "up")])
     path = folder / "predictions.tsv"
     whole, old = path.read_text(), outcomes.read_predictions(folder)  # of a version that kept no hash

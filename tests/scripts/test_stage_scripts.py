@@ -18,7 +18,7 @@ STAGES = {
 def stub(tmp_path):
     """A Python that prints the folder where it runs and its words, each on a line."""
     path = tmp_path / "python"
-    path.write_text('#!/bin/sh\n[ "$1" = scripts/best.py ] && echo BEST && exit\npwd\nprintf "%s\\n" "$@"\n')
+    path.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
     path.chmod(0o755)
     return path
 
