@@ -586,6 +586,12 @@ def distillation(parser):
         default="lambda",
         help="the domain-expertise weight of an example, or 1 for all",
     )
+    group.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="divide the classifier of the best snapshot by a temperature that is fitted on dev, so that its probabilities say how "
+        "often it is right; labels stay as they are. A finished run is calibrated by the same command with --resume",
+    )
 
 
 def prediction(parser):

@@ -49,6 +49,7 @@ from modeling.snapshots.manager import (
     open_run,
     run_facts,
 )
+from modeling.training.calibration import calibrate_snapshot
 from modeling.training.loop import one_phase, train, two_phases
 from tokenization import check_same_tokens, describe_tokenizer, tokenizer_for
 from util import Signals, UserError, entry, sha256
@@ -71,6 +72,11 @@ def main():
     if wants_prediction(args):
         return predict(args)
     launch_ranks(args)
+
+    if args.calibrate and not (args.do_train and args.do_eval):
+        raise UserError(
+            "--calibrate takes a run that trains and evaluates on dev: give --do_train and --do_eval too."
+        )
 
     # ------------ data
     terms = active_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
@@ -159,7 +165,10 @@ def main():
 
     # ------------ test of the best snapshot
     if args.do_eval:
-        evaluate_snapshot(run, best_snapshot(run), model, task, heldout, args, domains, device)
+        best = best_snapshot(run)
+        if args.calibrate:
+            best = calibrate_snapshot(best, model, heldout["dev"], task, args, domains, device)
+        evaluate_snapshot(run, best, model, task, heldout, args, domains, device)
 
 
 def summarise_knowledge(knowledge, terms, matches):

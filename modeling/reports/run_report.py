@@ -5,12 +5,14 @@ import json
 import pathlib
 
 from modeling.reports import charts
+from modeling.reports.acceptance import abstaining_section, calibration_section, class_table, comparison_table
 from modeling.reports.html import note, page, percent, shaded, table
 from modeling.snapshots.best import find_snapshot
 from util import atomic_file, read_json
 
 POINTS = 200  # of a curve at most
 MISTAKES = 10
+TEXT_LENGTH = 300  # characters of a mistake that are shown
 MANY = 30  # labels in a table of all confusions, and domains in a chart, at most
 CONFUSIONS = 50  # that are listed where there are more labels
 NOT_VALUES = (
@@ -35,17 +37,19 @@ def write_report(run, path, make, *facts):
     run.log(f"report: {path}")
 
 
-def run_page(folder, meta, flags, teacher_model=None):
+def run_page(folder, meta, flags, teacher_model=None, texts=None):
     """The page of a run.
 
     Args:
         folder: the run folder, with results.json, predictions.tsv and, if it has trained, metrics.jsonl.
         meta: the meta.json of the snapshot that was tested; flags: {name: value} that differ from the defaults.
         teacher_model: the snapshot of a student's teacher, as --teacher_model names it.
+        texts: those of test.tsv in their order, for the mistakes; None: without them.
     """
     folder = pathlib.Path(folder)
     results = read_json(folder / "results.json", "the results of the run")
-    rows = read_predictions(folder / "predictions.tsv", "test")
+    dev, rows = (read_predictions(folder / "predictions.tsv", split) for split in ("dev", "test"))
+    labels, taught = list(meta["labels"]), teacher_predictions(teacher_model, results["task"])
     steps, evaluations = read_metrics(folder / "metrics.jsonl")
     test = results["test"]
     summary = (
@@ -60,9 +64,13 @@ def run_page(folder, meta, flags, teacher_model=None):
                 "Accuracy in percent",
                 [accuracy_table(results, teacher_results(teacher_model, results["task"]))],
             ),
+            ("Beside the teacher", comparison_table(rows, taught)),
+            ("Classes on test", class_table(rows, labels, taught)),
+            ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
+            ("When to abstain", abstaining_section(dev, rows)),
             ("Training", training_charts(steps, evaluations)),
-            ("Labels on test", [confusion_table(rows, meta["labels"])]),
-            ("Most confident mistakes on test", mistakes(rows, meta["labels"])),
+            ("Labels on test", [confusion_table(rows, labels)]),
+            ("Most confident mistakes on test", mistakes(rows, labels, texts)),
             (
                 "Flags that differ from their defaults, paths left out",
                 [
@@ -105,6 +113,13 @@ def teacher_results(teacher_model, task):
     path = snapshot.parent / "results.json"
     results = read_json(path, "the teacher's results") if path.exists() else {}
     return results if (results.get("snapshot"), results.get("task")) == (snapshot.name, task) else None
+
+
+def teacher_predictions(teacher_model, task):
+    """The answers on test beside a teacher's snapshot, where `teacher_results` tells of it; else none."""
+    results = teacher_results(teacher_model, task)
+    path = find_snapshot(teacher_model).resolve().parent / "predictions.tsv" if results else None
+    return read_predictions(path, "test") if path and path.is_file() else []
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -153,8 +168,8 @@ def largest_confusions(counts):
     )
 
 
-def mistakes(rows, labels):
-    """The wrong answers on test with the highest probability."""
+def mistakes(rows, labels, texts=None):
+    """The wrong answers on test with the highest probability, and their texts where `texts` of test.tsv are given."""
     wrong = [(float(row["p", row["predicted"]]), row) for row in rows if row["label"] != row["predicted"]]
     wrong.sort(key=lambda pair: (-pair[0], int(pair[1]["idxs"])))
     if not wrong:
@@ -168,7 +183,17 @@ def mistakes(rows, labels):
             f"{len(wrong)} of {len(rows)} are wrong. idxs is the number of the example in test.tsv, from 0."
         ),
         table(("idxs", "domain", "label", "predicted", "probability"), lines, words=True),
+        *(
+            [table(("idxs", "text"), [(line[0], shorten(texts[int(line[0])])) for line in lines], words=True)]
+            if texts
+            else []
+        ),
     ]
+
+
+def shorten(text):
+    """At most TEXT_LENGTH characters of a text."""
+    return text if len(text) <= TEXT_LENGTH else f"{text[: TEXT_LENGTH - 1]}…"
 
 
 # --------------------------------------------------------------------------------------- curves

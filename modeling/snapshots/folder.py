@@ -384,7 +384,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
     }
     with atomic_folder(path) as folder:
         write_json(folder / "config.json", config)
-        _save_arrays(arrays, folder / "model.safetensors")
+        save_arrays(arrays, folder / "model.safetensors")
         positions = model.bert.config.max_position_embeddings
         save_tokenizer_files(folder, tokenizer, meta.get("seq_length", positions))
         write_json(folder / "meta.json", meta)
@@ -392,7 +392,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
             with atomic_file(folder / "README.md", "w") as file:
                 file.write(card)
         if optimizer is not None:
-            _save_arrays(optimizer, folder / "optimizer.safetensors")
+            save_arrays(optimizer, folder / "optimizer.safetensors")
         written = {file.name for file in folder.iterdir()}
         write_json(
             folder / "manifest.json",
@@ -400,7 +400,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         )
 
 
-def _save_arrays(arrays, path):
+def save_arrays(arrays, path):
     """A safetensors file as transformers reads it, with the permissions of any other new file (the library's are the owner's alone)."""
     path.touch()
     mode = path.stat().st_mode

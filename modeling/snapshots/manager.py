@@ -10,17 +10,21 @@ import numpy as np
 
 from data.batches import make_batch
 from data.store.manifest import is_count
+from data.tasks import read_examples, split_path
 from modeling.cpu.encoder import SHARD_TOKENS
 from modeling.distributed.collective import barrier, broadcast
 from modeling.distributed.launch import devices
 from modeling.inference import class_logits, logits_metrics
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
+from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.model_card import model_card
-from modeling.reports.run_report import run_page, write_report
+from modeling.reports.run_report import read_predictions, run_page, teacher_predictions, write_report
 from modeling.reports.tensorboard import Board
 from modeling.snapshots.best import best_snapshot_path, is_snapshot_name, name_best
 from modeling.snapshots.folder import check_meta, check_task, load_weights, read_model, save_snapshot
+from modeling.snapshots.rewrite import rewrite_card
+from modeling.training.calibration import calibration_figures, calibration_sentence
 from modeling.training.loop import metrics_line
 from util import (
     Run,
@@ -52,6 +56,7 @@ CHANGEABLE = {
     "save_total_limit",
     "log_every_step_num",
     "device",
+    "calibrate",
     "card_base_model",
     "card_license",
     "card_language",
@@ -405,9 +410,12 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
         "parameters": sum(array.size for array in folder.arrays.values()),
         "bytes": (folder.path / "model.safetensors").stat().st_size,
     }
+    all_logits, labels = {}, {split: arrays["label"].reshape(-1) for split, arrays in splits.items()}
     for split, arrays in splits.items():
         started = time.monotonic()
-        logits = class_logits(model, arrays, task, args.eval_batch_size_per_device, domains, device)
+        all_logits[split] = logits = class_logits(
+            model, arrays, task, args.eval_batch_size_per_device, domains, device
+        )
         results[split] = logits_metrics(logits, arrays, task)
         lines += predictions(logits, arrays, task, split)
         run.timing(
@@ -415,9 +423,11 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
             examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2),
         )
         run.log(f"{folder.path.name} | {split} {metrics_line(results[split])}")
+    results["calibration"] = calibration_figures(all_logits, labels, folder.meta)
     if get_rank() == 0:
         with atomic_file(run.folder / "predictions.tsv", "w") as file:
             file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
+        results.update(acceptance_figures(run.folder, task, getattr(args, "teacher_model", None)))
         results["predictions_sha256"] = sha256(run.folder / "predictions.tsv")
         write_json(run.folder / "results.json", results)
         write_report(
@@ -428,8 +438,31 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
             folder.meta,
             changed_flags(args),
             getattr(args, "teacher_model", None),
+            read_test_texts(task, args.data_dir, len(labels["test"])),
         )
+        if folder.path.resolve().parent == run.folder.resolve():
+            rewrite_card(folder.path, calibration_sentence(results["calibration"]))
     return results
+
+
+def acceptance_figures(folder, task, teacher_model):
+    """For results.json: the figures of each class on dev and test, and the comparison with the teacher, None without one."""
+    rows = {split: read_predictions(folder / "predictions.tsv", split) for split in ("dev", "test")}
+    taught = teacher_predictions(teacher_model, task.name)
+    return {
+        "classes": {split: class_figures(each, task.labels) for split, each in rows.items()},
+        "against_teacher": compare(rows["test"], taught),
+    }
+
+
+def read_test_texts(task, data_dir, count):
+    """The texts of test.tsv, a pair's with a bar between them; None where it does not have `count` of them or cannot be read."""
+    try:
+        examples = list(read_examples(task, split_path(data_dir, "test")))
+    except UserError:
+        return None
+    texts = [" | ".join(text for text in (each.text_a, each.text_b) if text) for each in examples]
+    return texts if len(texts) == count else None
 
 
 def predictions(logits, arrays, task, split):
