@@ -1,0 +1,112 @@
+"""The export to ONNX: what answers otherwise than the snapshot is not kept, and is told."""
+
+import json
+import os
+import shutil
+import subprocess
+import types
+
+import pytest
+from conftest import ROOT, best
+
+from modeling import export
+from util import UserError
+
+NEEDS_TORCH = pytest.mark.skipif(
+    not os.environ.get("METAKD_TORCH_PYTHON"), reason="METAKD_TORCH_PYTHON names no Python with optimum"
+)
+
+
+def figures(labels):
+    return export.Figures(1.0, labels, 1.0, 1.0, 1.0)
+
+
+def limits(max_changed=None, max_loss=0.005):
+    return types.SimpleNamespace(max_changed=max_changed, max_loss=max_loss)
+
+
+def test_the_gate_counts_changed_labels_and_lost_accuracy():
+    """Of 200 labels one may change in float32 and four in int8; a change that costs more than half a point is refused by itself."""
+    texts = export.Texts([("t",)] * 200, ["a"] * 100 + ["b"] * 100, ["a"] * 200)
+    right, wrong = [["b"] * n + ["a"] * (200 - n) for n in (0, 2)]
+    assert export.gate(figures(right), texts, limits(), "float32") == []
+    assert len(export.gate(figures(wrong), texts, limits(), "float32")) == 2
+    assert len(export.gate(figures(wrong), texts, limits(), "int8")) == 1
+    better = ["a"] * 196 + ["b"] * 4
+    assert export.gate(figures(better), texts, limits(), "int8") == []
+    assert "2.00% of the labels change" in export.gate(figures(better), texts, limits(), "float32")[0]
+    assert export.gate(figures(wrong), texts, limits(0.5, 0.5), "int8") == []
+
+
+def test_the_stored_answers_must_be_of_the_snapshot_and_the_texts(golden, sandbox):
+    """Those of its run, for the test split that is named; another snapshot or other data are refused."""
+    snapshot = best(sandbox / "student")
+    meta = json.loads((snapshot / "meta.json").read_text())
+    texts = export.read_texts(snapshot, meta, sandbox / "data")
+    assert len(texts.rows) == len(texts.gold) == len(texts.answers) == 16 and {*texts.answers} <= {
+        *meta["labels"]
+    }
+    with pytest.raises(UserError, match="name that snapshot"):
+        export.read_texts(sandbox / "student" / "snapshot_last", meta, sandbox / "data")
+    shutil.copyfile(sandbox / "data" / "dev.tsv", sandbox / "data" / "test.tsv")
+    with pytest.raises(UserError, match="name the data of this run"):
+        export.read_texts(snapshot, meta, sandbox / "data")
+
+
+def ask(folder, *words):
+    """Runs the command in the Python that has optimum."""
+    command = [os.environ["METAKD_TORCH_PYTHON"], "-m", "modeling.export", "--snapshot", folder / "student"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*map(str, command), "--data_dir", "data", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+@NEEDS_TORCH
+def test_an_export_is_kept_that_passes(sandbox):
+    """The file, the tokenizer beside it and what it was judged by, in float32 and in int8."""
+    for words in ([], ["--quantize", "int8", "--max_changed", "1", "--max_loss", "1"]):
+        done = ask(sandbox, "--target", f"onnx{len(words)}", *words)
+        assert done.returncode == 0, done.stderr
+        target = sandbox / f"onnx{len(words)}"
+        names = {
+            "model.onnx",
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+            "export.json",
+        }
+        assert {path.name for path in target.iterdir()} == names and "ONNX float32" in done.stdout
+        facts = json.loads((target / "export.json").read_text())
+        assert facts["precision"] == ("int8" if words else "float32")
+        assert words or facts["labels_changed"] == 0
+
+
+@NEEDS_TORCH
+def test_an_export_that_fails_is_not_kept(sandbox):
+    """Stored answers that the file does not give: one sentence at the end, exit code 2, and no folder."""
+    path = sandbox / "student" / "predictions.tsv"
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    swap = {"positive": "negative", "negative": "positive"}
+    rows = [[*row[:4], swap.get(row[4], row[4]), *row[5:]] for row in rows]
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    done = ask(sandbox, "--target", "onnx")
+    assert (
+        done.returncode == 2
+        and "no file was kept" in done.stderr
+        and "float32: 100.00% of the labels" in done.stdout
+    )
+    assert not (sandbox / "onnx").exists()
+
+
+def test_what_is_not_installed_is_told():
+    """With the versions that were tried together."""
+    if not shutil.which("true") or export.importlib.util.find_spec("optimum"):
+        pytest.skip("optimum is installed here")
+    with pytest.raises(UserError, match="optimum-onnx==0.1.0"):
+        export.import_libraries()
