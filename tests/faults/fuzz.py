@@ -347,7 +347,7 @@ def read_data(folder):
     for example in read_examples(task, split_path(folder, "train")):
         assert example.domain < len(task.domains) and example.label < len(task.labels)
         assert (
-            0 <= encode(tokenizer, example.text_a, example.text_b, 8).input_ids.max() < len(tokenizer.vocab)
+            0 <= encode(tokenizer, example.text_a, example.text_b, 8).input_ids.max() < tokenizer.vocab_size
         )
 
 
