@@ -103,7 +103,7 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     check(tally.counts)
     fresh = {**facts, **tally.facts()}
     if fault:
-        raise fault
+        raise UserError(fault)
     if old.content_sha256 == fresh["content_sha256"]:
         return _with_manifest(old, fresh)
     if scored:
@@ -113,13 +113,17 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
 
 
 def _open_or_fault(folder, split, scored):
-    """The Records of a folder, or None and the UserError that says why they cannot be used."""
+    """The Records of a folder, or None and the sentence that says why they cannot be used.
+
+    (Not the error itself: kept in a variable it would keep alive, by its traceback, all that its callers
+    hold, locks too.)
+    """
     try:
         records = Records(folder, split)
         if scored:
             records.require_scores()
     except UserError as error:
-        return None, error
+        return None, str(error)
     return records, None
 
 
