@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-GIGABYTES=7  # free disk at first: 4.5 for .venv, 2.3 for the downloads while they are unpacked
+GIGABYTES=8  # free disk at first: 4.9 for .venv, 2.4 for the downloads while they are unpacked
 LOG=setup.log
 RIGHT_VERSION="import sys; sys.version_info[:2] in ((3, 9), (3, 10)) or sys.exit(3)"
 NO_PYTHON="found no Python 3.9 or 3.10 that can make a virtual environment"

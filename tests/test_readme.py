@@ -266,7 +266,7 @@ class Checker:
             elif command.in_block and not self.activated:
                 self.fault(command, "nothing before it activates .venv")
             self.check_python(command, rest)
-        elif program.startswith("scripts/") or program.endswith(".sh"):
+        elif program.startswith("scripts/") or program.endswith(".sh") or program == ".ci/run":
             self.check_shell(command, program, rest)
         elif program == "source":
             self.need(rest[0], command)
@@ -279,7 +279,7 @@ class Checker:
             return self.fault(command, "not a script and not a module")
         module, words = words[0] == "-m", words[1:] if words[0] == "-m" else words
         path = words[0].replace(".", "/") + ".py" if module else words[0]
-        if module and words[0] == "pytest":
+        if module and words[0] in ("pytest", "ruff"):
             return
         if module and (ROOT / path[:-3]).is_dir():
             path = f"{path[:-3]}/__main__.py"

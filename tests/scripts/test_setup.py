@@ -151,7 +151,7 @@ def test_too_little_disk_is_told_before_anything_is_made(machine):
     code, out, err = setup(machine)
     assert (
         (code, out) == (2, "")
-        and "has 2 GB of free disk, expected 7" in err
+        and "has 2 GB of free disk, expected 8" in err
         and not (machine["repository"] / ".venv").exists()
     )
 
