@@ -84,7 +84,7 @@ def test_a_forged_snapshot_is_told_by_the_stages(sandbox):
 
     for name, value in (
         ("classifier.bias", np.array([0, np.nan], np.float32)),
-        ("new\nline", np.array([0, 1])),
+        ("new\nline.weight", np.array([0, 1])),
         ("pooler.dense.bias", np.ones(16)),
     ):
         save_file({**arrays, name: value}, path / "model.safetensors")
