@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from modeling.reports import tensorboard
-from util import UserError, read_json
+from util import UserError, entry, get_world_size, read_json
 
 
 class Help(argparse.HelpFormatter):
@@ -80,6 +80,15 @@ def parse(description, *groups, argv=None):
     args.changed = {name: value for name, value in vars(args).items() if value != defaults[name]}
     args.defaults = defaults
     return args
+
+
+def check_flags(name, description, *groups):
+    """Ends the program at --help or a mistake in its flags, where `name`, the __name__ of a script, says that it was started.
+
+    In a launched rank there is nothing to check: whoever launched it has done so.
+    """
+    if name == "__main__" and get_world_size() == 1:
+        entry(lambda: parse(description, *groups))()
 
 
 def require_flag(args, name):

@@ -6,6 +6,19 @@ knowledge), lambda the domain-expertise weight of the example. The teacher itsel
 
 import config  # isort: skip  (first: it says what is not installed)
 
+FLAGS = (
+    config.task,
+    config.selection,
+    config.model,
+    config.device,
+    config.training,
+    config.knowledge,
+    config.distillation,
+    config.card,
+    config.prediction,
+)
+config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
+
 import numpy as np
 
 from data.batches import make_batch
@@ -57,18 +70,7 @@ from util import Signals, UserError, entry, sha256
 
 @entry
 def main():
-    args = config.parse(
-        __doc__,
-        config.task,
-        config.selection,
-        config.model,
-        config.device,
-        config.training,
-        config.knowledge,
-        config.distillation,
-        config.card,
-        config.prediction,
-    )
+    args = config.parse(__doc__, *FLAGS)
     if wants_prediction(args):
         return predict(args)
     launch_ranks(args)

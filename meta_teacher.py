@@ -5,6 +5,18 @@ The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted 
 
 import config  # isort: skip  (first: it says what is not installed)
 
+FLAGS = (
+    config.task,
+    config.selection,
+    config.model,
+    config.device,
+    config.training,
+    config.teacher,
+    config.card,
+    config.prediction,
+)
+config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
+
 import functools
 
 import numpy as np
@@ -39,17 +51,7 @@ from util import Signals, entry
 
 @entry
 def main():
-    args = config.parse(
-        __doc__,
-        config.task,
-        config.selection,
-        config.model,
-        config.device,
-        config.training,
-        config.teacher,
-        config.card,
-        config.prediction,
-    )
+    args = config.parse(__doc__, *FLAGS)
     if wants_prediction(args):
         return predict(args)
     launch_ranks(args)

@@ -5,6 +5,17 @@ The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
 
 import config  # isort: skip  (first: it says what is not installed)
 
+FLAGS = (
+    config.task,
+    config.selection,
+    config.model,
+    config.device,
+    config.inference,
+    config.knowledge,
+    config.extraction,
+)
+config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
+
 import itertools
 
 import numpy as np
@@ -36,16 +47,7 @@ from util import Run, UserError, entry, get_rank, version_and_flag_lines
 
 @entry
 def main():
-    args = config.parse(
-        __doc__,
-        config.task,
-        config.selection,
-        config.model,
-        config.device,
-        config.inference,
-        config.knowledge,
-        config.extraction,
-    )
+    args = config.parse(__doc__, *FLAGS)
     launch_ranks(args)
 
     # ------------ data

@@ -6,6 +6,9 @@ examples by it.
 
 import config  # isort: skip  (first: it says what is not installed)
 
+FLAGS = (config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
+config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
+
 import itertools
 
 import numpy as np
@@ -36,15 +39,7 @@ from util import Run, UserError, entry, get_rank, remove_partial_writes, version
 
 @entry
 def main():
-    args = config.parse(
-        __doc__,
-        config.task,
-        config.selection,
-        config.model,
-        config.device,
-        config.inference,
-        config.prototypes,
-    )
+    args = config.parse(__doc__, *FLAGS)
     launch_ranks(args)
 
     # ------------ data: TSV -> records

@@ -14,7 +14,6 @@ import tarfile
 import zlib
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from config import module_parser
 from data.tasks import BUILT_IN, SPLITS, clean, count_table, write_task
@@ -121,6 +120,8 @@ def split_reviews(rows):
     Returns:
         {"train": rows, "dev": rows, "test": rows}, 6,480, 720 and 800 of 8,000, in the order of the shuffle.
     """
+    from sklearn.model_selection import StratifiedKFold  # here, since it takes half a second to import
+
     rest = [rows[k] for k in np.random.RandomState(SEED).permutation(len(rows))]
     splits = {}
     for split in ("test", "dev"):

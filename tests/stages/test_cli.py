@@ -1,12 +1,15 @@
 """What a user can get wrong: each mistake is one sentence on standard error and exit code 2, and leaves every file as it was."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import conftest
 import pytest
-from conftest import STAGES, best, call, call_process, stage_flags
+from conftest import ROOT, STAGES, best, call, call_process, stage_flags
 from test_stages import CLOCKED, tree
 
 from util import lock, sha256
@@ -45,6 +48,27 @@ def test_help_shows_every_flag_with_its_default(stage, tmp_path):
         and "default: None" not in text
         and "default: False" not in text
     )
+
+
+SLOW_IMPORTS = ("oneflow", "sklearn", "matplotlib", "safetensors")
+WITHOUT_THE_ENGINE = [
+    *((f"{stage}.py", "--help") for stage in STAGES),
+    *((f"{stage}.py", "--no_such_flag") for stage in STAGES),
+    *(("-m", f"data.prepare.{name}", "--help") for name in ("amazon", "mnli", "import_tsv", "fetch")),
+    ("-m", "modeling.convert", "--help"),
+]
+
+
+@pytest.mark.parametrize("words", WITHOUT_THE_ENGINE, ids=" ".join)
+def test_what_needs_no_engine_does_not_import_it(tmp_path, words):
+    """Help and wrong flags come at once: none of the packages that take long is there to be imported."""
+    for name in SLOW_IMPORTS:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('this takes seconds')")
+    command = [sys.executable, *words]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr
+    assert done.stdout.startswith("usage:") or "unrecognized arguments: --no_such_flag" in done.stderr
 
 
 @pytest.mark.parametrize("stage", STAGES)
