@@ -492,6 +492,13 @@ def teacher(parser):
         help="standard deviation of the weights with --weight_scaling spread",
     )
     group.add_argument(
+        "--class_weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: the instance weights divided by the number of examples of the class, so that rare classes count as much "
+        "as frequent ones; they average 1",
+    )
+    group.add_argument(
         "--class_heads",
         choices=("shared", "per_domain"),
         default="shared",

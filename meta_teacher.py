@@ -30,7 +30,7 @@ from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, evaluate, select_device, tensor, to_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind
-from modeling.meta_kd.losses import batch_mean, cross_entropy, instance_weights
+from modeling.meta_kd.losses import balance_classes, batch_mean, cross_entropy, instance_weights
 from modeling.predict import predict, wants_prediction
 from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.folder import HEADS, check_fits_model, load_weights, teacher_meta
@@ -105,6 +105,8 @@ def main():
     if args.resume_from:
         snapshots.resume(folder)
     weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)
+    if args.class_weights == "balanced":
+        weights = balance_classes(weights, examples["label"].reshape(-1))
 
     @functools.lru_cache(1)
     def corrupted(epoch):

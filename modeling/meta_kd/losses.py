@@ -114,6 +114,15 @@ def instance_weights(scores, scaling, spread=0.5):
     return (clipped / clipped.mean() if clipped.any() else np.ones_like(clipped)).astype(np.float32)
 
 
+def balance_classes(weights, label):
+    """w(x) / n(y), n(y) the examples of the class of x, scaled so that they average 1: every class weighs the same.
+
+    weights float32 [N], at least 0; label int [N] -> float32 [N].
+    """
+    balanced = weights.astype(np.float64) / np.bincount(label)[label]  # [N]
+    return (balanced / balanced.mean() if balanced.any() else np.ones_like(balanced)).astype(np.float32)
+
+
 def pair_weights(input_mask):
     """1/n^2 at the real token pairs of an example with n real tokens, else 0. int [B, T] -> float32 [B, T, T]."""
     share = token_weights(input_mask)

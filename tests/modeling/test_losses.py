@@ -182,3 +182,16 @@ def test_layers_are_evenly_spaced_and_matched():
     assert match_layers([2, 4, 6], 3) == {1: 2, 2: 4, 3: 6}
     assert match_layers([4, 8, 12], 6) == {2: 4, 4: 8, 6: 12}
     assert match_layers([2, 4, 6], 2) == {1: 2, 2: 6}
+
+
+def test_balanced_classes_weigh_the_same():
+    """With even weights as scikit-learn's "balanced"; with others the ratios within a class stay, and the average is 1."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    label = np.array([0] * 7 + [1] * 2 + [3])
+    even = losses.balance_classes(np.ones(10, np.float32), label)
+    np.testing.assert_allclose(even, compute_sample_weight("balanced", label), rtol=1e-6)
+    weights = np.linspace(0.5, 1.5, 10).astype(np.float32)
+    found = losses.balance_classes(weights, label)
+    np.testing.assert_allclose(found[:7] / found[0], weights[:7] / weights[0], rtol=1e-6)
+    assert found.dtype == np.float32 and found.mean() == pytest.approx(1)
