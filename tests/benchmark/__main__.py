@@ -22,7 +22,7 @@ from tests.benchmark.processes import ROOT, Failed, Load, run
 from tests.benchmark.scale import growth_table, measure_growth
 from tests.benchmark.tables import digits, measurements_table, median_and_range, ratios_table
 
-LEGEND = "Each figure is the median of as many processes as there are rounds. Peak memory of several ranks is the sum of the ranks' own peaks."
+LEGEND = "Each figure is the median of as many processes as there are rounds."
 
 
 def parse(argv=None):
@@ -81,7 +81,7 @@ def parse(argv=None):
         "--cores",
         type=int,
         default=2,
-        help="ranks of ours and threads of PyTorch, beside one (default: %(default)s)",
+        help="threads of both sides, beside one (default: %(default)s)",
     )
     parser.add_argument(
         "--only",

@@ -14,7 +14,7 @@ from tests.benchmark.processes import ROOT, run
 class Bench:
     """Where and on what is measured.
 
-    Attributes: `workers`, the ranks or threads to measure with, 1 and --cores; `examples`, reviews of an epoch; `half` and `third`,
+    Attributes: `workers`, the threads to measure with, 1 and --cores; `examples`, reviews of an epoch; `half` and `third`,
     those of an epoch with one worker and with the wide teacher; `facts` after `prepare`.
 
     Args:
@@ -94,7 +94,7 @@ class Bench:
 
     def process(self, module, *words, workers=1):
         """What a process of ours.py or files.py prints."""
-        return _figures(run([sys.executable, "-m", f"tests.benchmark.{module}", *words], processes=workers))
+        return _figures(run([sys.executable, "-m", f"tests.benchmark.{module}", *words], threads=workers))
 
     def _stage(self, script, count, workers=None, **flags):
         flags = {
@@ -102,7 +102,7 @@ class Bench:
             "data_dir": self.folder / str(count),
             "seq_length": T,
             "seed": SEED,
-            "cpu_processes": workers or self.cores,
+            "cpu_threads": workers or self.cores,
             **flags,
         }
         words = [
@@ -110,7 +110,7 @@ class Bench:
             for name, value in flags.items()
             for word in ([f"--{name}"] if value is True else [f"--{name}", value])
         ]
-        outcome = run([sys.executable, ROOT / f"{script}.py", *words], processes=workers or self.cores)
+        outcome = run([sys.executable, ROOT / f"{script}.py", *words], threads=workers or self.cores)
         return {"seconds": outcome.seconds, "megabytes": outcome.megabytes}
 
     def _epoch(self, script, count, workers, **flags):

@@ -57,7 +57,7 @@ def step(bench):
             )
     if bench.cores > 1:
         group.ratio(
-            f"training step, 1 rank over {bench.cores} ranks",
+            f"training step, 1 thread over {bench.cores}",
             ours[1],
             ours[bench.cores],
             "at least 1.8" if bench.cores == 2 else "",
@@ -73,7 +73,7 @@ def inference(bench):
     group = Group(
         "inference",
         f"Class logits of reviews, {EVAL_B} to a batch. Ours: as on dev and test, batches of like length, made, cut and "
-        f"shared by the ranks, logits gathered, metrics. PyTorch: padded to {T} and made beforehand. The model is warm. One worker "
+        f"logits gathered, metrics. PyTorch: padded to {T} and made beforehand. The model is warm. One worker "
         "does half of the reviews.",
         "reviews",
     )
@@ -192,7 +192,7 @@ def growth(bench):
     few, many = bench.growth
     group = Group(
         "growth",
-        f"From {few:,} to {many:,} examples: whole commands of stages 1 and 3 with a model of 3 layers in {bench.cores} ranks, "
+        f"From {few:,} to {many:,} examples: whole commands of stages 1 and 3 with a model of 3 layers on {bench.cores} threads, "
         "start-up, records and knowledge included. Records as above, in processes that do "
         "nothing else. Measured in the first round alone.",
         "reviews",
@@ -242,8 +242,8 @@ def _records(group, bench, count):
 
 
 def pair(workers):
-    """2 ranks against 2 threads."""
-    return f"{workers} rank{'s' * (workers > 1)} against {workers} thread{'s' * (workers > 1)}"
+    """2 threads each."""
+    return f"{workers} thread{'s' * (workers > 1)} each"
 
 
 GROUPS = {

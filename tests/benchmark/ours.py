@@ -1,8 +1,8 @@
 """One process of the benchmark: a training step or inference of ours; the last line that it prints is JSON.
 
-python3 -m tests.benchmark.ours step MODEL RANKS            seconds of a step, median; units: its tokens
-python3 -m tests.benchmark.ours inference MODEL RANKS       the same of a batch without padding
-python3 -m tests.benchmark.ours reviews MODEL RANKS NPZ N   seconds of a pass over N reviews; units: reviews
+python3 -m tests.benchmark.ours step MODEL THREADS            seconds of a step, median; units: its tokens
+python3 -m tests.benchmark.ours inference MODEL THREADS       the same of a batch without padding
+python3 -m tests.benchmark.ours reviews MODEL THREADS NPZ N   seconds of a pass over N reviews; units: reviews
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from util import entry, load_oneflow, get_rank, get_world_size  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
+from util import entry, load_oneflow  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
 
 import numpy as np
 
@@ -19,7 +19,7 @@ import config
 from data.batches import make_batch
 from data.tasks import BUILT_IN
 from modeling.bert.model import init_weights
-from modeling.distributed.launch import launch
+from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, evaluate, to_device
 from modeling.meta_kd.classifier import DomainClassifier
 from modeling.meta_kd.losses import batch_mean, cross_entropy
@@ -35,14 +35,13 @@ TASK, DOMAINS, CPU = BUILT_IN["senti"], DomainTable(4, (0, 1, 2, 3)), flow.devic
 @entry
 def main():
     what, path, workers, *rest = sys.argv[1:]
-    launch(int(workers))
     folder = read_model(path)
-    model = DomainClassifier(folder.config, len(TASK.labels), DOMAINS.K)
+    make_encoder = choose_encoder("cpu", CPU, int(workers))
+    model = DomainClassifier(folder.config, len(TASK.labels), DOMAINS.K, make_encoder=make_encoder)
     init_weights(model, SEED, folder.config.initializer_range)
     load_weights(model, folder)
     seconds, units = {"step": step, "inference": inference, "reviews": reviews}[what](model, *rest)
-    if get_rank() == 0:
-        print(json.dumps({"seconds": seconds, "units": units}))
+    print(json.dumps({"seconds": seconds, "units": units}))
 
 
 class Unsaved:
@@ -58,7 +57,7 @@ class Unsaved:
 
 def step(model):
     """A step of modeling.training.loop.train on batches of B x T tokens without padding: the batch made, forward, backward, gradients
-    clipped (of several ranks: averaged before), AdamW, a line in metrics.jsonl. No snapshot."""
+    clipped, AdamW, a line in metrics.jsonl. No snapshot."""
     arrays, marks = full_length((STEPS + 1) * B, model.bert.config.vocab_size), []
     args = config.parse(
         __doc__,
@@ -106,10 +105,10 @@ def inference(model):
 
 
 def reviews(model, npz, N):
-    """A pass as over dev and test: batches of EVAL_B reviews of like length, made, cut and shared by the ranks; logits; metrics."""
+    """A pass as over dev and test: batches of EVAL_B reviews of like length, made and cut; logits; metrics."""
     with np.load(npz) as file:
         arrays = {name: file[name][: int(N)] for name in file.files if not name.startswith("batches")}
-    first = {name: array[: EVAL_B * get_world_size()] for name, array in arrays.items()}
+    first = {name: array[:EVAL_B] for name, array in arrays.items()}
     evaluate(model, first, TASK, EVAL_B, DOMAINS, CPU)
     started = time.perf_counter()
     evaluate(model, arrays, TASK, EVAL_B, DOMAINS, CPU)

@@ -33,9 +33,7 @@ def run(command, threads=1, processes=1):
         processes: how many of the command's processes do the work; the peaks of that many, the largest, are added up. Pages that
             they share, such as the libraries' code, count in each.
     """
-    variables = {
-        name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    }
+    variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started, peaks = time.perf_counter(), {}
         process = subprocess.Popen(

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 
 class Key(NamedTuple):
-    """Which measurement: of a group, of what, on whose side, in how many ranks or threads."""
+    """Which measurement: of a group, of what, on whose side, on how many threads."""
 
     group: str
     what: str
@@ -58,7 +58,7 @@ def met(value, target):
 def measurements_table(keys, figures, unit):
     """Lines of Markdown: seconds, `unit` per second at the median, and peak memory of each measurement."""
     lines = [
-        f"| what | side | ranks or threads | seconds, median | min to max | {unit} a second | peak MB |",
+        f"| what | side | threads | seconds, median | min to max | {unit} a second | peak MB |",
         "|---|---|---|---|---|---|---|",
     ]
     for key in keys:
