@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from modeling.reports import tensorboard
-from util import UserError, entry, get_world_size, read_json
+from util import UserError, entry, get_world_size, read_json, read_version
 
 
 class Help(argparse.HelpFormatter):
@@ -62,6 +62,7 @@ def parse(description, *groups, argv=None):
         UserError: an unknown or abbreviated flag, a value of the wrong type or out of range.
     """
     parser, words = Parser(description), sys.argv[1:] if argv is None else argv
+    parser.add_argument("--version", action="version", version=read_version())
     for group in (*groups, flag_file):
         group(parser)
     first = Parser(description, add_help=False)
@@ -212,6 +213,7 @@ def task(parser):
     )
     group.add_argument(
         "--seq_length",
+        "--max_seq_length",
         type=number(int, 3),
         default=128,
         help="longest text in tokens, [CLS] and [SEP] included",
@@ -258,6 +260,7 @@ def model(parser):
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model_load_dir",
+        "--model_name_or_path",
         help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot, or a run folder, "
         "which stands for its best snapshot",
     )
@@ -321,6 +324,7 @@ def inference(parser):
     group = parser.add_argument_group("inference")
     group.add_argument(
         "--num_epochs",
+        "--num_train_epochs",
         type=count,
         default=1,
         help="accepted so that one set of flags serves all stages; this stage reads the data once all the same",
@@ -340,7 +344,9 @@ def training(parser):
         action="store_true",
         help="evaluate on dev while training, keep the best snapshot, and test it at the end",
     )
-    group.add_argument("--model_save_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)")
+    group.add_argument(
+        "--model_save_dir", "--output_dir", help="run folder (default: output/model_save-YYYY-MM-DD-HH:MM:SS)"
+    )
     group.add_argument(
         "--resume",
         action="store_true",
@@ -351,7 +357,9 @@ def training(parser):
         metavar="DIR",
         help="go on with the run in this folder, or with that of this snapshot_last",
     )
-    group.add_argument("--num_epochs", type=count, default=3, help="passes over the training examples")
+    group.add_argument(
+        "--num_epochs", "--num_train_epochs", type=count, default=3, help="passes over the training examples"
+    )
     group.add_argument(
         "--max_steps",
         type=count,
@@ -370,10 +378,15 @@ def training(parser):
         "--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate"
     )
     group.add_argument(
-        "--warmup_proportion", type=share, default=0.1, help="share of the steps with a rising learning rate"
+        "--warmup_proportion",
+        "--warmup_ratio",
+        type=share,
+        default=0.1,
+        help="share of the steps with a rising learning rate",
     )
     group.add_argument(
         "--lr_schedule",
+        "--lr_scheduler_type",
         choices=("linear", "cosine", "constant"),
         default="linear",
         help="the learning rate after these steps: a line or half a cosine down to 0, or its peak",
@@ -580,7 +593,12 @@ def distillation(parser):
     group.add_argument(
         "--hard_label_weight", type=weight, default=0.0, help="of the cross-entropy with the gold labels"
     )
-    group.add_argument("--attention_loss_weight", type=weight, default=1.0, help="of the attention term")
+    group.add_argument(
+        "--attention_loss_weight",
+        type=weight,
+        default=0.1,
+        help="of the attention term, whose raw scores are large: at 1 it is ten times all others together",
+    )
     group.add_argument(
         "--representation_loss_weight", type=weight, default=1.0, help="of the representation term"
     )

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.wordpiece.added_tokens import AddedTokenFinder
+from data.wordpiece.characters import CLEAN, pieces_to_sort, translation_table
+from data.wordpiece.settings import read_settings
+from data.wordpiece.tokens import find_vocab_file, first_difference, list_by_id, load_vocab
 from util import UserError
-from wordpiece.added_tokens import AddedTokenFinder
-from wordpiece.characters import CLEAN, pieces_to_sort, translation_table
-from wordpiece.settings import read_settings
-from wordpiece.tokens import find_vocab_file, first_difference, list_by_id, load_vocab
 
 CACHE_SIZE = 1 << 16  # pieces of text whose ids are remembered, about 20 MB
 CACHED_CHARS = 64  # longer ones are worked out each time

@@ -442,6 +442,12 @@ def read_json(path, what):
     return value
 
 
+def read_version():
+    """The version of this suite, as [project] of pyproject.toml has it."""
+    text = pathlib.Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8")
+    return re.search(r'^version = "(.*)"$', text, re.M)[1]
+
+
 def sha256(path):
     """SHA-256 of a file, as 64 hexadecimal digits, read in pieces of 1 MiB."""
     digest = hashlib.sha256()

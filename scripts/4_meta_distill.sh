@@ -8,7 +8,6 @@ STUDENT_MODEL=${STUDENT_MODEL:-$MODEL}
 STUDENT_LAYERS=${STUDENT_LAYERS:-3}        # evenly spaced ones of STUDENT_MODEL
 STUDENT_EPOCHS=${STUDENT_EPOCHS:-4}
 STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-1e-4}
-ATTENTION_WEIGHT=${ATTENTION_WEIGHT:-0.1}  # at 1 this term is ten times all others together
 
 use_finished_run "$STUDENT_RUN" STUDENT_RUN
 exec "$PYTHON" meta_distill.py \
@@ -16,5 +15,5 @@ exec "$PYTHON" meta_distill.py \
     --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER_RUN" --model_save_dir "$STUDENT_RUN" \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" --num_epochs "$STUDENT_EPOCHS" \
     --batch_size_per_device "$BATCH_SIZE" --learning_rate "$STUDENT_LEARNING_RATE" \
-    --attention_loss_weight "$ATTENTION_WEIGHT" --eval_every_step_num "$EVAL_EVERY" \
+    --eval_every_step_num "$EVAL_EVERY" \
     --do_train --do_eval --resume "$@"

@@ -16,6 +16,8 @@ import pytest
 from fuzz import WRONG, with_value
 
 import tokenization
+from data.wordpiece.added_tokens import BERT_TOKENS
+from data.wordpiece.characters import pieces_to_sort
 from tokenization import (
     BasicTokenizer,
     FullTokenizer,
@@ -27,8 +29,6 @@ from tokenization import (
     tokenizer_for,
 )
 from util import UserError, sha256
-from wordpiece.added_tokens import BERT_TOKENS
-from wordpiece.characters import pieces_to_sort
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "the plot was un una ##able ##ab ##a ##b ##ff want ##ed a b . , ! [ ] sep cls mask".split()

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
-from conftest import STAGES, best, call, call_process, stage_flags
+from conftest import ROOT, STAGES, best, call, call_process, stage_flags
 from fuzz import rehash_snapshot
 from test_cli import TRAINING_STAGES, refused
 from test_faults import assert_whole, folder_states, restore
@@ -491,6 +492,26 @@ def test_old_names_are_understood(tmp_path):
     assert old == new
     with pytest.raises(UserError, match="--use_fp16: half precision is not built"):
         parsed(tmp_path, needed, "--use_fp16")
+
+
+def test_names_of_transformers_are_understood(tmp_path):
+    """Each sets the flag that has another name here."""
+    needed = {"task_name": "senti", "data_dir": "data"}
+    theirs = (
+        "--output_dir out --max_seq_length 40 --num_train_epochs 2 --warmup_ratio 0.2 "
+        "--lr_scheduler_type cosine"
+    )
+    ours = "--model_save_dir out --seq_length 40 --num_epochs 2 --warmup_proportion 0.2 --lr_schedule cosine"
+    assert parsed(tmp_path, needed, *theirs.split()) == parsed(tmp_path, needed, *ours.split())
+    words = "--task_name senti --data_dir data --model_name_or_path bert".split()
+    assert config.parse("", config.task, config.model, argv=words).model_load_dir == "bert"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_tells_its_version(tmp_path, stage):
+    """That of pyproject.toml."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    assert call(stage, tmp_path, {"version": True}).out.strip() == version
 
 
 def test_help_says_which_old_names_there_are(tmp_path):

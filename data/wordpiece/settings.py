@@ -5,10 +5,10 @@ import pathlib
 import re
 from typing import NamedTuple
 
+from data.wordpiece.added_tokens import choose_added_tokens, token_text
+from data.wordpiece.tokenizer_json import expect, read_tokenizer_json
+from data.wordpiece.tokens import first_difference
 from util import UserError, read_json
-from wordpiece.added_tokens import choose_added_tokens, token_text
-from wordpiece.tokenizer_json import expect, read_tokenizer_json
-from wordpiece.tokens import first_difference
 
 FILES = ("tokenizer_config.json", "tokenizer.json", "added_tokens.json")
 TAKES = {

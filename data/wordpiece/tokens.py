@@ -2,8 +2,8 @@
 
 import pathlib
 
+from data.wordpiece.tokenizer_json import SPECIAL_TOKENS, read_tokenizer_json
 from util import UserError, check_not_pointer
-from wordpiece.tokenizer_json import SPECIAL_TOKENS, read_tokenizer_json
 
 
 def load_vocab(vocab_file) -> dict:

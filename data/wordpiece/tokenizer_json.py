@@ -4,8 +4,8 @@ import json
 import re
 from typing import NamedTuple, Optional
 
+from data.wordpiece.added_tokens import read_added_tokens
 from util import UserError, read_json
-from wordpiece.added_tokens import read_added_tokens
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 NOT_BERTS = "this is not BERT's own tokenizer, and no other is supported"

@@ -3,8 +3,8 @@
 import re
 from typing import NamedTuple
 
+from data.wordpiece.characters import is_word_char
 from util import UserError, read_json
-from wordpiece.characters import is_word_char
 
 BERT_TOKENS = (
     "[PAD]",
