@@ -8,6 +8,7 @@ import fcntl
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -67,6 +68,7 @@ def entry(main):
     @functools.wraps(main)
     def run():
         Signals.take()
+        _escape_output()
         _take_place()
         try:
             main()
@@ -86,6 +88,13 @@ def entry(main):
             stop(traceback.format_exc().rstrip(), 1)
 
     return run
+
+
+def _escape_output():
+    """From now on a terminal, or a log, whose encoding lacks a character gets it escaped, such as \\u597d."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop

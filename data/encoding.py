@@ -11,22 +11,24 @@ import signal
 
 import numpy as np
 
+from data.lines import EmptyText
+from data.wordpiece.characters import has_visible
 from tokenization import encode
 from util import UserError, stop_with_parent
 
 TOKENS = ("input_ids", "input_mask", "segment_ids")
+TOLD = 100  # lines that are told at once
 WORTH_A_PROCESS = 8  # blocks to a worker process, below which starting it costs more than it saves
 _work = None  # in a worker process: what takes a list of rows to a block
 
 
 def encode_line(tokenizer, text_a, text_b, seq_length, where):
-    """`encode` of the text or pair that stands at `where`, a file and a line. UserError: the tokenizer finds
-    no token in it.
+    """`encode` of the text or pair that stands at `where`, a file and a line. EmptyText: a text without a
+    visible character.
     """
-    features = encode(tokenizer, text_a, text_b, seq_length)
-    if features.input_mask.sum() <= (2 if text_b is None else 3):  # [CLS] [SEP], and [SEP] again in a pair
-        raise UserError(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
-    return features
+    if not (has_visible(text_a) and (text_b is None or has_visible(text_b))):
+        raise EmptyText(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
+    return encode(tokenizer, text_a, text_b, seq_length)
 
 
 def encode_rows(path, rows, parse, tokenizer, seq_length, size):
@@ -38,22 +40,63 @@ def encode_rows(path, rows, parse, tokenizer, seq_length, size):
     Returns (yields):
         {input_ids, input_mask, segment_ids: int32 [n, T]; domain, label, idxs: int32 [n]; was_cut: bool [n]},
         idxs counted from 0.
+    Raises:
+        EmptyText: lines without a visible character, all of them in one sentence, once the file is read.
     """
 
     def work(chunk):
-        examples = [(*parse(line, raw), f"{path}:{line}") for line, raw in chunk]
-        features = [encode_line(tokenizer, a, b, seq_length, where) for a, b, _, _, where in examples]
-        block = {name: np.stack([getattr(each, name) for each in features]) for name in TOKENS}
-        block["domain"] = np.array([domain for _, _, domain, _, _ in examples], np.int32)
-        block["label"] = np.array([label for _, _, _, label, _ in examples], np.int32)
-        block["was_cut"] = np.array([each.was_cut for each in features])
-        return block
+        examples, empty = _encode_chunk(path, chunk, parse, tokenizer, seq_length)
+        return (None if empty else _stack(*zip(*examples))), empty
 
-    start = 0
-    for block in _map_in_order(work, _chunks(rows, size)):
-        n = len(block["label"])
-        yield {**block, "idxs": np.arange(start, start + n, dtype=np.int32)}
-        start += n
+    start, empty = 0, []
+    try:
+        for block, found in _map_in_order(work, _chunks(rows, size)):
+            empty += found
+            if not empty:
+                n = len(block["label"])
+                yield {**block, "idxs": np.arange(start, start + n, dtype=np.int32)}
+                start += n
+    except UserError:
+        if not empty:
+            raise
+    if empty:
+        raise EmptyText(_empty_sentence(empty))
+
+
+def _encode_chunk(path, chunk, parse, tokenizer, seq_length):
+    """[(Features, domain, label)] of some rows, and [(line, sentence)] of those that are empty, up to the first
+    other fault behind one.
+    """
+    examples, empty = [], []
+    for line, raw in chunk:
+        try:
+            text_a, text_b, domain, label = parse(line, raw)
+            features = encode_line(tokenizer, text_a, text_b, seq_length, f"{path}:{line}")
+            examples.append((features, domain, label))
+        except EmptyText as fault:
+            empty.append((line, str(fault)))
+        except UserError:
+            if not empty:
+                raise
+            break
+    return examples, empty
+
+
+def _stack(features, domains, labels):
+    block = {name: np.stack([getattr(each, name) for each in features]) for name in TOKENS}
+    block["domain"] = np.array(domains, np.int32)
+    block["label"] = np.array(labels, np.int32)
+    block["was_cut"] = np.array([each.was_cut for each in features])
+    return block
+
+
+def _empty_sentence(empty):
+    """One sentence for all of [(line, sentence)]."""
+    (_, sentence), *others = empty
+    if not others:
+        return sentence
+    lines = ", ".join(str(line) for line, _ in others[:TOLD]) + ", ..." * (len(others) > TOLD)
+    return f"{sentence.removesuffix('.')}; the same in {len(others)} more line(s): {lines}."
 
 
 def _chunks(rows, size):

@@ -2,9 +2,14 @@
 
 import contextlib
 
+from data.wordpiece.characters import has_visible
 from util import UserError
 
 MARK = b"\xef\xbb\xbf"  # UTF-8's byte-order mark
+
+
+class EmptyText(UserError):
+    """A line whose text has no visible character; others like it in the file are told with it."""
 
 
 @contextlib.contextmanager
@@ -52,12 +57,11 @@ def split_fields(path, line, raw, columns=None):
 
 
 def check_texts(path, line, names, texts):
-    """Refuses a text of nothing but whitespace. Args: names: the columns of `texts`."""
+    """Raises an EmptyText for a text without a visible character. Args: names: the columns of `texts`."""
     for name, text in zip(names, texts):
-        if not text.strip():
-            raise UserError(
-                f"{path}:{line}: found an empty '{name}', expected a text: fill it or remove the line."
-            )
+        if not has_visible(text):
+            found = f"no token in the text of '{name}'" if text.strip() else f"an empty '{name}'"
+            raise EmptyText(f"{path}:{line}: found {found}, expected a text: fill it or remove the line.")
 
 
 def lookup_index(path, line, column, name, known):

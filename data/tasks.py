@@ -154,7 +154,7 @@ def read_examples(task, path):
     """Yields an Example for each row of the TSV file `path`, in its order, a row at a time.
 
     The first line names the columns of the task, in any order. Fields are taken as they stand: no quoting, no escapes. A
-    byte-order mark at the start and line ends of Windows are accepted. A text of nothing but whitespace is refused.
+    byte-order mark at the start and line ends of Windows are accepted. A text without a visible character is refused.
 
     Raises:
         UserError: a fault, with file and line.

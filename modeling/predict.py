@@ -8,6 +8,7 @@ import numpy as np
 
 from data.rows import AnswerWriter, Table, count_lines, detect_form, open_rows
 from data.tasks import Task
+from data.wordpiece.characters import has_visible
 from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
@@ -213,8 +214,8 @@ def answer_window(window, writer, labels, tally, tokenizer, seq_length, probabil
 
 
 def encode_row(tokenizer, row, seq_length):
-    """The Features of a Row; None where a text of it has no token."""
-    if any(next(tokenizer.ids(text), None) is None for text in row.texts):
+    """The Features of a Row; None where a text of it has no visible character."""
+    if not all(map(has_visible, row.texts)):
         return None
     return encode(tokenizer, row.texts[0], row.texts[1] if len(row.texts) == 2 else None, seq_length)
 

@@ -17,7 +17,7 @@ from fuzz import WRONG, with_value
 
 import tokenization
 from data.wordpiece.added_tokens import BERT_TOKENS
-from data.wordpiece.characters import pieces_to_sort
+from data.wordpiece.characters import has_visible, pieces_to_sort
 from tokenization import (
     BasicTokenizer,
     FullTokenizer,
@@ -272,6 +272,15 @@ def test_a_length_without_room_for_text_is_refused(tmp_path, texts, least):
     assert encode(tokenizer, *texts, least).input_mask.all()
     with pytest.raises(UserError, match=f"--seq_length is {least - 1}, expected at least {least}"):
         encode(tokenizer, *texts, least - 1)
+
+
+def test_a_text_is_empty_where_it_has_no_token(tmp_path):
+    """For every character of Unicode alone, lower-cased and, but for accents, in its case."""
+    lower, cased = (FullTokenizer(write_vocab(tmp_path), do_lower_case=case) for case in (True, False))
+    for char in map(chr, range(sys.maxunicode + 1)):
+        assert has_visible(char) == bool(lower.basic_tokenizer.tokenize(char)), hex(ord(char))
+        if unicodedata.category(char) != "Mn":
+            assert has_visible(char) == bool(cased.basic_tokenizer.tokenize(char)), hex(ord(char))
 
 
 # --------------------------------------------------------------------------------------- vocabularies

@@ -17,6 +17,7 @@ import numpy as np
 
 from config import module_parser
 from data.tasks import BUILT_IN, SPLITS, clean, count_table, write_task
+from data.wordpiece.characters import has_visible
 from util import UserError, entry
 
 TASK = BUILT_IN["senti"]
@@ -103,7 +104,7 @@ def parse_reviews(content, where):
             raise UserError(
                 f"{where}: review {k} is not UTF-8 ({error}), expected the published file."
             ) from None
-        if not text:
+        if not has_visible(text):
             raise UserError(f"{where}: review {k} has no text, expected the published file.")
         texts.append(text)
     if len(texts) != REVIEWS:

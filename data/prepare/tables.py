@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 
 from data.lines import line_text, open_text
 from data.tasks import clean
+from data.wordpiece.characters import has_visible
 from util import UserError
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
@@ -41,7 +42,7 @@ class Row(NamedTuple):
 
 
 def read_rows(paths, columns, form=None, delimiter="comma"):
-    """The rows of some files, in their order, and the places ("file:line") of those that were left out, as a text of theirs is empty.
+    """The rows of some files, in their order, and the places ("file:line") of those that were left out, as a text of theirs has no visible character.
 
     Args:
         form: csv, tsv or jsonl; None: as the suffix of each file says.
@@ -56,7 +57,7 @@ def read_rows(paths, columns, form=None, delimiter="comma"):
             path, form or _detect_form(path), DELIMITERS[delimiter], columns.wanted
         ):
             row = _row(f"{path}:{line}", columns, dict(zip(columns.wanted, values)))
-            if all(row.texts):
+            if all(map(has_visible, row.texts)):
                 rows.append(row)
             else:
                 empty.append(row.where)

@@ -29,7 +29,7 @@ def encode_split(task, data_dir, split, tokenizer, seq_length, size=PART_SIZE):
     fit into `seq_length`.
 
     Raises:
-        UserError: a fault in the TSV, or a text in which the tokenizer finds no token.
+        UserError: a fault in the TSV, or texts without a visible character.
     """
     path = split_path(data_dir, split)
     read = example_parser(task, path)

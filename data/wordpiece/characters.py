@@ -56,7 +56,16 @@ class _Table(dict):
         return self[code]
 
 
+_VISIBLE = _Table(lambda char, role: role in ("alone", "letter"))
 CLEAN = _Table(lambda char, role: "" if role == "drop" else char)
+
+
+def has_visible(text):
+    """Whether a text has a visible character, one that some tokenizer makes a token of; else it is empty to every command.
+
+    Blanks, format characters such as U+200B, and accents and variation selectors that stand on nothing are not visible.
+    """
+    return any(_VISIBLE[ord(char)] for char in text)
 
 
 @functools.lru_cache(None)

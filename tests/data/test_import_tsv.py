@@ -4,12 +4,14 @@ import collections
 import csv
 import itertools
 import json
+import os
 import shlex
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import Outcome, call
+from conftest import ROOT, Outcome, call
 
 from data.prepare import import_tsv
 from data.prepare.import_tsv import count_lines, drop_rare, in_order, length_lines, make_task
@@ -153,6 +155,14 @@ def test_empty_texts_are_left_out_and_named(tmp_path):
         [tmp_path / "in.csv"], COLUMNS._replace(text=("stars", "text"), label="category", domain=None)
     )
     assert len(rows) == len(empty) == 2
+
+
+def test_texts_without_a_visible_character_are_empty(tmp_path):
+    """What the stages refuse is not imported: format characters, selectors and accents that stand on nothing."""
+    texts = ("\u200b", "\u00ad", "\ufe0f\u200d", "\u0301", "\ufffd \ue000", "\u200bgood", "👍\ufe0f")
+    write_csv(tmp_path / "in.csv", [(text, "1", "x") for text in texts])
+    rows, empty = read_rows([tmp_path / "in.csv"], COLUMNS)
+    assert len(rows) == 2 and len(empty) == 5
 
 
 @pytest.mark.parametrize(
@@ -461,6 +471,29 @@ def test_the_command_ends_in_a_folder_that_stage_1_takes(command, tmp_path, tiny
     )
     assert outcome.code == 0, outcome.err
     assert "train: 48 scores" in outcome.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode_gets_escapes(tmp_path, encoding):
+    """Labels that it cannot show are escaped in the report, and UTF-8 in the files."""
+    names = {"up": "好评", "down": "差评"}
+    write_csv(tmp_path / "in.csv", [(text, names[label], domain) for text, label, domain in table()])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "data.prepare.import_tsv",
+            *FLAGS.split(),
+            "--drop_rare",
+            "--min_examples",
+            "4",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"") and b"\\u597d\\u8bc4" in done.stdout
+    assert read_all(tmp_path / "out")[0].labels == ("好评", "差评")
 
 
 def test_formats_and_repetition_give_the_same_bytes(command, tmp_path):

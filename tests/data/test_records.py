@@ -166,6 +166,18 @@ def test_a_text_without_tokens_is_refused(tmp_path, tokenizer):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.tsv", "vocab.txt"]
 
 
+def test_all_texts_without_tokens_are_told_at_once(tmp_path, tokenizer):
+    """Blank ones and invisible ones in one sentence; a fault behind them comes after they are mended."""
+    write_rows(tmp_path, [("\u200b", 0, 0), *ROWS, (" ", 0, 0), ("\ufe0f\u200d", 0, 0)])
+    with open(tmp_path / "train.tsv", "a") as file:
+        file.write("a\tnowhere\tnothing\n")
+    with pytest.raises(UserError) as caught:
+        save(TASK, tmp_path, tmp_path / "records", "train", tokenizer, T)
+    last = len(ROWS) + 4
+    assert "train.tsv:2: found no token in the text" in str(caught.value)
+    assert f"the same in 2 more line(s): {last - 1}, {last}." in str(caught.value)
+
+
 def test_limits(made):
     """The first `limit` records, block by block or stacked; more than there are is refused."""
     records = Records(made[1], "train")
