@@ -17,8 +17,9 @@ import shlex
 import numpy as np
 
 from config import case, count, module_parser, natural, number
+from data.prepare.labels import apply_labels, label_notes, refuse_scores
 from data.prepare.splitting import deduplicate, split_rows
-from data.prepare.tables import DELIMITERS, Columns, read_rows
+from data.prepare.tables import DELIMITERS, Columns, is_quoted, read_rows
 from data.tasks import BUILT_IN, SPLITS, Task, clean, count_table, missing_names, split_path, write_task
 from tokenization import describe_tokenizer, tokenizer_for
 from util import UserError, entry
@@ -177,7 +178,12 @@ def repeat_lines(rows):
         for other in [next(row for row in same if row.label != same[0].label)]
     )
     quoted = sum(text[0] == text[-1] == '"' for row in rows for text in row.texts if len(text) > 1)
-    if 2 * quoted > len(rows):
+    if surely := [row.where for row in rows if any(map(is_quoted, row.texts))]:
+        lines.append(
+            f"texts quoted as in CSV, with doubled quotes inside: {len(surely)} ({', '.join(surely[:3])}"
+            f"{', ...' * (len(surely) > 3)}); their quotes stay in the texts unless you say --format csv --delimiter tab"
+        )
+    elif 2 * quoted > len(rows):
         lines.append(
             f"texts in double quotes: {quoted}; if these are not part of the texts, say --format csv --delimiter tab"
         )
@@ -256,7 +262,8 @@ def flags():
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="their order (default: by number if all are numbers, else alphabetical)",
+        help="their order (default: by number if all are numbers, else alphabetical); OLD=NEW takes one label for another, and "
+        "OLD= drops its rows",
     )
     add("--domain", metavar="COLUMN", help="the column of the domain (default: one domain, 'all')")
     add(
@@ -394,10 +401,14 @@ def main():
     if args.dedup:
         before, tables = len(iterate_rows(tables)), deduplicate(tables)
         print(f"rows dropped by --dedup: {before - len(iterate_rows(tables))}")
+    tables, order = apply_labels(tables, [clean(name) for name in args.labels or ()])
+    refuse_scores(columns.label, iterate_rows(tables), order)
+    for note in label_notes(iterate_rows(tables), order):
+        print(note)
     for kind in ("label", "domain"):
         check_column(iterate_rows(tables), kind, getattr(columns, kind))
     tables, gone = without_rare(args, tables)
-    labels = args.labels and [name for name in map(clean, args.labels) if name not in gone]
+    labels = order and [name for name in order if name not in gone]
     task = make_task(args.task_name, columns, iterate_rows(tables), labels)
 
     # ------------ the split

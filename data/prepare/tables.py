@@ -38,6 +38,14 @@ class Row(NamedTuple):
     where: str  # file:line
 
 
+def is_quoted(text):
+    """Whether a field is surely one that CSV quoted: in quotes, with doubled quotes and no others inside."""
+    inner = text[1:-1]
+    return (
+        len(text) > 3 and text[0] == text[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+    )
+
+
 # --------------------------------------------------------------------------------------- reading
 
 
@@ -109,9 +117,14 @@ def _read_values(path, form, delimiter, wanted):
     order = [header.index(name) for name in wanted]
     for line, fields in table:
         if len(fields) != len(header):
+            advice = (
+                "a field opens with a quote that is not closed on this line: say --format csv --delimiter tab if quotes hold it "
+                "together."
+                if form == "tsv" and fields[-1].startswith('"') and not fields[-1].endswith('"')
+                else "mend the row, or check --format and --delimiter."
+            )
             raise UserError(
-                f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: mend the row, or check "
-                "--format and --delimiter."
+                f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: {advice}"
             )
         yield line, [clean(fields[k]) for k in order]
 
