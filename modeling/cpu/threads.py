@@ -4,9 +4,12 @@ first.
 
 import collections
 import concurrent.futures
+import functools
 import os
 import pathlib
 import threading
+
+import numpy as np
 
 
 class Threads:
@@ -14,7 +17,9 @@ class Threads:
 
     def __init__(self, count: int = 1):
         self.count = count
-        self._pool = concurrent.futures.ThreadPoolExecutor(count) if count > 1 else None
+        # numpy's warnings are per thread; who asks for the work looks at its results
+        quiet = functools.partial(np.seterr, over="ignore", invalid="ignore", divide="ignore")
+        self._pool = concurrent.futures.ThreadPoolExecutor(count, initializer=quiet) if count > 1 else None
 
     def run(self, jobs: list) -> list:
         """Does the jobs, functions without arguments, side by side; their results in order.

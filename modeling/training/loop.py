@@ -55,6 +55,7 @@ def batch_size(args):
     return args.batch_size_per_device * devices(args) * args.gradient_accumulation_steps
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # StepLog.step tells what is not finite
 def train(model, examples, phases, args, run, snapshots, on_dev=None):
     """Trains `model` in place, from the step where `snapshots` stands to the end of the last phase, or until dev is no better for long.
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -249,6 +250,17 @@ def test_patience_of_a_script_ends_with_a_test_of_the_best(sandbox):
         json.loads((sandbox / "short" / "results.json").read_text())["snapshot"]
         == best(sandbox / "short").name
     )
+
+
+@pytest.mark.parametrize("encoder", ["cpu", "oneflow"])
+def test_a_run_that_diverges_says_one_sentence(sandbox, encoder):
+    """Nothing of numpy's before it."""
+    flags = {"model_save_dir": "wild", "learning_rate": 1e15, "warmup_proportion": 0.0, "encoder": encoder}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **flags})
+    assert outcome.code == 2 and "not finite" in outcome.err and len(outcome.err.splitlines()) == 1
+    assert [str(each.message) for each in told if "numpy" in str(each) or "encountered" in str(each)] == []
 
 
 def test_patience_without_evaluations_is_refused(golden):
