@@ -42,7 +42,7 @@ from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind, evenly_spaced_layers
 from modeling.snapshots.folder import check_fits_model, load_weights, read_model, teacher_meta
 from tokenization import describe_tokenizer, tokenizer_for
-from util import Run, UserError, entry, get_rank, version_and_flag_lines
+from util import LOCK, Run, UserError, entry, get_rank, version_and_flag_lines
 
 
 @entry
@@ -78,7 +78,7 @@ def main():
     facts, count = {**facts, "unlabelled_sha256": more_sha256}, len(rows) + (len(more) if more else 0)
     target = knowledge_folder(records_folder(args), folder.sha256, args.knowledge_dir)
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
-    run.hold(target.parent, f".{target.name}.lock")
+    run.hold(target.parent, f".{target.name}{LOCK}")
     if is_there(target, facts):
         if get_rank() == 0:
             writer.discard()

@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from data.store.ofrecord import part_name
-from util import UserError, read_json
+from util import UserError, is_temporary, read_json
 
 MANIFEST, OFFSETS = "manifest.json", "offsets.npy"
 OURS = (MANIFEST, OFFSETS)  # beside the parts
@@ -122,22 +122,22 @@ def _check_names(path, manifest, folder, prefix, remedy):
         )
 
 
-def check_replaceable(folder, prefix, flag):
-    """Raises a UserError where `folder`, which new parts will take the place of, holds files that are not
-    ours; `flag` named it.
+def check_replaceable(folder, prefix, flag="", more=()):
+    """Raises a UserError where `folder`, which new parts will take the place of, is a link or a file, or
+    holds files that are not ours.
+
+    Args:
+        flag: what named the folder; more: patterns of further names that are ours.
     """
     folder = pathlib.Path(folder)
-    names = (
-        [path.name for path in folder.iterdir()]
-        if folder.is_dir()
-        else [folder.name]
-        if folder.exists()
-        else []
-    )
-    ours = (part_name(prefix, ""), *(f".{name}.tmp" for name in OURS))
-    others = sorted(name for name in names if name not in OURS and not name.startswith(ours))
+    place = f"{flag} {folder}".strip()
+    if folder.is_symlink():
+        raise UserError(f"{place}: found a link, expected a folder or nothing: name what it leads to.")
+    part = rf"{re.escape(part_name(prefix, ''))}\d+"
+    ours = re.compile("|".join([part, *map(re.escape, OURS), *more]))
+    names = os.listdir(folder) if folder.is_dir() else [folder.name] * folder.exists()
+    others = sorted(name for name in names if not ours.fullmatch(name) and not is_temporary(name))
     if others:
         raise UserError(
-            f"{flag} {folder}: there is something else in it, {others[0]}, which would be lost: name another "
-            "folder."
+            f"{place}: there is something else in it, {others[0]}, which would be lost: name another folder."
         )

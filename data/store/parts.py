@@ -6,12 +6,14 @@ its hash and facts of the writer's own, and `.plan.json`, what all of them are m
 under another name and renamed.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 
-from data.store.manifest import is_count
+from data.store.manifest import check_replaceable, is_count
 from data.store.ofrecord import part_name
 from util import UserError, atomic_file, read_json, remove_partial_writes, write_json
 
@@ -45,12 +47,21 @@ class PartsFolder:
     def begin(self):
         """Makes the folder, or cleans the one that a stopped run has left: the first rank's task, before the
         others look into it.
+
+        Raises:
+            UserError: a link, a file, or a folder with something else in it has its name.
         """
+        self._check_ours()
         if self._found_plan() != self.plan:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             write_json(self.folder / PLAN, self.plan)
         remove_partial_writes(self.folder)
+
+    def _check_ours(self):
+        """Refuses to go on in, and to remove, what no run of ours has made."""
+        note = rf"\.{re.escape(part_name(self.prefix, ''))}\d+\.json"
+        check_replaceable(self.folder, self.prefix, more=(note, re.escape(PLAN)))
 
     def put(self, number, data, **facts):
         """Writes a part, and then that it is done."""
@@ -86,8 +97,10 @@ class PartsFolder:
 
     def discard(self):
         """Takes away what a run that was killed at its very end has left: parts of this plan, or of none."""
-        if self._found_plan() in (self.plan, None):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(UserError):  # what is not ours stays
+            self._check_ours()
+            if self._found_plan() in (self.plan, None):
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found_plan(self):
         try:

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from util import UserError, read_json, remove_folder, sync_folder, write_json
+from util import UserError, new_path, read_json, remove_folder, sync_folder, write_json
 
 LINK = "best"
 
@@ -17,7 +17,7 @@ def name_best(folder, best):
         UserError: something of the link's name is there that is neither a link nor the copy of a snapshot.
     """
     write_json(folder / "best.json", best)
-    link, temporary = folder / LINK, folder / f".{LINK}.tmp"
+    link, temporary = folder / LINK, new_path(folder)
     if link.is_dir() and not link.is_symlink() and (link / "manifest.json").is_file():
         remove_folder(
             link
@@ -26,7 +26,6 @@ def name_best(folder, best):
         raise UserError(
             f"{link}: found something that is no link, expected the link to the best snapshot: move it away."
         )
-    temporary.unlink(missing_ok=True)
     try:
         os.symlink(best["snapshot"], temporary)
     except OSError:  # a file system without links: best.json says the same

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 import sys
 import time
@@ -193,7 +194,8 @@ class Snapshots:
     def save_best(self, step, metrics):
         """Saves the model where its accuracy on dev is among the best so far, and none that is kept has the same."""
         accuracy = metrics["accuracy"]
-        name = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_{accuracy!r}"
+        prefix = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_"
+        name = f"{prefix}{accuracy!r}"
         found = {"snapshot": name, "step": step, "accuracy": accuracy}
         ranked = sorted([*self.kept, found], key=lambda each: -each["accuracy"])[: self.limit]
         if found not in ranked or accuracy in [each["accuracy"] for each in self.kept]:
@@ -210,8 +212,10 @@ class Snapshots:
                 card=self.card and self.card(meta),
             )
             name_best(self.run.folder, self.best)
-            for other in self.run.folder.glob(f"snapshot_best_{self.kind}_model_*"):
-                if other.name not in [each["snapshot"] for each in self.kept]:
+            ours = re.compile(rf"{re.escape(prefix)}[0-9.e-]+")  # a copy with another name stays
+            kept = {each["snapshot"] for each in self.kept}
+            for other in list(self.run.folder.iterdir()):
+                if ours.fullmatch(other.name) and other.name not in kept and not other.is_symlink():
                     remove_folder(other)
         barrier()
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from data.batches import Examples
 from data.store.parts import PartsFolder, windows
+from util import new_path
 
 
 def begun(folder, plan=(1,)):
@@ -36,7 +37,7 @@ def test_a_later_run_goes_on_with_parts_of_its_own_plan_alone(tmp_path):
     """Begun again, the folder keeps what is done and drops halves; another plan, or none that can be read, empties it."""
     parts = begun(tmp_path)
     parts.put(0, b"x")
-    (parts.folder / ".train.of_record-1.tmp").write_bytes(b"half")
+    new_path(parts.folder).write_bytes(b"half")
     assert begun(tmp_path).get(0)[0] == b"x" and not list(parts.folder.glob("*.tmp"))
     assert begun(tmp_path, plan=(2,)).get(0) is None
     parts.put(0, b"x")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, STAGES, best, call, call_process, stage_flags
 from test_stages import CLOCKED, tree
 
-from util import lock, sha256
+from util import LOCK, lock, sha256
 
 TRAINING_STAGES = ("meta_teacher", "meta_distill")
 NEW = {stage: {"model_save_dir": "new"} for stage in TRAINING_STAGES}  # a run folder that is not there yet
@@ -514,5 +514,5 @@ def test_two_runs_do_not_share_a_folder(sandbox):
     with lock(sandbox / "data" / "ofrecord"):
         refused(sandbox, "preprocess", "is writing here")
     knowledge = knowledge_of(sandbox)
-    with lock(knowledge.parent, f".{knowledge.name}.lock"):
+    with lock(knowledge.parent, f".{knowledge.name}{LOCK}"):
         refused(sandbox, "meta_teacher_eval", "is writing here", hidden_states=True)
