@@ -46,10 +46,11 @@ def open_rows(path, form):
         return
     with open_text(path, "a file of texts: check --predict_file") as file:
         compressed = detect_form(path, form)[1]
-        yield _unpacked(path, file) if compressed else file
+        yield unpacked(path, file) if compressed else file
 
 
-def _unpacked(path, file):
+def unpacked(path, file):
+    """The lines of bytes of an open .gz file; a damaged one is a UserError."""
     try:
         yield from gzip.GzipFile(fileobj=file)
     except (OSError, EOFError, zlib.error) as error:

@@ -267,6 +267,14 @@ def flags():
     )
     add("--domain", metavar="COLUMN", help="the column of the domain (default: one domain, 'all')")
     add(
+        "--domain_from_file",
+        action="store_true",
+        help="the domain of a row is the name of its file, without suffixes",
+    )
+    add(
+        "--max_rows", type=count, help="read so many rows of each file at most, the first ones (default: all)"
+    )
+    add(
         "--group",
         metavar="COLUMN",
         help="rows with the same value in it stay in one split, as those of one author; an empty value ties nothing",
@@ -317,6 +325,10 @@ def check_flags(args, columns):
     for name in columns.wanted:
         if not 0 < len(name) <= 100:
             raise UserError(f"column '{name:.100}': expected a name of up to 100 characters.")
+    if args.domain_from_file and (args.domain or args.dev or args.test):
+        raise UserError(
+            "--domain_from_file: expected none of --domain, --dev and --test beside it: the files of --source are the domains."
+        )
     if args.group and (args.dev or args.test):
         raise UserError(
             "--group: expected neither --dev nor --test beside it: what is split already cannot be kept together."
@@ -344,7 +356,9 @@ def read_tables(args, columns):
     tables, empty = {}, []
     for split, paths in (("train", args.source), ("dev", [args.dev]), ("test", [args.test])):
         if paths[0]:
-            tables[split], left_out = read_rows(paths, columns, args.format, args.delimiter)
+            tables[split], left_out = read_rows(
+                paths, columns, args.format, args.delimiter, args.max_rows, args.domain_from_file
+            )
             empty += left_out
     rows = iterate_rows(tables)
     print(f"rows read: {len(rows) + len(empty)}")

@@ -1,12 +1,14 @@
 """CSV, TSV and JSON lines -> rows of texts, a domain, a label and a group, each with file and line."""
 
 import csv
+import itertools
 import json
 import pathlib
 import sys
 from typing import NamedTuple, Optional
 
 from data.lines import line_text, open_text
+from data.rows import unpacked
 from data.tasks import clean
 from data.wordpiece.characters import has_visible
 from util import UserError
@@ -49,22 +51,24 @@ def is_quoted(text):
 # --------------------------------------------------------------------------------------- reading
 
 
-def read_rows(paths, columns, form=None, delimiter="comma"):
+def read_rows(paths, columns, form=None, delimiter="comma", max_rows=None, domain_from_file=False):
     """The rows of some files, in their order, and the places ("file:line") of those that were left out, as a text of theirs has no visible character.
 
     Args:
         form: csv, tsv or jsonl; None: as the suffix of each file says.
         delimiter: what parts the fields of a CSV, a key of DELIMITERS.
+        max_rows: so many of each file at most; None: all.
+        domain_from_file: the domain of a row is its file's name without suffixes, not "all", where no column says it.
     Raises:
         UserError: a fault, with file and line.
     """
     rows, empty = [], []
     for path in paths:
         before = len(rows) + len(empty)
-        for line, values in _read_values(
-            path, form or _detect_form(path), DELIMITERS[delimiter], columns.wanted
-        ):
-            row = _row(f"{path}:{line}", columns, dict(zip(columns.wanted, values)))
+        domain = clean(_bare_name(path)[0]) if domain_from_file else "all"
+        table = _read_values(path, form or _detect_form(path), DELIMITERS[delimiter], columns.wanted)
+        for line, values in itertools.islice(table, max_rows):
+            row = _row(f"{path}:{line}", columns, dict(zip(columns.wanted, values)), domain)
             if all(map(has_visible, row.texts)):
                 rows.append(row)
             else:
@@ -74,8 +78,20 @@ def read_rows(paths, columns, form=None, delimiter="comma"):
     return rows, empty
 
 
+def _bare_name(path):
+    """The name of a file without its suffixes, and the suffix of its form: ("books", "csv") of books.csv.gz."""
+    path = pathlib.Path(path)
+    path = path.with_suffix("") if _is_compressed(path) else path
+    return path.stem, path.suffix[1:].lower()
+
+
+def _is_compressed(path):
+    """Whether a file is packed by gzip, as its suffix says."""
+    return pathlib.Path(path).suffix.lower() == ".gz"
+
+
 def _detect_form(path):
-    form = pathlib.Path(path).suffix[1:].lower()
+    _, form = _bare_name(path)
     if form not in ("csv", "tsv", "jsonl"):
         raise UserError(
             f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl: say what it is with --format."
@@ -83,8 +99,8 @@ def _detect_form(path):
     return form
 
 
-def _row(where, columns, values):
-    domain = values[columns.domain] if columns.domain else "all"
+def _row(where, columns, values, domain):
+    domain = values[columns.domain] if columns.domain else domain
     for column, name in ((columns.label, values[columns.label]), (columns.domain, domain)):
         if not 0 < len(name) <= 100:
             found = f"a name of {len(name)} characters" if name else "nothing"
@@ -142,7 +158,7 @@ def _check_columns(where, found, wanted):
 def _lines(path):
     """Yields the lines of a file as text, without their ends."""
     with open_text(path, "a table: check --source, --dev and --test") as file:
-        for line, raw in enumerate(file, 1):
+        for line, raw in enumerate(unpacked(path, file) if _is_compressed(path) else file, 1):
             yield line_text(path, line, raw)
 
 

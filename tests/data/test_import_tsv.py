@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import gzip
 import itertools
 import json
 import os
@@ -136,6 +137,26 @@ def test_values_of_json_become_their_text(tmp_path):
     (tmp_path / "in.jsonl").write_text("".join(f'{{"text": "a", "stars": {value}}}\n\n' for value in values))
     rows, _ = read_rows([tmp_path / "in.jsonl"], COLUMNS._replace(domain=None))
     assert tuple(row.label for row in rows) == values
+
+
+def test_packed_files_of_a_domain_each(command, tmp_path):
+    """gzip by the suffix, the domain by the name of the file, so many rows of each; a damaged one is told."""
+    for name in ("books", "dvd"):
+        rows = [(f"{name} {text}", label, "x") for text, label, _ in table()]
+        write_csv(tmp_path / "in.csv", rows)
+        (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress((tmp_path / "in.csv").read_bytes()))
+    flags = "--source books.csv.gz dvd.csv.gz --data_dir out --task_name mine --text text --label stars"
+    outcome = command(f"{flags} --domain_from_file --max_rows 30")
+    assert outcome.code == 0 and "rows read: 60\n" in outcome.out, outcome.err
+    task, examples = read_all(tmp_path / "out")
+    assert task.domains == ("books", "dvd")
+    assert all(task.domains[e.domain] in e.text_a for part in examples.values() for e in part)
+    assert (
+        "--domain_from_file: expected none of --domain"
+        in command(f"{flags} --domain_from_file --dev in.csv").err
+    )
+    (tmp_path / "dvd.csv.gz").write_bytes((tmp_path / "dvd.csv.gz").read_bytes()[:-20])
+    assert "dvd.csv.gz: cannot be unpacked" in command(flags).err
 
 
 def test_a_text_of_any_length_is_read(tmp_path):
