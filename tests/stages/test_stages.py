@@ -14,7 +14,7 @@ from data.store.records import Records
 from modeling.training.loop import StepLog
 from util import sha256
 
-CLOCKED = ("timing.jsonl", "log.txt", ".lock")  # where times, speeds and process numbers may stand
+CLOCKED = ("timing.jsonl", "log.txt", ".meta-kd.lock")  # where times, speeds and process numbers may stand
 
 
 def tree(folder):
