@@ -129,8 +129,7 @@ def _read_values(path, form, delimiter, wanted):
     if line == 0:
         return
     header = [clean(name) for name in header]
-    _check_columns(f"{path}:{line}", header, wanted)
-    order = [header.index(name) for name in wanted]
+    order = [_column_number(f"{path}:{line}", header, name) for name in wanted]
     for line, fields in table:
         if len(fields) != len(header):
             advice = (
@@ -143,6 +142,14 @@ def _read_values(path, form, delimiter, wanted):
                 f"{path}:{line}: found {len(fields)} field(s), expected {len(header)} as in the header: {advice}"
             )
         yield line, [clean(fields[k]) for k in order]
+
+
+def _column_number(where, header, name):
+    """Where a column stands, from 0: that of the name, else the one that the name counts from 1."""
+    if name not in header and name.isdecimal() and len(name) < 6 and 0 < int(name) <= len(header):
+        return int(name) - 1
+    _check_columns(where, header, [name])
+    return header.index(name)
 
 
 def _check_columns(where, found, wanted):

@@ -139,6 +139,16 @@ def test_values_of_json_become_their_text(tmp_path):
     assert tuple(row.label for row in rows) == values
 
 
+def test_columns_by_number(tmp_path):
+    """From 1, where no column has the number for its name; one that is not there is told."""
+    (tmp_path / "in.csv").write_text("text,1,stars\na,b,c\n")
+    (row,), _ = read_rows([tmp_path / "in.csv"], Columns(("1",), "3", None, None))
+    assert (row.texts, row.label) == (("b",), "c")
+    for name in ("0", "4", "9" * 20):
+        with pytest.raises(UserError, match=f"no column '{name}' among"):
+            read_rows([tmp_path / "in.csv"], Columns((name,), "3", None, None))
+
+
 def test_packed_files_of_a_domain_each(command, tmp_path):
     """gzip by the suffix, the domain by the name of the file, so many rows of each; a damaged one is told."""
     for name in ("books", "dvd"):
