@@ -196,7 +196,8 @@ def texts_lines(args, facts):
         if "tokens" in facts
         else ""
     )
-    yield f"Texts: {'Amazon reviews' if args.reviews else 'made-up words, as many as Amazon reviews have, as no --reviews are named'}{length}."
+    made_up = "made-up words, as many as Amazon reviews have, as no --reviews are named"
+    yield f"Texts: {f'of {args.reviews}' if args.reviews else made_up}{length}."
 
 
 def knowledge_lines(group, figures):
