@@ -401,8 +401,9 @@ def remove_partial_writes(folder):
         except (FileNotFoundError, PermissionError):  # gone meanwhile, or another user's
             continue
         except OSError as error:
-            if error.errno != errno.ELOOP:  # a link is none of ours
+            if error.errno != errno.ELOOP:
                 raise
+            path.unlink(missing_ok=True)  # half a link: it goes, and what it leads to stays
             continue
         with contextlib.suppress(FileNotFoundError, PermissionError):
             if _try_lock(handle):

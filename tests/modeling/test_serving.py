@@ -14,7 +14,7 @@ from modeling.snapshots.best import find_snapshot, name_best
 from modeling.snapshots.folder import ModelFolder, read_model, read_snapshot_meta
 from modeling.snapshots.tokenizer_file import tokenizer_json
 from tokenization import BasicTokenizer, FullTokenizer, encode
-from util import UserError, remove_partial_writes
+from util import UserError, new_path, remove_partial_writes
 
 # --------------------------------------------------------------------------------------- tokenizer.json
 
@@ -163,7 +163,7 @@ def test_a_file_system_without_links_has_best_json(tmp_path, monkeypatch):
 def test_half_a_link_is_removed(tmp_path):
     """A kill between the two steps leaves a hidden link, which goes like any other half."""
     (tmp_path / "snapshot_a").mkdir()
-    (tmp_path / ".best.tmp").symlink_to("snapshot_a")
+    new_path(tmp_path).symlink_to("snapshot_a")
     remove_partial_writes(tmp_path)
     assert os.listdir(tmp_path) == ["snapshot_a"]
 
