@@ -1,7 +1,7 @@
 """What a task is: its columns, labels and domains, and the TSV files that hold its examples."""
 
-import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import unicodedata
@@ -10,9 +10,10 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from data.lines import check_texts, lookup_index, open_text, split_fields
-from util import UserError, atomic_file, make_folder, read_json, write_json
+from util import UserError, read_json
 
 SPLITS = ("train", "dev", "test")
+REPLACEMENT = ".meta-kd-replacement"  # a folder that is there while the files of a task take their names
 NAME_BYTES = (
     150  # of a task's name, so that with what stands around it the name of a snapshot has 255 at most
 )
@@ -71,12 +72,19 @@ def load_task(task_name, data_dir):
     """The task that `data_dir`/task.json describes, or the built-in one of that name where there is no such file.
 
     Raises:
-        UserError: no such folder or task, task.json is broken or describes another task.
+        UserError: no such folder or task, task.json is broken or describes another task, or the files are of
+            two imports.
     """
     path = pathlib.Path(data_dir, "task.json")
     if not path.parent.is_dir():
         raise UserError(
             f"{data_dir}: no such folder, expected the data of task '{task_name}': check --data_dir."
+        )
+    if os.path.lexists(path.with_name(REPLACEMENT)):
+        raise UserError(
+            f"{data_dir}: found {REPLACEMENT}, an import that was killed, or still works, while its files take "
+            "their names, so some of them may be of another: wait for it, or give the command that made the data "
+            "again."
         )
     if path.exists():
         task = read_task(path)
@@ -234,7 +242,7 @@ def missing_names(domains, labels, counts):
     return "; ".join(kinds)
 
 
-# --------------------------------------------------------------------------------------- writing
+# --------------------------------------------------------------------------------------- names and texts
 
 
 def clean(text):
@@ -242,78 +250,3 @@ def clean(text):
     if not text.isprintable():
         text = "".join(c for c in text if c.isspace() or unicodedata.category(c) != "Cc")
     return " ".join(text.split())
-
-
-def write_tsv(task, path, rows):
-    """Writes the TSV file `path`, whole or not at all.
-
-    Args:
-        rows: iterable of (texts..., domain name, label name), as task.columns; the texts are cleaned.
-    """
-    with atomic_file(path, "w") as file:
-        _write_rows(task, file, rows)
-
-
-def _write_rows(task, file, rows):
-    file.write("\t".join(task.columns) + "\n")
-    file.writelines("\t".join([*map(clean, row[:-2]), *row[-2:]]) + "\n" for row in rows)
-
-
-def write_task(task, data_dir, splits):
-    """Writes the TSV files of all splits, and task.json unless the task is built in; the old ones stay until all are written.
-
-    Args:
-        splits: {name of the split: rows as those of write_tsv}.
-    Raises:
-        UserError: the folder holds the data of another task.
-    """
-    folder = pathlib.Path(data_dir)
-    if split_path(folder, "train").exists():
-        _check_held(task, folder)
-    make_folder(folder)
-    if task.name not in BUILT_IN:
-        write_json(folder / "task.json", dataclasses.asdict(task))
-    with (
-        contextlib.ExitStack() as stack
-    ):  # the files take their names when the stack is left, after the last was written
-        for split, rows in splits.items():
-            _write_rows(task, stack.enter_context(atomic_file(split_path(folder, split), "w")), rows)
-
-
-def _check_held(task, folder):
-    """Refuses a folder whose train.tsv is of another task: the one in task.json, else the built-in one with the columns of its header."""
-    description, path = folder / "task.json", split_path(folder, "train")
-    if description.exists():
-        held = read_task(description)
-    else:
-        with open_text(path, "a TSV file: check --data_dir") as file:
-            header = split_fields(path, 1, file.readline())
-        held = next((each for each in BUILT_IN.values() if sorted(each.columns) == sorted(header)), None)
-    if held is None or held.name != task.name:
-        name = f"task '{held.name}'" if held else "a task that is not described"
-        raise UserError(
-            f"{folder}: holds the data of {name}, expected '{task.name}' or none: name another --data_dir."
-        )
-    if task.name in BUILT_IN and held != task:
-        raise UserError(
-            f"{description}: describes '{task.name}' otherwise than the built-in task, expected no such file: name another --data_dir."
-        )
-
-
-def count_table(task, splits):
-    """The number of examples per domain and class as lines of text.
-
-    Args:
-        splits: {name of the split: rows as those of write_tsv}.
-    """
-    cells = [f"{label[:8]:>9}" for label in task.labels]
-    lines = [f"{'split':<6} {'domain':<14}{''.join(cells)}{'all':>9}"]
-    for split, rows in splits.items():
-        pairs = [tuple(row[-2:]) for row in rows]
-        for domain in (*task.domains, "all"):
-            counts = [
-                sum(pair[1] == label and domain in (pair[0], "all") for pair in pairs)
-                for label in task.labels
-            ]
-            lines.append(f"{split:<6} {domain:<14}{''.join(f'{n:>9}' for n in (*counts, sum(counts)))}")
-    return "\n".join(lines)

@@ -16,7 +16,8 @@ import zlib
 import numpy as np
 
 from config import module_parser
-from data.tasks import BUILT_IN, SPLITS, clean, count_table, write_task
+from data.prepare.task_files import count_table, write_task
+from data.tasks import BUILT_IN, SPLITS, clean
 from data.wordpiece.characters import has_visible
 from util import UserError, entry
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from config import module_parser
 from data.prepare import vader
-from data.tasks import SPLITS, count_table, write_task
+from data.prepare.task_files import count_table, write_task
+from data.tasks import SPLITS
 from util import UserError, atomic_file, atomic_folder, entry, lock, make_folder, progress, sha256
 
 

@@ -20,7 +20,8 @@ from config import case, count, module_parser, natural, number
 from data.prepare.labels import apply_labels, label_notes, refuse_scores
 from data.prepare.splitting import deduplicate, split_rows
 from data.prepare.tables import DELIMITERS, Columns, is_quoted, read_rows
-from data.tasks import BUILT_IN, SPLITS, Task, clean, count_table, missing_names, split_path, write_task
+from data.prepare.task_files import count_table, write_task
+from data.tasks import BUILT_IN, SPLITS, Task, clean, missing_names, split_path
 from tokenization import describe_tokenizer, tokenizer_for
 from util import UserError, entry
 

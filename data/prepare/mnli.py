@@ -16,7 +16,8 @@ from config import count, module_parser, natural
 from data.lines import line_text, open_text
 from data.prepare.amazon import leaks
 from data.prepare.splitting import connected_groups, shuffle
-from data.tasks import BUILT_IN, clean, count_table, write_task
+from data.prepare.task_files import count_table, write_task
+from data.tasks import BUILT_IN, clean
 from util import UserError, entry
 
 TASK = BUILT_IN["mnli"]

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.tasks import SPLITS, Example, Task, read_examples, split_path, write_tsv
+from data.prepare.task_files import write_tsv
+from data.tasks import SPLITS, Example, Task, read_examples, split_path
 from util import UserError, make_folder, random_stream
 
 

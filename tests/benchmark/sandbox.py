@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 
 from data.batches import epoch_batches, lengths
 from data.prepare.amazon import TASK, read_reviews, split_reviews
+from data.prepare.task_files import write_task
 from data.store.writing import encode_split
-from data.tasks import write_task
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier, build_teacher

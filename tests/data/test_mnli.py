@@ -10,8 +10,9 @@ import pytest
 from conftest import STAGES, WORDS, call, stage_flags
 
 from data.prepare.mnli import FIELDS, TASK, Pair, connected_pairs, find_file, hold_out, read_pairs, shares
+from data.prepare.task_files import write_task
 from data.store.records import Records
-from data.tasks import SPLITS, Task, read_examples, split_path, write_task
+from data.tasks import SPLITS, Task, read_examples, split_path
 from util import UserError
 
 PUBLISHED = [

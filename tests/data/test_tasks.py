@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fuzz import WRONG, with_value
 
+from data.prepare.task_files import count_table, write_task, write_tsv
 from data.selection import records_line
 from data.store.writing import resave
 from data.tasks import (
@@ -15,13 +16,10 @@ from data.tasks import (
     Task,
     check_counts,
     clean,
-    count_table,
     load_task,
     missing_names,
     read_examples,
     split_path,
-    write_task,
-    write_tsv,
 )
 from tokenization import tokenizer_for
 from util import UserError
