@@ -8,6 +8,7 @@ DVDs, electronics and kitchen goods. Some reviews were published twice: in the a
 
 import collections
 import itertools
+import lzma
 import pathlib
 import re
 import tarfile
@@ -29,6 +30,7 @@ FOLDERS = {
     "kitchen": ("kitchen_&_housewares", "kitchen"),
 }
 REVIEWS = 1000  # in each of the eight files
+MOST_BYTES = 32 << 20  # of a file; the largest published one has 2 MB
 SEED = 11111  # the authors'
 
 # --------------------------------------------------------------------------------------- reading
@@ -36,6 +38,8 @@ SEED = 11111  # the authors'
 
 def read_reviews(source):
     """The 8,000 rows (text, domain, label), domain by domain, positive before negative, in the order of the files.
+
+    A file is held in memory while it is read, one at a time.
 
     Args:
         source: the folder sorted_data_acl, a folder that contains it, or the published archive.
@@ -45,48 +49,68 @@ def read_reviews(source):
     source = pathlib.Path(source)
     if not source.exists():
         raise UserError(
-            f"{source}: no such folder or archive, expected sorted_data_acl or domain_sentiment_data.tar.gz: check --source."
+            f"{source}: no such folder or archive, expected sorted_data_acl or domain_sentiment_data.tar.gz: "
+            "check --source."
         )
     contents = _folder_contents(source) if source.is_dir() else _archive_contents(source)
+    texts = {name: parse_reviews(content, f"{source}: {'/'.join(name)}") for name, content in contents}
     rows = []
     for domain in TASK.domains:
         for label in TASK.labels:
             names = [(folder, f"{label}.review") for folder in FOLDERS[domain]]
-            found = [name for name in names if name in contents]
+            found = [name for name in names if name in texts]
             if not found:
                 raise UserError(
                     f"{source}: {'/'.join(names[0])} is missing, expected 8 files "
                     "(4 domains, positive.review and negative.review in each)."
                 )
-            where = f"{source}: {'/'.join(found[0])}"
-            rows += [(text, domain, label) for text in parse_reviews(contents[found[0]], where)]
+            rows += [(text, domain, label) for text in texts[found[0]]]
     return rows
 
 
 def _folder_contents(folder):
-    """{(folder of the domain, name of the file): bytes} of the review files in `folder` or in its sorted_data_acl."""
+    """Yields ((folder of the domain, name of the file), bytes) of the review files in `folder` or in its sorted_data_acl."""
     inner = folder / "sorted_data_acl"
     root = inner if inner.is_dir() else folder
-    return {
-        (path.parent.name, path.name): path.read_bytes() for path in root.glob("*/*.review") if _wanted(path)
-    }
+    for path in sorted(root.glob("*/*.review")):
+        if _wanted(path):
+            _check_size(f"{folder}: {path.parent.name}/{path.name}", path.stat().st_size)
+            yield (path.parent.name, path.name), path.read_bytes()
 
 
 def _archive_contents(archive):
     """The same of a tar archive; members are read by name, nothing is extracted, links are passed over."""
     try:
-        with tarfile.open(archive) as tar:
-            members = {pathlib.PurePosixPath(member.name): member for member in tar if member.isreg()}
-            return {
-                (path.parent.name, path.name): tar.extractfile(member).read()
-                for path, member in members.items()
-                if _wanted(path)
-            }
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
+            for member in tar:
+                path = pathlib.PurePosixPath(member.name)
+                if member.isreg() and _wanted(path):
+                    _check_size(f"{archive}: {member.name:.200}", member.size)
+                    yield (path.parent.name, path.name), tar.extractfile(member).read()
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         raise UserError(
             f"{archive}: cannot be read as a tar archive ({reason}): fetch domain_sentiment_data.tar.gz again."
         ) from None
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive whose header is small: tarfile holds long names and extended headers in memory."""
+
+    @classmethod
+    def frombuf(cls, *args):
+        member = super().frombuf(*args)
+        if member.type not in tarfile.REGULAR_TYPES:
+            _check_size("a header of the archive", member.size)
+        return member
+
+
+def _check_size(where, size):
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{where}: found {size:,} bytes, expected {MOST_BYTES:,} at most, as the published files have far fewer: "
+            "fetch domain_sentiment_data.tar.gz again."
+        )
 
 
 def _wanted(path):

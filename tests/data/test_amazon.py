@@ -124,6 +124,44 @@ def test_faults_of_the_source_are_told(tmp_path, archive):
             read_reviews(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_member_of_three_gigabytes_is_refused_by_its_header(kind, tmp_path):
+    """Neither a file nor a long name nor an extended header is held in memory first: here nothing follows them."""
+    member = tarfile.TarInfo("sorted_data_acl/books/positive.review")
+    member.type, member.size = kind, 3 << 30
+    (tmp_path / "large.tar").write_bytes(member.tobuf(tarfile.USTAR_FORMAT))
+    with pytest.raises(UserError, match="found 3,221,225,472 bytes, expected 33,554,432 at most"):
+        read_reviews(tmp_path / "large.tar")
+
+
+def test_a_review_file_of_three_gigabytes_is_refused_by_its_size(tmp_path):
+    """In a folder as in an archive; the file is sparse."""
+    (tmp_path / "books").mkdir()
+    with open(tmp_path / "books" / "positive.review", "wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(UserError, match="books/positive.review: found 3,221,225,472 bytes"):
+        read_reviews(tmp_path)
+
+
+def test_a_damaged_archive_of_any_packing_is_a_sentence(archive, tmp_path):
+    """gzip, bzip2 and xz, cut in the middle or overwritten there: tarfile takes some damage for the end."""
+    with tarfile.open(archive) as tar:
+        members = [(member, tar.extractfile(member)) for member in tar if member.isreg()]
+        for packing in ("gz", "bz2", "xz"):
+            with tarfile.open(tmp_path / f"whole.tar.{packing}", f"w:{packing}") as target:
+                for member, content in members:
+                    content.seek(0)
+                    target.addfile(member, content)
+            whole = (tmp_path / f"whole.tar.{packing}").read_bytes()
+            middle = len(whole) // 2
+            for broken in (whole[:middle], whole[:middle] + bytes(64) + whole[middle + 64 :]):
+                (tmp_path / "broken.tar").write_bytes(broken)
+                with pytest.raises(
+                    UserError, match="cannot be read as a tar archive|is missing, expected 8 files"
+                ):
+                    read_reviews(tmp_path / "broken.tar")
+
+
 # ---------------------------------------------------------------------------------------- splitting
 
 
