@@ -3,9 +3,24 @@
 import contextlib
 
 from data.wordpiece.characters import has_visible
-from util import UserError
+from util import LFS_POINTER, UserError
 
 MARK = b"\xef\xbb\xbf"  # UTF-8's byte-order mark
+KINDS = (  # first bytes of files that are no text in UTF-8, what they tell, what to do
+    (b"\xff\xfe\0\0", "UTF-32", "convert it (iconv -f UTF-32 -t UTF-8)"),
+    (b"\xff\xfe", "UTF-16", "convert it (iconv -f UTF-16 -t UTF-8), or save it as 'CSV UTF-8' in Excel"),
+    (b"\xfe\xff", "UTF-16", "convert it (iconv -f UTF-16 -t UTF-8)"),
+    (b"\x1f\x8b", "packed by gzip", "unpack it (gunzip)"),
+    (b"PK\x03\x04", "a zip archive, as .xlsx is too", "unpack it, or save the table as 'CSV UTF-8'"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file, as .xls is", "save the table as 'CSV UTF-8'"),
+    (b"PAR1", "a Parquet file", "name it .parquet for data.prepare.import_tsv, or save the table as CSV"),
+    (
+        LFS_POINTER,
+        "a Git LFS pointer, not the file itself",
+        "run 'git lfs pull' in its folder, or download it",
+    ),
+)
+WINDOWS = "convert the file (iconv -f WINDOWS-1252 -t UTF-8, where it comes from Windows)"
 
 
 class EmptyText(UserError):
@@ -29,17 +44,30 @@ def line_text(path, line, raw):
     Raises:
         UserError: it is not UTF-8, or holds a NUL character.
     """
+    kind = _kind(raw) if line == 1 else None
     raw = raw[len(MARK) :] if line == 1 and raw.startswith(MARK) else raw
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}:{line}: found byte 0x{raw[error.start]:02x} at position {error.start} of the line, "
-            "expected UTF-8: convert the file."
+            f"expected UTF-8: {kind or WINDOWS}."
         ) from None
     if "\0" in text:
-        raise UserError(f"{path}:{line}: found a NUL character, expected text: is this a text file?")
+        raise UserError(
+            f"{path}:{line}: found a NUL character, expected text: {kind or 'is this a text file, in UTF-8?'}"
+        )
+    if kind:
+        raise UserError(f"{path}: {kind}.")
     return text.rstrip("\n").rstrip("\r")
+
+
+def _kind(raw):
+    """What a file is whose first line is none of UTF-8, as its first bytes tell, and what to do; None: nothing tells."""
+    for start, kind, advice in KINDS:
+        if raw.startswith(start):
+            return f"this is {kind}: {advice}"
+    return None
 
 
 def split_fields(path, line, raw, columns=None):

@@ -1,11 +1,12 @@
-"""Tables of your own, CSV, TSV or JSON lines -> train.tsv, dev.tsv, test.tsv and task.json, split by domain and label.
+"""Tables of your own -> train.tsv, dev.tsv, test.tsv and task.json, split by domain and label.
 
-    python3 -m data.prepare.import_tsv --source reviews.csv --data_dir data/REVIEWS --task_name reviews --text text --label stars \\
-        [--domain category] [--group customer] [--dedup] [--vocab_file vocab.txt]
+    python3 -m data.prepare.import_tsv --source reviews.csv --data_dir data/REVIEWS --task_name reviews \\
+        --text text --label stars [--domain category] [--group customer] [--dedup] [--vocab_file vocab.txt]
 
-CSV has a header, and quotes around what holds commas or line ends. TSV is the suite's own: a header, tabs, and quotes are text like
-any other; for a quoted one say --format csv --delimiter tab. JSON lines have an object a line, whose numbers, true and false are
-taken as the text they are written in. All are UTF-8.
+CSV has a header, and quotes around what holds commas or line ends. TSV is the suite's own: a header, tabs, and
+quotes are text like any other; for a quoted one say --format csv --delimiter tab. JSON lines have an object a line,
+whose numbers, true and false are taken as the text they are written in. All are UTF-8, packed by gzip or not.
+Parquet is read where pyarrow is installed.
 """
 
 import collections
@@ -14,19 +15,17 @@ import pathlib
 import re
 import shlex
 
-import numpy as np
-
-from config import case, count, module_parser, natural, number
-from data.prepare.labels import apply_labels, label_notes, refuse_scores
+from data.prepare.import_flags import check_flags, make_parser, read_portions
+from data.prepare.import_report import count_lines, leak_lines, length_lines, plain_rows, repeat_lines
+from data.prepare.labels import apply_labels, label_notes, refuse_lists, refuse_scores
 from data.prepare.splitting import deduplicate, split_rows
-from data.prepare.tables import DELIMITERS, Columns, is_quoted, read_rows
-from data.prepare.task_files import count_table, write_task
-from data.tasks import BUILT_IN, SPLITS, Task, clean, missing_names, split_path
+from data.prepare.tables import Columns, read_rows
+from data.prepare.task_files import write_task
+from data.tasks import Task, clean, missing_names
 from tokenization import describe_tokenizer, tokenizer_for
 from util import UserError, entry
 
 MOST_NAMES = 1000  # labels or domains; more are taken for a wrong column
-WIDEST_TABLE = 10  # labels
 
 # --------------------------------------------------------------------------------------- labels and domains
 
@@ -124,80 +123,7 @@ def check_splits(task, splits):
             print(f"{split}: note: none of {missing}")
 
 
-# --------------------------------------------------------------------------------------- the report
-
-
-def count_lines(task, splits):
-    """The number of rows per split, domain and label: a table, or with many labels a line for each domain and label."""
-    if len(task.labels) <= WIDEST_TABLE:
-        table = count_table(task, {split: _task_rows(rows) for split, rows in splits.items()})
-        return list(dict.fromkeys(table.splitlines()))  # the one domain "all" is its own sum
-    lines = [f"{'':<30}{''.join(f'{split:>9}' for split in splits)}"]
-    for kind, names in (("domain", task.domains), ("label", task.labels)):
-        counts = [collections.Counter(getattr(row, kind) for row in rows) for rows in splits.values()]
-        lines += [f"{kind:<7}{name[:22]:<23}{''.join(f'{of[name]:>9}' for of in counts)}" for name in names]
-    return lines
-
-
-def _task_rows(rows):
-    return [(*row.texts, row.domain, row.label) for row in rows]
-
-
-def length_lines(splits, tokenizer, seq_length):
-    """How long the texts of each split are, in words, and in tokens where there is a tokenizer."""
-    lines = []
-    for split, rows in splits.items():
-        lines.append(
-            f"{split}: words a row: {_spread([sum(len(text.split()) for text in row.texts) for row in rows])}"
-        )
-        if tokenizer:
-            tokens = [1 + sum(1 + sum(1 for _ in tokenizer.ids(text)) for text in row.texts) for row in rows]
-            cut = 100 * np.mean(np.array(tokens) > seq_length)
-            lines.append(
-                f"{split}: tokens a row: {_spread(tokens)}; {cut:.1f}% of the rows are cut at --seq_length {seq_length}"
-            )
-    return lines
-
-
-def _spread(lengths):
-    return f"{np.mean(lengths):.1f} on average, 95% have at most {np.percentile(lengths, 95):.0f}, the longest {max(lengths)}"
-
-
-def repeat_lines(rows):
-    """Which texts stand in more than one row, and which of them have more than one label."""
-    copies = collections.defaultdict(list)
-    for row in rows:
-        copies[row.texts].append(row)
-    torn = [same for same in copies.values() if len({row.label for row in same}) > 1]
-    lines = [
-        f"rows that repeat the text of a row before: {len(rows) - len(copies)}",
-        f"texts with contradicting labels: {len(torn)}",
-    ]
-    lines[1] += "".join(
-        f"; {same[0].where} '{same[0].label}' but {other.where} '{other.label}'"
-        for same in torn[:3]
-        for other in [next(row for row in same if row.label != same[0].label)]
-    )
-    quoted = sum(text[0] == text[-1] == '"' for row in rows for text in row.texts if len(text) > 1)
-    if surely := [row.where for row in rows if any(map(is_quoted, row.texts))]:
-        lines.append(
-            f"texts quoted as in CSV, with doubled quotes inside: {len(surely)} ({', '.join(surely[:3])}"
-            f"{', ...' * (len(surely) > 3)}); their quotes stay in the texts unless you say --format csv --delimiter tab"
-        )
-    elif 2 * quoted > len(rows):
-        lines.append(
-            f"texts in double quotes: {quoted}; if these are not part of the texts, say --format csv --delimiter tab"
-        )
-    return lines
-
-
-def leak_lines(splits):
-    """How many texts stand on both sides of each pair of splits."""
-    texts = {split: {row.texts for row in rows} for split, rows in splits.items()}
-    return [
-        f"texts of {a} that stand in {b} as well: {len(texts[a] & texts[b])}"
-        for a, b in itertools.combinations(SPLITS, 2)
-    ]
+# --------------------------------------------------------------------------------------- the command
 
 
 def next_command(args):
@@ -222,147 +148,27 @@ def next_command(args):
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
-# --------------------------------------------------------------------------------------- the command
-
-
-def flags():
-    """The parser of the command line."""
-    parser = module_parser(__doc__, "data.prepare.import_tsv")
-    add = parser.add_argument
-    add(
-        "--source",
-        required=True,
-        nargs="+",
-        metavar="FILE",
-        help="the table, or several with the same columns",
-    )
-    add("--dev", metavar="FILE", help="the table of dev, where the data is split already")
-    add("--test", metavar="FILE", help="the table of test, where the data is split already")
-    add(
-        "--format",
-        choices=("csv", "tsv", "jsonl"),
-        help="what the files are (default: as their suffixes say)",
-    )
-    add(
-        "--delimiter",
-        choices=tuple(DELIMITERS),
-        default="comma",
-        help="what parts the fields of a CSV (default: %(default)s)",
-    )
-    add("--data_dir", required=True, help="the folder for train.tsv, dev.tsv, test.tsv and task.json")
-    add("--task_name", required=True, help="a new name for the task: letters, digits, '_', '.' and '-'")
-    add(
-        "--text",
-        required=True,
-        nargs="+",
-        metavar="COLUMN",
-        help="the column of the text, or the two of a pair of texts",
-    )
-    add("--label", required=True, metavar="COLUMN", help="the column of the label")
-    add(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="their order (default: by number if all are numbers, else alphabetical); OLD=NEW takes one label for another, and "
-        "OLD= drops its rows",
-    )
-    add("--domain", metavar="COLUMN", help="the column of the domain (default: one domain, 'all')")
-    add(
-        "--domain_from_file",
-        action="store_true",
-        help="the domain of a row is the name of its file, without suffixes",
-    )
-    add(
-        "--max_rows", type=count, help="read so many rows of each file at most, the first ones (default: all)"
-    )
-    add(
-        "--group",
-        metavar="COLUMN",
-        help="rows with the same value in it stay in one split, as those of one author; an empty value ties nothing",
-    )
-    for split in SPLITS[1:]:
-        add(
-            f"--{split}_portion",
-            type=number(float, 0.0, 1.0, open_low=True),
-            default=0.1,
-            help=f"share of the rows that goes to {split}, without --{split} (default: %(default)s)",
-        )
-    add("--seed", type=natural, default=42, help="the split is a function of it (default: %(default)s)")
-    add(
-        "--dedup",
-        action="store_true",
-        help="keep the first row of each text alone; without it, those of a text stay in one split",
-    )
-    add(
-        "--min_examples",
-        type=count,
-        default=3,
-        help="labels and domains with fewer rows are refused (default: %(default)s, one for each split)",
-    )
-    add("--drop_rare", action="store_true", help="drop the rows of such labels and domains instead")
-    add("--vocab_file", help="the vocab.txt of a model: lengths are told in its tokens too")
-    case(parser)
-    add(
-        "--seq_length",
-        type=number(int, 3),
-        default=128,
-        help="longest text in tokens, for the report (default: %(default)s)",
-    )
-    return parser
-
-
-def check_flags(args, columns):
-    """Refuses flags that do not go together before anything is read."""
-    if not re.fullmatch(r"[\w.-]{1,100}", args.task_name) or args.task_name in BUILT_IN:
-        raise UserError(
-            f"--task_name {args.task_name:.100}: expected letters, digits, '_', '.' and '-' alone, and none of the built-in tasks "
-            f"({', '.join(BUILT_IN)})."
-        )
-    if len(columns.text) > 2 or len({*columns.text, columns.label, columns.domain}) < len(columns.text) + 2:
-        raise UserError(
-            f"--text {' '.join(columns.text)} --label {columns.label} --domain {columns.domain}: expected one or two columns of text, "
-            "and another column for each flag."
-        )
-    for name in columns.wanted:
-        if not 0 < len(name) <= 100:
-            raise UserError(f"column '{name:.100}': expected a name of up to 100 characters.")
-    if args.domain_from_file and (args.domain or args.dev or args.test):
-        raise UserError(
-            "--domain_from_file: expected none of --domain, --dev and --test beside it: the files of --source are the domains."
-        )
-    if args.group and (args.dev or args.test):
-        raise UserError(
-            "--group: expected neither --dev nor --test beside it: what is split already cannot be kept together."
-        )
-    if sum(read_portions(args).values()) >= 1:
-        raise UserError(
-            f"--dev_portion {args.dev_portion} --test_portion {args.test_portion}: expected less than 1 together, "
-            "for train has the rest."
-        )
-    outputs = {split_path(args.data_dir, split).resolve() for split in SPLITS}
-    for path in filter(None, (*args.source, args.dev, args.test)):
-        if pathlib.Path(path).resolve() in outputs:
-            raise UserError(
-                f"{path}: would be overwritten, expected tables outside --data_dir: name another --data_dir."
-            )
-
-
-def read_portions(args):
-    """{"dev": share, "test": share} that the rows of --source are split by; 0 for what has a file of its own."""
-    return {"dev": 0 if args.dev else args.dev_portion, "test": 0 if args.test else args.test_portion}
-
-
 def read_tables(args, columns):
     """{split: rows} of the files named: --source as train, to be split, and dev and test where they have files. Says what is in them."""
     tables, empty = {}, []
     for split, paths in (("train", args.source), ("dev", [args.dev]), ("test", [args.test])):
         if paths[0]:
             tables[split], left_out = read_rows(
-                paths, columns, args.format, args.delimiter, args.max_rows, args.domain_from_file
+                paths,
+                columns,
+                args.format,
+                args.delimiter,
+                args.max_rows,
+                args.domain_from_file,
+                not args.no_header,
             )
             empty += left_out
     rows = iterate_rows(tables)
     print(f"rows read: {len(rows) + len(empty)}")
+    if not args.no_header and any(name.isdecimal() for name in columns.wanted):
+        print(
+            "the first row of each file is taken for its header; say --no_header where it is a row as the others"
+        )
     if empty:
         print(
             f"rows dropped for an empty text: {len(empty)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})"
@@ -393,9 +199,22 @@ def _rare_summary(rare):
     return ", ".join(f"{kind} {name!r} ({n})" for (kind, name), n in rare.items())[:1000]
 
 
+def arrange_labels(args, tables):
+    """The tables with their labels as --labels says, and the names among its entries; scores and lists are refused."""
+    tables, order = apply_labels(tables, [clean(name) for name in args.labels or ()])
+    rows = iterate_rows(tables)
+    refuse_scores(args.label, rows, order)
+    refuse_lists(args.label, rows, order)
+    for note in label_notes(rows, order):
+        print(note)
+    check_column(rows, "label", args.label)
+    check_column(rows, "domain", args.domain)
+    return tables, order
+
+
 @entry
 def main():
-    args = flags().parse_args()
+    args = make_parser(__doc__).parse_args()
     columns = Columns(
         tuple(map(clean, args.text)),
         clean(args.label),
@@ -403,12 +222,9 @@ def main():
         args.group and clean(args.group),
     )
     check_flags(args, columns)
-    tokenizer = (
-        tokenizer_for(pathlib.Path(args.vocab_file).parent, args.vocab_file, args.do_lower_case)
-        if args.vocab_file
-        else None
-    )
-    if tokenizer:
+    tokenizer = None
+    if args.vocab_file:
+        tokenizer = tokenizer_for(pathlib.Path(args.vocab_file).parent, args.vocab_file, args.do_lower_case)
         print(describe_tokenizer(tokenizer))
 
     # ------------ the tables
@@ -416,12 +232,7 @@ def main():
     if args.dedup:
         before, tables = len(iterate_rows(tables)), deduplicate(tables)
         print(f"rows dropped by --dedup: {before - len(iterate_rows(tables))}")
-    tables, order = apply_labels(tables, [clean(name) for name in args.labels or ()])
-    refuse_scores(columns.label, iterate_rows(tables), order)
-    for note in label_notes(iterate_rows(tables), order):
-        print(note)
-    for kind in ("label", "domain"):
-        check_column(iterate_rows(tables), kind, getattr(columns, kind))
+    tables, order = arrange_labels(args, tables)
     tables, gone = without_rare(args, tables)
     labels = order and [name for name in order if name not in gone]
     task = make_task(args.task_name, columns, iterate_rows(tables), labels)
@@ -432,13 +243,11 @@ def main():
         **{split: tables[split] for split in tables if split != "train"},
     }
     check_splits(task, splits)
-    write_task(task, args.data_dir, {split: _task_rows(rows) for split, rows in splits.items()})
-    print(
-        *count_lines(task, splits),
-        *length_lines(splits, tokenizer, args.seq_length),
-        *leak_lines(splits),
-        sep="\n",
-    )
+    write_task(task, args.data_dir, {split: plain_rows(rows) for split, rows in splits.items()})
+
+    # ------------ the report
+    print(*count_lines(task, splits), *length_lines(splits, tokenizer, args.seq_length), sep="\n")
+    print(*leak_lines(splits), sep="\n")
     print(
         f"written to {args.data_dir}: train.tsv, dev.tsv, test.tsv, task.json; go on with\n{next_command(args)}"
     )

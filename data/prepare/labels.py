@@ -48,6 +48,17 @@ def refuse_scores(column, rows, order):
         )
 
 
+def refuse_lists(column, rows, order):
+    """Refuses labels that are lists, as of several labels a text, unless --labels names their `order`."""
+    names = {row.label for row in rows}
+    lists = sorted(name for name in names if name[0] + name[-1] in ("[]", "{}"))
+    if not order and 2 * len(lists) > len(names):
+        raise UserError(
+            f"--label {column}: found lists such as {lists[0][:80]!r}, and several labels a text are not done here: "
+            "expected one label: choose one for each text, or name each list with --labels, as a class of its own."
+        )
+
+
 def label_notes(rows, order):
     """Notes, a line each, on labels that look alike, that stand for nothing, and that are scores; none where --labels names them."""
     counts = collections.Counter(row.label for row in rows)

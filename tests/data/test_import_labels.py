@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from data.prepare.import_tsv import flags, repeat_lines
+from data.prepare.import_flags import make_parser
+from data.prepare.import_report import repeat_lines
 from data.prepare.labels import apply_labels, label_notes, refuse_scores
 from data.prepare.tables import Columns, Row, read_rows
 from util import UserError
@@ -39,7 +40,9 @@ def test_odd_labels_are_named(labels, told):
             note.partition("--labels ")[2].rpartition(" makes" if "makes" in note else " drops")[0]
         )
         required = "--source a --data_dir b --task_name c --text d --label e".split()
-        entries = [word.strip() for word in flags().parse_args([*required, "--labels", *words]).labels]
+        entries = [
+            word.strip() for word in make_parser("import").parse_args([*required, "--labels", *words]).labels
+        ]
         tables, order = apply_labels({"train": rows(*labels)}, entries)
         assert label_notes(tables["train"], order) == [] and tables["train"]
 

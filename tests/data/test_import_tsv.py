@@ -15,9 +15,11 @@ import pytest
 from conftest import ROOT, Outcome, call
 
 from data.prepare import import_tsv
-from data.prepare.import_tsv import count_lines, drop_rare, in_order, length_lines, make_task
+from data.prepare.import_report import count_lines, length_lines
+from data.prepare.import_tsv import drop_rare, in_order, make_task
+from data.prepare.readers import DELIMITERS
 from data.prepare.splitting import deduplicate, quotas, split_rows
-from data.prepare.tables import DELIMITERS, Columns, Row, read_rows
+from data.prepare.tables import Columns, Row, read_rows
 from data.tasks import SPLITS, load_task, read_examples, split_path
 from util import UserError
 
