@@ -69,7 +69,8 @@ BUILT_IN = {
 
 
 def load_task(task_name, data_dir):
-    """The task that `data_dir`/task.json describes, or the built-in one of that name where there is no such file.
+    """The task that `data_dir`/task.json describes, or the built-in one of that name where there is no such
+    file.
 
     Raises:
         UserError: no such folder or task, task.json is broken or describes another task, or the files are of
@@ -82,20 +83,22 @@ def load_task(task_name, data_dir):
         )
     if os.path.lexists(path.with_name(REPLACEMENT)):
         raise UserError(
-            f"{data_dir}: found {REPLACEMENT}, an import that was killed, or still works, while its files take "
-            "their names, so some of them may be of another: wait for it, or give the command that made the data "
-            "again."
+            f"{data_dir}: found {REPLACEMENT}, an import that was killed, or still works, while its files "
+            "take their names, so some of them may be of another: wait for it, or give the command that made "
+            "the data again."
         )
     if path.exists():
         task = read_task(path)
         if task.name != task_name:
             raise UserError(
-                f"{path}: describes task '{task.name}', expected '{task_name}': check --task_name and --data_dir."
+                f"{path}: describes task '{task.name}', expected '{task_name}': check --task_name and "
+                "--data_dir."
             )
         return task
     if task_name not in BUILT_IN:
         raise UserError(
-            f"{path}: missing, and '{task_name}' is not a built-in task ({', '.join(BUILT_IN)}): describe it there."
+            f"{path}: missing, and '{task_name}' is not a built-in task ({', '.join(BUILT_IN)}): describe it "
+            "there."
         )
     return BUILT_IN[task_name]
 
@@ -110,7 +113,8 @@ def read_task(path):
     keys = [field.name for field in dataclasses.fields(Task)]
     if sorted(value) != sorted(keys):
         raise UserError(
-            f"{path}: found the keys {', '.join(map(repr, value))[:200] or '(none)'}, expected {', '.join(keys)}."
+            f"{path}: found the keys {', '.join(map(repr, value))[:200] or '(none)'}, expected "
+            f"{', '.join(keys)}."
         )
     for key, least, most in (("text", 1, 2), ("labels", 2, None), ("domains", 1, None)):
         _check_names(path, key, value[key], least, most)
@@ -122,8 +126,8 @@ def read_task(path):
         )
     if len(value["name"].encode()) > NAME_BYTES:
         raise UserError(
-            f"{path}: the name '{value['name']:.20}...' has {len(value['name'].encode())} bytes in UTF-8, expected {NAME_BYTES} "
-            "at most, since names of files are made of it: shorten it."
+            f"{path}: the name '{value['name']:.20}...' has {len(value['name'].encode())} bytes in UTF-8, "
+            f"expected {NAME_BYTES} at most, since names of files are made of it: shorten it."
         )
     task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
     _check_names(path, "text, domain, label", list(task.columns), 3, 4)
@@ -141,8 +145,8 @@ def _check_names(path, key, names, least, most):
             or not 0 < len(name) <= 100
         ):
             raise UserError(
-                f"{path}: '{key}' holds {name!r:.80}, expected a name of up to 100 characters without tabs, line ends or "
-                "spaces around it."
+                f"{path}: '{key}' holds {name!r:.80}, expected a name of up to 100 characters without tabs, "
+                "line ends or spaces around it."
             )
     if len(set(names)) < len(names):
         raise UserError(
@@ -161,8 +165,9 @@ def split_path(data_dir, split):
 def read_examples(task, path):
     """Yields an Example for each row of the TSV file `path`, in its order, a row at a time.
 
-    The first line names the columns of the task, in any order. Fields are taken as they stand: no quoting, no escapes. A
-    byte-order mark at the start and line ends of Windows are accepted. A text without a visible character is refused.
+    The first line names the columns of the task, in any order. Fields are taken as they stand: no quoting, no
+    escapes. A byte-order mark at the start and line ends of Windows are accepted. A text without a visible
+    character is refused.
 
     Raises:
         UserError: a fault, with file and line.
@@ -184,7 +189,9 @@ def example_rows(path):
 
 
 def example_parser(task, path):
-    """What takes (line, bytes) of the TSV file `path` to an Example; UserError: its header has other columns than the task."""
+    """What takes (line, bytes) of the TSV file `path` to an Example; UserError: its header has other columns
+    than the task.
+    """
     with open_text(path, "a TSV file: check --data_dir") as file:
         order = _read_header(task, path, file.readline())
     domains, labels = ({name: k for k, name in enumerate(names)} for names in (task.domains, task.labels))
@@ -216,7 +223,8 @@ def _read_header(task, path, raw):
 
 
 def check_counts(task, counts, path):
-    """Refuses a training split in which a domain or a class of the task has no examples; a domain may lack a class.
+    """Refuses a training split in which a domain or a class of the task has no examples; a domain may lack a
+    class.
 
     Args:
         counts: examples per domain and class, [K, M].
@@ -230,7 +238,8 @@ def check_counts(task, counts, path):
 
 
 def missing_names(domains, labels, counts):
-    """The domains and classes that have no examples, such as "domain books; class up, down"; empty where each has some.
+    """The domains and classes that have no examples, such as "domain books; class up, down"; empty where each
+    has some.
 
     Args:
         domains, labels: the names of K domains and M classes; counts: examples per domain and class, [K, M].
@@ -246,7 +255,9 @@ def missing_names(domains, labels, counts):
 
 
 def clean(text):
-    """The text on one line: whitespace collapsed to single spaces, none at the ends, other control characters dropped."""
+    """The text on one line: whitespace collapsed to single spaces, none at the ends, other control characters
+    dropped.
+    """
     if not text.isprintable():
         text = "".join(c for c in text if c.isspace() or unicodedata.category(c) != "Cc")
     return " ".join(text.split())

@@ -2,8 +2,9 @@
 
     python3 -m data.prepare.amazon --source sorted_data_acl --data_dir data/SENTI [--dedup]
 
-The Multi-Domain Sentiment Dataset (Blitzer, Dredze and Pereira, ACL 2007): 1,000 positive and 1,000 negative reviews of books,
-DVDs, electronics and kitchen goods. Some reviews were published twice: in the authors' split a few texts stand on both sides.
+The Multi-Domain Sentiment Dataset (Blitzer, Dredze and Pereira, ACL 2007): 1,000 positive and 1,000 negative
+reviews of books, DVDs, electronics and kitchen goods. Some reviews were published twice: in the authors'
+split a few texts stand on both sides.
 """
 
 import collections
@@ -36,8 +37,9 @@ SEED = 11111  # the authors'
 # --------------------------------------------------------------------------------------- reading
 
 
-def read_reviews(source):
-    """The 8,000 rows (text, domain, label), domain by domain, positive before negative, in the order of the files.
+def read_reviews(source) -> list[tuple[str, str, str]]:
+    """The 8,000 rows (text, domain, label), domain by domain, positive before negative, in the order of the
+    files.
 
     A file is held in memory while it is read, one at a time.
 
@@ -69,7 +71,9 @@ def read_reviews(source):
 
 
 def _folder_contents(folder):
-    """Yields ((folder of the domain, name of the file), bytes) of the review files in `folder` or in its sorted_data_acl."""
+    """Yields ((folder of the domain, name of the file), bytes) of the review files in `folder` or in its
+    sorted_data_acl.
+    """
     inner = folder / "sorted_data_acl"
     root = inner if inner.is_dir() else folder
     for path in sorted(root.glob("*/*.review")):
@@ -90,12 +94,13 @@ def _archive_contents(archive):
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         raise UserError(
-            f"{archive}: cannot be read as a tar archive ({reason}): fetch domain_sentiment_data.tar.gz again."
+            f"{archive}: cannot be read as a tar archive ({reason}): fetch domain_sentiment_data.tar.gz "
+            "again."
         ) from None
 
 
 class _Member(tarfile.TarInfo):
-    """A member of an archive whose header is small: tarfile holds long names and extended headers in memory."""
+    """A member whose header is small: tarfile holds long names and extended headers in memory."""
 
     @classmethod
     def frombuf(cls, *args):
@@ -108,8 +113,8 @@ class _Member(tarfile.TarInfo):
 def _check_size(where, size):
     if size > MOST_BYTES:
         raise UserError(
-            f"{where}: found {size:,} bytes, expected {MOST_BYTES:,} at most, as the published files have far fewer: "
-            "fetch domain_sentiment_data.tar.gz again."
+            f"{where}: found {size:,} bytes, expected {MOST_BYTES:,} at most, as the published files have "
+            "far fewer: fetch domain_sentiment_data.tar.gz again."
         )
 
 
@@ -118,8 +123,11 @@ def _wanted(path):
     return path.parent.name in folders and path.name in {f"{label}.review" for label in TASK.labels}
 
 
-def parse_reviews(content, where):
-    """The texts of a .review file given as bytes. It is not XML (bare & and <, control characters), so patterns find them."""
+def parse_reviews(content: bytes, where: str) -> list[str]:
+    """The texts of a .review file given as bytes.
+
+    It is not XML (bare & and <, control characters), so patterns find them.
+    """
     texts = []
     for k, review in enumerate(re.findall(rb"<review>(.*?)</review>", content, re.S), 1):
         match = re.search(rb"<review_text>(.*?)</review_text>", review, re.S)
@@ -140,8 +148,9 @@ def parse_reviews(content, where):
 # --------------------------------------------------------------------------------------- splitting
 
 
-def split_reviews(rows):
-    """The authors' split: a shuffle, then the first of ten stratified folds is test, and again of the rest is dev.
+def split_reviews(rows: list) -> dict[str, list]:
+    """The authors' split: a shuffle, then the first of ten stratified folds is test, and again of the rest is
+    dev.
 
     Returns:
         {"train": rows, "dev": rows, "test": rows}, 6,480, 720 and 800 of 8,000, in the order of the shuffle.
@@ -159,11 +168,12 @@ def split_reviews(rows):
     return {"train": rest, "dev": splits["dev"], "test": splits["test"]}
 
 
-def deduplicate(splits):
+def deduplicate(splits: dict[str, list]) -> tuple[dict, dict]:
     """The splits without repeated texts: the first copy stays, in the order test, dev, train.
 
-    So test and dev hold the authors' texts, and their figures stay comparable; train pays for the leak. A text found with two
-    labels or in two domains is dropped everywhere, for no copy can be called right (there is none among the published reviews).
+    So test and dev hold the authors' texts, and their figures stay comparable; train pays for the leak. A
+    text found with two labels or in two domains is dropped everywhere, for no copy can be called right (there
+    is none among the published reviews).
 
     Returns:
         the splits, and {split: [rows whose text stands in a split before it, other dropped rows]}.
@@ -183,7 +193,7 @@ def deduplicate(splits):
     return {split: kept[split] for split in SPLITS}, dropped
 
 
-def leaks(splits):
+def leaks(splits: dict[str, list]) -> list[str]:
     """Lines that say how many texts stand on both sides of each pair of splits."""
     texts = {split: {row[0] for row in rows} for split, rows in splits.items()}
     pairs = (("train", "test"), ("train", "dev"), ("dev", "test"))
@@ -212,7 +222,8 @@ def main():
         splits, dropped = deduplicate(splits)
         for split, (leaked, repeated) in dropped.items():
             print(
-                f"{split}: dropped {leaked} reviews whose text stands in a split named before, {repeated} repeats within the split"
+                f"{split}: dropped {leaked} reviews whose text stands in a split named before, {repeated} "
+                "repeats within the split"
             )
     write_task(TASK, args.data_dir, splits)
     print(count_table(TASK, splits))

@@ -3,10 +3,11 @@
     python3 -m data.prepare.augment --task_name senti --data_dir data/SENTI --model_load_dir models/MiniLM \\
         --output_file output/augmented.tsv --copies 4
 
-A student learns more from its teacher when it sees more texts. Where there are no others, these are made up: words are
-replaced by neighbours among the model's own word vectors, words are left out, and texts of several sentences are
-recombined within a domain and a class. The idea is TinyBERT's (Jiao et al., Findings of EMNLP 2020, section 3.2), without
-its GloVe vectors and its masked language model. Dev and test are never read. The file is a function of the seed.
+A student learns more from its teacher when it sees more texts. Where there are no others, these are made up:
+words are replaced by neighbours among the model's own word vectors, words are left out, and texts of several
+sentences are recombined within a domain and a class. The idea is TinyBERT's (Jiao et al., Findings of EMNLP
+2020, section 3.2), without its GloVe vectors and its masked language model. Dev and test are never read. The
+file is a function of the seed.
 """
 
 import config  # isort: skip  (first: it says what is not installed)
@@ -129,10 +130,11 @@ def recombine(text: str, other: str, stream) -> str:
 
 
 def augment(examples: list, copies: int, rates: Rates, neighbours: Neighbours, lower: bool, seed: int):
-    """Yields (texts, domain) of `copies` altered versions of each example, those that equal a training text left out.
+    """Yields (texts, domain) of `copies` altered versions of each example, those that equal a training text
+    left out.
 
-    Each version is a function of (seed, place of the example, number of the version). Of a pair both texts are
-    altered, and none is recombined: its label hangs on both.
+    Each version is a function of (seed, place of the example, number of the version). Of a pair both texts
+    are altered, and none is recombined: its label hangs on both.
     """
     alike = {}  # (domain, label): the examples of that cell
     for example in examples:

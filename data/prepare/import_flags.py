@@ -3,13 +3,14 @@
 import pathlib
 import re
 
-from config import case, count, module_parser, natural, number
+from config import Parser, case, count, module_parser, natural, number
 from data.prepare.readers import DELIMITERS, FORMS, detect_form
+from data.prepare.tables import Columns
 from data.tasks import BUILT_IN, SPLITS, split_path
 from util import UserError
 
 
-def make_parser(description):
+def make_parser(description: str) -> Parser:
     """The parser of the command line. Args: description: the docstring of the command."""
     parser = module_parser(description, "data.prepare.import_tsv")
     _add_files(parser.add_argument)
@@ -68,8 +69,8 @@ def _add_columns(add):
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="their order (default: by number if all are numbers, else alphabetical); OLD=NEW takes one label "
-        "for another, and OLD= drops its rows",
+        help="their order (default: by number if all are numbers, else alphabetical); OLD=NEW takes one "
+        "label for another, and OLD= drops its rows",
     )
     add("--domain", metavar="COLUMN", help="the column of the domain (default: one domain, 'all')")
     add(
@@ -80,7 +81,7 @@ def _add_columns(add):
     add(
         "--group",
         metavar="COLUMN",
-        help="rows with the same value in it stay in one split, as those of one author; an empty value ties nothing",
+        help="rows with the same value in it, as of one author, stay in one split; an empty one ties nothing",
     )
 
 
@@ -107,17 +108,17 @@ def _add_splits(add):
     add("--drop_rare", action="store_true", help="drop the rows of such labels and domains instead")
 
 
-def check_flags(args, columns):
+def check_flags(args, columns: Columns) -> None:
     """Refuses flags that do not go together before anything is read."""
     if not re.fullmatch(r"[\w.-]{1,100}", args.task_name) or args.task_name in BUILT_IN:
         raise UserError(
-            f"--task_name {args.task_name:.100}: expected letters, digits, '_', '.' and '-' alone, and none of the "
-            f"built-in tasks ({', '.join(BUILT_IN)})."
+            f"--task_name {args.task_name:.100}: expected letters, digits, '_', '.' and '-' alone, and none "
+            f"of the built-in tasks ({', '.join(BUILT_IN)})."
         )
     if sum(read_portions(args).values()) >= 1:
         raise UserError(
-            f"--dev_portion {args.dev_portion} --test_portion {args.test_portion}: expected less than 1 together, "
-            "for train has the rest."
+            f"--dev_portion {args.dev_portion} --test_portion {args.test_portion}: expected less than 1 "
+            "together, for train has the rest."
         )
     _check_columns(args, columns)
     _check_files(args)
@@ -126,8 +127,8 @@ def check_flags(args, columns):
 def _check_columns(args, columns):
     if len(columns.text) > 2 or len({*columns.text, columns.label, columns.domain}) < len(columns.text) + 2:
         raise UserError(
-            f"--text {' '.join(columns.text)} --label {columns.label} --domain {columns.domain}: expected one or two "
-            "columns of text, and another column for each flag."
+            f"--text {' '.join(columns.text)} --label {columns.label} --domain {columns.domain}: expected "
+            "one or two columns of text, and another column for each flag."
         )
     for name in columns.wanted:
         if not 0 < len(name) <= 100:
@@ -138,12 +139,13 @@ def _check_columns(args, columns):
             )
     if args.domain_from_file and (args.domain or args.dev or args.test):
         raise UserError(
-            "--domain_from_file: expected none of --domain, --dev and --test beside it: the files of --source are "
-            "the domains."
+            "--domain_from_file: expected none of --domain, --dev and --test beside it: the files of "
+            "--source are the domains."
         )
     if args.group and (args.dev or args.test):
         raise UserError(
-            "--group: expected neither --dev nor --test beside it: what is split already cannot be kept together."
+            "--group: expected neither --dev nor --test beside it: what is split already cannot be kept "
+            "together."
         )
 
 
@@ -160,6 +162,6 @@ def _check_files(args):
             )
 
 
-def read_portions(args):
-    """{"dev": share, "test": share} that the rows of --source are split by; 0 for what has a file of its own."""
+def read_portions(args) -> dict[str, float]:
+    """{"dev": share, "test": share} of the rows of --source; 0 for what has a file of its own."""
     return {"dev": 0 if args.dev else args.dev_portion, "test": 0 if args.test else args.test_portion}

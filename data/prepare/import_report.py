@@ -5,15 +5,17 @@ import itertools
 
 import numpy as np
 
-from data.prepare.tables import is_quoted
+from data.prepare.tables import Row, is_quoted
 from data.prepare.task_files import count_table
-from data.tasks import SPLITS
+from data.tasks import SPLITS, Task
 
 WIDEST_TABLE = 10  # labels
 
 
-def count_lines(task, splits):
-    """The number of rows per split, domain and label: a table, or with many labels a line for each domain and label."""
+def count_lines(task: Task, splits: dict) -> list[str]:
+    """The number of rows per split, domain and label: a table, or with many labels a line for each domain and
+    label.
+    """
     if len(task.labels) <= WIDEST_TABLE:
         table = count_table(task, {split: plain_rows(rows) for split, rows in splits.items()})
         return list(dict.fromkeys(table.splitlines()))  # the one domain "all" is its own sum
@@ -24,11 +26,11 @@ def count_lines(task, splits):
     return lines
 
 
-def plain_rows(rows):
+def plain_rows(rows: list[Row]) -> list[tuple]:
     return [(*row.texts, row.domain, row.label) for row in rows]
 
 
-def length_lines(splits, tokenizer, seq_length):
+def length_lines(splits: dict, tokenizer, seq_length: int) -> list[str]:
     """How long the texts of each split are, in words, and in tokens where there is a tokenizer."""
     lines = []
     for split, rows in splits.items():
@@ -39,16 +41,18 @@ def length_lines(splits, tokenizer, seq_length):
             tokens = [1 + sum(1 + sum(1 for _ in tokenizer.ids(text)) for text in row.texts) for row in rows]
             cut = 100 * np.mean(np.array(tokens) > seq_length)
             lines.append(
-                f"{split}: tokens a row: {_spread(tokens)}; {cut:.1f}% of the rows are cut at --seq_length {seq_length}"
+                f"{split}: tokens a row: {_spread(tokens)}; {cut:.1f}% of the rows are cut at --seq_length "
+                f"{seq_length}"
             )
     return lines
 
 
 def _spread(lengths):
-    return f"{np.mean(lengths):.1f} on average, 95% have at most {np.percentile(lengths, 95):.0f}, the longest {max(lengths)}"
+    most = np.percentile(lengths, 95)
+    return f"{np.mean(lengths):.1f} on average, 95% have at most {most:.0f}, the longest {max(lengths)}"
 
 
-def repeat_lines(rows):
+def repeat_lines(rows: list[Row]) -> list[str]:
     """Which texts stand in more than one row, and which of them have more than one label."""
     copies = collections.defaultdict(list)
     for row in rows:
@@ -67,16 +71,18 @@ def repeat_lines(rows):
     if surely := [row.where for row in rows if any(map(is_quoted, row.texts))]:
         lines.append(
             f"texts quoted as in CSV, with doubled quotes inside: {len(surely)} ({', '.join(surely[:3])}"
-            f"{', ...' * (len(surely) > 3)}); their quotes stay in the texts unless you say --format csv --delimiter tab"
+            f"{', ...' * (len(surely) > 3)}); their quotes stay in the texts unless you say --format csv "
+            "--delimiter tab"
         )
     elif 2 * quoted > len(rows):
         lines.append(
-            f"texts in double quotes: {quoted}; if these are not part of the texts, say --format csv --delimiter tab"
+            f"texts in double quotes: {quoted}; if these are not part of the texts, say --format csv "
+            "--delimiter tab"
         )
     return lines
 
 
-def leak_lines(splits):
+def leak_lines(splits: dict) -> list[str]:
     """How many texts stand on both sides of each pair of splits."""
     texts = {split: {row.texts for row in rows} for split, rows in splits.items()}
     return [

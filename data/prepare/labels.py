@@ -1,4 +1,6 @@
-"""Labels of a table that may not be what was meant: alike, standing for nothing, or scores; and --labels, which maps and drops them."""
+"""Labels of a table that may not be what was meant: alike, standing for nothing, or scores; and --labels,
+which maps and drops them.
+"""
 
 import collections
 import shlex
@@ -10,12 +12,14 @@ NOTHING = {"-", "--", "?", "nan", "none", "null", "nil", "n/a", "na", "nat", "<n
 MOST_SCORES = 10  # different numbers with fractions; more are taken for a regression
 
 
-def apply_labels(tables, entries):
-    """The tables with labels mapped and dropped as the `entries` of --labels say, and the names among these in their order.
+def apply_labels(tables: dict, entries: list[str]) -> tuple[dict, list[str]]:
+    """The tables with labels mapped and dropped as the `entries` of --labels say, and the names among these
+    in their order.
 
     Args:
         tables: {split: rows}.
-        entries: names; "OLD=NEW": OLD becomes NEW; "OLD=": its rows are dropped. A label of the rows is a name, "=" or not.
+        entries: names; "OLD=NEW": OLD becomes NEW; "OLD=": its rows are dropped. A label of the rows is a
+            name, "=" or not.
     Raises:
         UserError: there is no label OLD.
     """
@@ -26,7 +30,8 @@ def apply_labels(tables, entries):
         old, _, new = entry.rpartition("=")
         if old not in found:
             raise UserError(
-                f"--labels {entry}: found no label {old!r} in the rows, expected one of {', '.join(sorted(found))[:300]}."
+                f"--labels {entry}: found no label {old!r} in the rows, expected one of "
+                f"{', '.join(sorted(found))[:300]}."
             )
         names[old] = new
     if dropped := sum(names.get(row.label) == "" for rows in tables.values() for row in rows):
@@ -38,29 +43,33 @@ def apply_labels(tables, entries):
     return tables, [entry for entry in entries if entry not in changes]
 
 
-def refuse_scores(column, rows, order):
+def refuse_scores(column: str, rows: list, order: list[str]) -> None:
     """Refuses labels that are scores, many numbers with fractions, unless --labels names their `order`."""
     names = {row.label for row in rows}
     if not order and len(names) > MOST_SCORES and _are_scores(names):
         raise UserError(
-            f"--label {column}: found {len(names)} different numbers such as {_fractions(names)[0]}, which are scores, and "
-            "regression is not done here: expected classes: bring the scores into a few, or name each with --labels."
+            f"--label {column}: found {len(names)} different numbers such as {_fractions(names)[0]}, which "
+            "are scores, and regression is not done here: expected classes: bring the scores into a few, or "
+            "name each with --labels."
         )
 
 
-def refuse_lists(column, rows, order):
+def refuse_lists(column: str, rows: list, order: list[str]) -> None:
     """Refuses labels that are lists, as of several labels a text, unless --labels names their `order`."""
     names = {row.label for row in rows}
     lists = sorted(name for name in names if name[0] + name[-1] in ("[]", "{}"))
     if not order and 2 * len(lists) > len(names):
         raise UserError(
-            f"--label {column}: found lists such as {lists[0][:80]!r}, and several labels a text are not done here: "
-            "expected one label: choose one for each text, or name each list with --labels, as a class of its own."
+            f"--label {column}: found lists such as {lists[0][:80]!r}, and several labels a text are not "
+            "done here: expected one label: choose one for each text, or name each list with --labels, as a "
+            "class of its own."
         )
 
 
-def label_notes(rows, order):
-    """Notes, a line each, on labels that look alike, that stand for nothing, and that are scores; none where --labels names them."""
+def label_notes(rows: list, order: list[str]) -> list[str]:
+    """Notes, a line each, on labels that look alike, that stand for nothing, and that are scores; none where
+    --labels names them.
+    """
     counts = collections.Counter(row.label for row in rows)
     if order:
         return []
@@ -73,17 +82,19 @@ def label_notes(rows, order):
             most = max(names, key=counts.get)
             flags = " ".join(_change(name, most) for name in names if name != most)
             notes.append(
-                f"note: labels that look alike, each a class of its own: {_told(names, counts)}; --labels {flags} makes one of them"
+                f"note: labels that look alike, each a class of its own: {_told(names, counts)}; --labels "
+                f"{flags} makes one of them"
             )
     if nothing := [name for name in sorted(counts) if name.casefold() in NOTHING]:
         flags = " ".join(_change(name, "") for name in nothing)
         notes.append(
-            f"note: labels that may stand for none, each a class of its own: {_told(nothing, counts)}; --labels {flags} drops "
-            "their rows"
+            f"note: labels that may stand for none, each a class of its own: {_told(nothing, counts)}; "
+            f"--labels {flags} drops their rows"
         )
     if _are_scores(counts):
         notes.append(
-            f"note: labels that look like scores, each a class of its own: {_told(_fractions(counts), counts)}; regression is not done"
+            "note: labels that look like scores, each a class of its own: "
+            f"{_told(_fractions(counts), counts)}; regression is not done"
         )
     return notes
 
@@ -98,7 +109,7 @@ def _told(names, counts):
 
 
 def _canonical(name):
-    """What labels that look alike have in common: the number, or the letters whatever their case and width."""
+    """What labels that look alike share: the number, or the letters whatever their case and width."""
     name = unicodedata.normalize("NFKC", name)
     number = _number(name)
     return name.casefold() if number is None else number

@@ -1,10 +1,12 @@
-"""MultiNLI -> train.tsv, dev.tsv and test.tsv of the task mnli: pairs of a premise and a hypothesis in five genres.
+"""MultiNLI -> train.tsv, dev.tsv and test.tsv of the task mnli: pairs of a premise and a hypothesis in five
+genres.
 
-    python3 -m data.prepare.mnli --source multinli_1.0 --data_dir data/MNLI [--dev_example_num 5000] [--seed 42]
+    python3 -m data.prepare.mnli --source multinli_1.0 --data_dir data/MNLI [--dev_example_num 5000]
+        [--seed 42]
 
-The Multi-Genre NLI Corpus (Williams, Nangia and Bowman, NAACL 2018), as published (JSON lines or a table) or as the tables of GLUE.
-The labels of its test set are not public: so test is dev_matched, and dev is held out of the training pairs, by genre and label.
-No prompt and no premise stands in both train and dev.
+The Multi-Genre NLI Corpus (Williams, Nangia and Bowman, NAACL 2018), as published (JSON lines or a table) or
+as the tables of GLUE. The labels of its test set are not public: so test is dev_matched, and dev is held out
+of the training pairs, by genre and label. No prompt and no premise stands in both train and dev.
 """
 
 import collections
@@ -42,8 +44,10 @@ class Pair(NamedTuple):
 # --------------------------------------------------------------------------------------- reading
 
 
-def find_file(source, part):
-    """The file of a part (train or dev_matched) in the folder `source`: the published JSON lines or table, or GLUE's table."""
+def find_file(source, part: str) -> pathlib.Path:
+    """The file of a part (train or dev_matched) in the folder `source`: the published JSON lines or table, or
+    GLUE's table.
+    """
     folder = pathlib.Path(source)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected multinli_1.0 or GLUE's MNLI: check --source.")
@@ -55,7 +59,7 @@ def find_file(source, part):
     return found[0]
 
 
-def read_pairs(path):
+def read_pairs(path: pathlib.Path) -> tuple[list[Pair], dict]:
     """The pairs of a file in their order, and the lines of those that were dropped.
 
     Returns:
@@ -72,7 +76,8 @@ def read_pairs(path):
         for name, found, known in (("genre", genre, TASK.domains), ("gold_label", label, TASK.labels)):
             if found not in known:
                 raise UserError(
-                    f"{path}:{line}: found {name} {found[:80]!r}, expected one of {', '.join(known)}: mend or remove the line."
+                    f"{path}:{line}: found {name} {found[:80]!r}, expected one of {', '.join(known)}: mend "
+                    "or remove the line."
                 )
         if premise and hypothesis:
             pairs.append(Pair(premise, hypothesis, genre, label, prompt))
@@ -100,11 +105,13 @@ def _json_values(path):
             record = json.loads(text, parse_int=str)  # some copies have a number for promptID
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{path}:{line}: the line is not JSON ({error}), expected an object a line: fetch the file again."
+                f"{path}:{line}: the line is not JSON ({error}), expected an object a line: fetch the file "
+                "again."
             ) from None
         if not isinstance(record, dict):
             raise UserError(
-                f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line: fetch the file again."
+                f"{path}:{line}: found a {type(record).__name__}, expected a JSON object a line: fetch the "
+                "file again."
             )
         yield line, [_text_of(record, name, f"{path}:{line}") for name in FIELDS]
 
@@ -122,7 +129,8 @@ def _text_of(record, name, where):
 
 
 def _table_values(path):
-    """Yields (line, the values of FIELDS) for each row of a table, whose fields are taken as they stand: no quoting, no escapes.
+    """Yields (line, the values of FIELDS) for each row of a table, whose fields are taken as they stand: no
+    quoting, no escapes.
 
     Empty fields at the end of a row may be left out.
     """
@@ -131,15 +139,16 @@ def _table_values(path):
     for name in FIELDS:
         if header.count(name) != 1:
             raise UserError(
-                f"{path}: found the columns {', '.join(map(repr, header))[:300]}, expected '{name}' once among them: "
-                "fetch the file again."
+                f"{path}: found the columns {', '.join(map(repr, header))[:300]}, expected '{name}' once "
+                "among them: fetch the file again."
             )
     order = [header.index(name) for name in FIELDS]
     for line, text in lines:
         fields = text.split("\t")
         if not max(order) < len(fields) <= len(header):
             raise UserError(
-                f"{path}:{line}: found {len(fields)} column(s), expected {len(header)}: mend or remove the line."
+                f"{path}:{line}: found {len(fields)} column(s), expected {len(header)}: mend or remove the "
+                "line."
             )
         yield line, [fields[k] for k in order]
 
@@ -147,11 +156,12 @@ def _table_values(path):
 # --------------------------------------------------------------------------------------- splitting
 
 
-def hold_out(pairs, wanted, seed):
-    """Splits the training pairs into train and dev at random, as many of each genre and label in dev as its share is.
+def hold_out(pairs: list[Pair], wanted: int, seed: int) -> dict[str, list[Pair]]:
+    """Splits the training pairs into train and dev at random, as many of each genre and label in dev as its
+    share is.
 
-    Pairs of one prompt, and of one premise, stay on one side. So the share of a genre and label may be missed by a few, and where
-    nothing fits into the last places dev has a few less than `wanted`.
+    Pairs of one prompt, and of one premise, stay on one side. So the share of a genre and label may be missed
+    by a few, and where nothing fits into the last places dev has a few less than `wanted`.
 
     Returns:
         {"train": pairs, "dev": pairs}, in random order; the same for the same arguments.
@@ -160,7 +170,8 @@ def hold_out(pairs, wanted, seed):
     """
     if wanted >= len(pairs):
         raise UserError(
-            f"--dev_example_num {wanted}: found {len(pairs)} training pairs, expected more than that: lower it."
+            f"--dev_example_num {wanted}: found {len(pairs)} training pairs, expected more than that: lower "
+            "it."
         )
     units = shuffle(connected_pairs(pairs), seed, 0)
     chosen = _choose(
@@ -168,8 +179,8 @@ def hold_out(pairs, wanted, seed):
     )
     if not 0 < len(chosen) < len(units):
         raise UserError(
-            f"--dev_example_num {wanted}: found no way to part {len(units)} groups of pairs with one prompt or premise, "
-            "expected some pairs on either side: name another number."
+            f"--dev_example_num {wanted}: found no way to part {len(units)} groups of pairs with one prompt "
+            "or premise, expected some pairs on either side: name another number."
         )
     dev = [pair for k, unit in enumerate(units) if k in chosen for pair in unit]
     train = [pair for k, unit in enumerate(units) if k not in chosen for pair in unit]
@@ -177,7 +188,7 @@ def hold_out(pairs, wanted, seed):
 
 
 def _choose(units, wanted):
-    """The numbers of the units that make up dev, of units in random order, each as {(genre, label): pairs}."""
+    """The numbers of the units that make up dev. Args: units: {(genre, label): pairs}, in random order."""
     room, left, chosen = shares(sum(units, collections.Counter()), wanted), wanted, set()
     for excess in (0, 1):  # a second round fills the places left with what exceeds its share by one
         for k, cells in enumerate(units):
@@ -193,14 +204,17 @@ def _choose(units, wanted):
     return chosen
 
 
-def connected_pairs(pairs):
+def connected_pairs(pairs: list[Pair]) -> list[list[Pair]]:
     """Lists of pairs that share a prompt or a premise, or are tied through others that do."""
     units = connected_groups(pairs, lambda pair: (("premise", pair.premise), ("prompt", pair.prompt)))
     return [[pairs[k] for k in unit] for unit in units]
 
 
-def shares(cells, wanted):
-    """`wanted` pairs dealt to the cells in proportion to their sizes, rounded so that the sum is `wanted`. Counter -> Counter."""
+def shares(cells: collections.Counter, wanted: int) -> collections.Counter:
+    """`wanted` pairs dealt to the cells in proportion to their sizes, rounded so that the sum is `wanted`.
+
+    Counter -> Counter.
+    """
     total, before, room = sum(cells.values()), 0, collections.Counter()
     for cell, n in sorted(cells.items()):
         room[cell] = (before + n) * wanted // total - before * wanted // total
@@ -211,7 +225,7 @@ def shares(cells, wanted):
 # --------------------------------------------------------------------------------------- the command
 
 
-def dropped_lines(path, pairs, dropped):
+def dropped_lines(path, pairs: list[Pair], dropped: dict) -> list[str]:
     """Lines that say what was read of a file and what was dropped."""
     lines = [f"{path}: {len(pairs)} pairs"]
     for reason, numbers in dropped.items():

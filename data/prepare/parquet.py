@@ -1,6 +1,7 @@
-"""Parquet files -> values of columns, through pyarrow, which is not among the packages that the suite needs."""
+"""Parquet files -> values of columns, through pyarrow, which the suite does not need otherwise."""
 
 import json
+from collections.abc import Iterator
 
 from data.tasks import clean
 from util import UserError
@@ -8,11 +9,11 @@ from util import UserError
 BATCH = 4096  # rows read at once
 
 
-def parquet_values(path, wanted):
+def parquet_values(path, wanted: list[str]) -> Iterator[tuple[int, list[str]]]:
     """Yields (number from 1, the cleaned values of the columns `wanted`) for each row of a Parquet file.
 
-    Numbers, true and false become their text, as in JSON; no value is an empty text. Where the file says that a
-    column holds numbers of classes, as those of Hugging Face's datasets do, their names are the values.
+    Numbers, true and false become their text, as in JSON; no value is an empty text. Where the file says that
+    a column holds numbers of classes, as those of Hugging Face's datasets do, their names are the values.
 
     Raises:
         UserError: there is no pyarrow, or a fault of the file.
@@ -47,8 +48,8 @@ def _import_pyarrow(path):
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(
-            f"{path}: Parquet is read through pyarrow, which does not load here ({error}): pip install pyarrow, or save "
-            "the table as CSV or JSON lines."
+            f"{path}: Parquet is read through pyarrow, which does not load here ({error}): pip install "
+            "pyarrow, or save the table as CSV or JSON lines."
         ) from None
     return pyarrow, pyarrow.parquet
 
@@ -59,7 +60,8 @@ def _column(path, schema, name):
     if len(found) != 1:
         raise UserError(
             f"{path}: found {'more than one' if found else 'no'} column '{name}' among "
-            f"{', '.join(map(repr, schema.names))[:300] or 'none at all'}, expected it once: check the names of columns."
+            f"{', '.join(map(repr, schema.names))[:300] or 'none at all'}, expected it once: check the names "
+            "of columns."
         )
     return found[0]
 
@@ -82,13 +84,13 @@ def _as_text(where, column, value, classes):
     if classes and isinstance(value, int):
         if not 0 <= value < len(classes):
             raise UserError(
-                f"{where}: found the class {value} in '{column}', expected one of the {len(classes)} that the file "
-                "names: mend or remove the row."
+                f"{where}: found the class {value} in '{column}', expected one of the {len(classes)} that "
+                "the file names: mend or remove the row."
             )
         return classes[value]
     if isinstance(value, (str, int, float)):
         return str(value)
     raise UserError(
-        f"{where}: found a {type(value).__name__} in '{column}', expected text, a number, true or false: name another "
-        "column."
+        f"{where}: found a {type(value).__name__} in '{column}', expected text, a number, true or false: "
+        "name another column."
     )

@@ -1,4 +1,6 @@
-"""Files of tables -> (number of the row, values of the columns wanted): CSV, TSV, JSON lines and Parquet, packed or not."""
+"""Files of tables -> (number of the row, values of the columns wanted): CSV, TSV, JSON lines and Parquet,
+packed or not.
+"""
 
 import csv
 import functools
@@ -7,6 +9,7 @@ import json
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
 
 from data.lines import line_text, open_text
 from data.prepare.parquet import parquet_values
@@ -20,7 +23,7 @@ GZIP = b"\x1f\x8b"  # the first bytes of such a file
 
 
 def bare_name(path) -> tuple[str, str]:
-    """The name of a file without its suffixes, and the suffix of its form: ("books", "csv") of books.csv.gz."""
+    """A file's name without suffixes, and the suffix of its form: ("books", "csv") of books.csv.gz."""
     path = pathlib.Path(path)
     path = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     return path.stem, path.suffix[1:].lower()
@@ -31,16 +34,19 @@ def detect_form(path) -> str:
     _, form = bare_name(path)
     if form not in FORMS:
         raise UserError(
-            f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl, packed by gzip or not, or parquet: "
-            "save it as one of these, or say what it is with --format."
+            f"{path}: found the suffix '{form:.20}', expected csv, tsv or jsonl, packed by gzip or not, or "
+            "parquet: save it as one of these, or say what it is with --format."
         )
     return form
 
 
-def read_values(path, form, delimiter, wanted, has_header=True):
+def read_values(
+    path, form: str, delimiter: str, wanted: list[str], has_header=True
+) -> Iterator[tuple[int, list[str]]]:
     """Yields (number, the cleaned values of the columns `wanted`) for each row of a file.
 
-    The number is that of the line, of a row of many lines the first one's; in Parquet that of the row, from 1.
+    The number is that of the line, of a row of many lines the first one's; in Parquet that of the row, from
+    1.
 
     Args:
         form: one of FORMS; delimiter: what parts the fields of a CSV, a key of DELIMITERS.
@@ -60,7 +66,9 @@ def read_values(path, form, delimiter, wanted, has_header=True):
 
 
 def _lines(path):
-    """Yields the lines of a file as text, without their ends; what is packed by gzip is told by its first bytes."""
+    """Yields the lines of a file as text, without their ends; what is packed by gzip is told by its first
+    bytes.
+    """
     with open_text(path, "a table: check --source, --dev and --test") as file:
         is_packed = file.peek(len(GZIP)).startswith(GZIP)
         for line, raw in enumerate(unpacked(path, file) if is_packed else file, 1):
@@ -128,7 +136,10 @@ def _header_advice(first, found, name):
             return f"it is parted by {word}s, so say --format csv --delimiter {word}."
     if alike := [other for other in found if other.casefold() == name.casefold() and other != name]:
         return f"there is '{alike[0]}', in other letters."
-    return "check the names of columns, --format and --delimiter; without a header, say --no_header and number them."
+    return (
+        "check the names of columns, --format and --delimiter; without a header, say --no_header and number "
+        "them."
+    )
 
 
 def _key_advice(found, name):
@@ -152,8 +163,8 @@ def _csv_rows(path, delimiter):
             return
         except csv.Error as error:
             raise UserError(
-                f"{path}:{line}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected "
-                f"{_csv_advice(str(error))}"
+                f"{path}:{line}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), "
+                f"expected {_csv_advice(str(error))}"
             ) from None
         if fields:
             yield line, fields
@@ -164,8 +175,8 @@ def _csv_advice(error):
     if "new-line character" in error:
         return "line ends of Unix or Windows: these are of old Macs, so convert them (tr '\\r' '\\n')."
     return (
-        "quotes doubled inside quotes, not escaped otherwise, and closed: mend it, or say --format tsv where quotes "
-        "mean nothing."
+        "quotes doubled inside quotes, not escaped otherwise, and closed: mend it, or say --format tsv where "
+        "quotes mean nothing."
     )
 
 
@@ -220,7 +231,8 @@ def _as_text(where, column, value):
     if not isinstance(value, str):
         found = "null" if value is None else f"a {type(value).__name__}"
         raise UserError(
-            f"{where}: found {found} in '{column}', expected text, a number, true or false: mend or remove the line."
+            f"{where}: found {found} in '{column}', expected text, a number, true or false: mend or remove "
+            "the line."
         )
     try:
         value.encode("utf-8")

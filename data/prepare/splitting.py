@@ -1,4 +1,6 @@
-"""Splits at random by domain and label: what belongs together stays on one side, and each side has its share of each cell."""
+"""Splits at random by domain and label: what belongs together stays on one side, and each side has its share
+of each cell.
+"""
 
 import collections
 import math
@@ -9,8 +11,10 @@ from data.tasks import SPLITS
 from util import random_stream
 
 
-def deduplicate(tables):
-    """The tables with the first row of each text alone, test before dev before train, so that given test texts stay."""
+def deduplicate(tables: dict) -> dict:
+    """The tables with the first row of each text alone, test before dev before train, so that given test
+    texts stay.
+    """
     seen, kept = set(), {}
     for split in reversed(SPLITS):
         kept[split] = []
@@ -21,11 +25,12 @@ def deduplicate(tables):
     return {split: kept[split] for split in tables}
 
 
-def split_rows(rows, portions, seed):
-    """Splits rows at random, as many of each domain and label (a cell) on each side as its share is, rounded up or down.
+def split_rows(rows: list, portions: dict[str, float], seed: int) -> dict[str, list]:
+    """Splits rows at random, as many of each domain and label (a cell) on each side as its share is, rounded
+    up or down.
 
-    Rows of one text, and of one group, stay on one side, even where the shares suffer. Train has some of each cell; dev and test
-    have some of each domain and of each label where there are rows enough.
+    Rows of one text, and of one group, stay on one side, even where the shares suffer. Train has some of each
+    cell; dev and test have some of each domain and of each label where there are rows enough.
 
     Args:
         portions: {"dev": share, "test": share} of the rows; 0: none.
@@ -51,8 +56,9 @@ def split_rows(rows, portions, seed):
     return {split: shuffle(part, seed, key) for key, (split, part) in enumerate(splits.items(), 1)}
 
 
-def connected_groups(items, keys):
-    """Lists of the indices of items that share a key, or are tied through others that do, in the order of their first ones.
+def connected_groups(items: list, keys) -> list[list[int]]:
+    """Lists of the indices of items that share a key, or are tied through others that do, in the order of
+    their first ones.
 
     Args:
         keys: item -> its keys, hashable.
@@ -73,16 +79,17 @@ def connected_groups(items, keys):
     return list(units.values())
 
 
-def shuffle(items, seed, key):
+def shuffle(items: list, seed: int, key: int) -> list:
     """The items in random order, a function of seed and key."""
     return [items[k] for k in random_stream(seed, "split", key).permutation(len(items))]
 
 
-def quotas(cells, portions):
+def quotas(cells: dict, portions: dict[str, float]) -> dict[str, dict]:
     """How many rows of each cell go to each split, {split: {cell: rows}}, at least one of each to train.
 
-    Dev and test get the share of a cell rounded up or down, so that the shares of all cells together come out right too, and then
-    one more row for each domain and each label that they would have none of, where a cell of it can spare one.
+    Dev and test get the share of a cell rounded up or down, so that the shares of all cells together come out
+    right too, and then one more row for each domain and each label that they would have none of, where a cell
+    of it can spare one.
 
     Args:
         cells: {(domain, label): rows}.
@@ -147,7 +154,9 @@ class _Places:
             self.room[split][cell] -= n
 
     def cover(self, split, name):
-        """Gives the split a unit that holds the name, the one that fits best, if it has none and there is one."""
+        """Gives the split a unit that holds the name, the one that fits best, if it has none and there is
+        one.
+        """
         free = [unit for unit in self.holders[name] if self.split_of[unit] is None]
         if free and (split, name) not in self.covered:
             self._place(
@@ -155,7 +164,9 @@ class _Places:
             )
 
     def fill(self, stream):
-        """Places the other units: at random where there is room, the more the likelier, else where the least is too much."""
+        """Places the other units: at random where there is room, the more the likelier, else where the least
+        is too much.
+        """
         for unit in range(len(self.cells)):
             if self.split_of[unit] is None:
                 room = [

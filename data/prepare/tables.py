@@ -18,7 +18,7 @@ class Columns(NamedTuple):
     group: Optional[str]
 
     @property
-    def wanted(self):
+    def wanted(self) -> list[str]:
         """Their names, those that are not given left out."""
         return [name for name in (*self.text, *self[1:]) if name is not None]
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     where: str  # file:line
 
 
-def is_quoted(text):
+def is_quoted(text: str) -> bool:
     """Whether a field is surely one that CSV quoted: in quotes, with doubled quotes and no others inside."""
     inner = text[1:-1]
     return (
@@ -45,8 +45,14 @@ def is_quoted(text):
 
 
 def read_rows(
-    paths, columns, form=None, delimiter="comma", max_rows=None, domain_from_file=False, has_header=True
-):
+    paths,
+    columns: Columns,
+    form: Optional[str] = None,
+    delimiter: str = "comma",
+    max_rows: Optional[int] = None,
+    domain_from_file: bool = False,
+    has_header: bool = True,
+) -> tuple[list[Row], list[str]]:
     """The rows of some files, in their order, and the places ("file:line") of those that were left out.
 
     Left out is a row of which a text has no visible character.
@@ -55,7 +61,8 @@ def read_rows(
         form: csv, tsv, jsonl or parquet; None: as the suffix of each file says.
         delimiter: what parts the fields of a CSV, a key of DELIMITERS.
         max_rows: so many of each file at most; None: all.
-        domain_from_file: the domain of a row is its file's name without suffixes, not "all", where no column says it.
+        domain_from_file: the domain of a row is its file's name without suffixes, not "all", where no
+            column says it.
         has_header: False: no file begins with the names of columns; they are numbered from 1.
     Raises:
         UserError: a fault, with file and line.
@@ -82,8 +89,8 @@ def _row(where, columns, values, domain):
         if not 0 < len(name) <= 100:
             found = f"a name of {len(name)} characters" if name else "nothing"
             raise UserError(
-                f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the row, "
-                "or name another column."
+                f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the "
+                "row, or name another column."
             )
     return Row(
         tuple(values[name] for name in columns.text),

@@ -3,8 +3,8 @@
 The new files are written into a folder of their own, synced, which then takes the name REPLACEMENT: from here
 on they count. One after the other, the old files are put aside in it and the new ones take their names; last,
 the folder goes. Where a step fails, all old files get their names back. After a kill in between the folder is
-still there: every stage refuses the data with a sentence, and the next import gives the rest of the files their
-names before it begins.
+still there: every stage refuses the data with a sentence, and the next import gives the rest of the files
+their names before it begins.
 """
 
 import contextlib
@@ -213,7 +213,7 @@ def _built_in_task(path):
 # --------------------------------------------------------------------------------------- the report
 
 
-def count_table(task, splits):
+def count_table(task: Task, splits: dict) -> str:
     """The number of examples per domain and class as lines of text.
 
     Args:

@@ -1,6 +1,8 @@
-"""The demo task: sentences about products, films, editorials and tweets, rated by twenty people each, positive or negative.
+"""The demo task: sentences about products, films, editorials and tweets, rated by twenty people each,
+positive or negative.
 
-Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014.
+Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM
+2014.
 """
 
 import collections
@@ -28,12 +30,13 @@ NEUTRAL = 0.5  # mean ratings, -4 to 4: nearer to 0 is dropped
 SEED = 2014
 
 
-def read_sentences(archive):
+def read_sentences(archive) -> list[tuple]:
     """The rows (document, text, domain, label) of the data set, near-neutral ones and repeated texts dropped.
 
     Args:
-        archive: the published .tar.gz as a binary file. Its lines are `id<TAB>mean rating<TAB>text`; ids of products and editorials
-            such as 12_3 name document and sentence, those of films and tweets a sentence alone.
+        archive: the published .tar.gz as a binary file. Its lines are `id<TAB>mean rating<TAB>text`; ids
+            of products and editorials such as 12_3 name document and sentence, those of films and tweets a
+            sentence alone.
     """
     rows, seen = [], set()
     with tarfile.open(fileobj=archive, mode="r:gz") as tar:
@@ -57,11 +60,13 @@ def read_sentences(archive):
     return rows
 
 
-def split_sentences(rows, sizes):
-    """Splits the rows by document: as many of each class in each domain, the sentences of a document on one side.
+def split_sentences(rows: list[tuple], sizes: dict[str, int]) -> dict[str, list]:
+    """Splits the rows by document: as many of each class in each domain, the sentences of a document on one
+    side.
 
-    Documents come in random order; each goes to the first of test, dev and train that has room for one of its sentences, and
-    what finds no room there is dropped. So test does not depend on the size of dev and train, nor dev on that of train.
+    Documents come in random order; each goes to the first of test, dev and train that has room for one of its
+    sentences, and what finds no room there is dropped. So test does not depend on the size of dev and train,
+    nor dev on that of train.
 
     Args:
         rows: (document, text, domain, label), as read_sentences returns them.
@@ -71,12 +76,7 @@ def split_sentences(rows, sizes):
     Raises:
         UserError: a size is no multiple of 8, or more than there is.
     """
-    for split, size in sizes.items():
-        if size < CELLS or size % CELLS:
-            raise UserError(
-                f"{split}: found a size of {size}, expected a multiple of {CELLS} (domains x classes), such as "
-                f"{max(size // CELLS, 1) * CELLS}."
-            )
+    _check_sizes(sizes)
     documents = collections.defaultdict(list)
     for document, *row in rows:
         documents[row[1], document].append(tuple(row))
@@ -98,17 +98,26 @@ def split_sentences(rows, sizes):
     for (split, domain, label), missing in room.items():
         if missing:
             raise UserError(
-                f"{split}: found {sizes[split] // CELLS - missing} {label} sentences about {domain}, expected "
-                f"{sizes[split] // CELLS} for a size of {sizes[split]}: ask for a smaller one."
+                f"{split}: found {sizes[split] // CELLS - missing} {label} sentences about {domain}, "
+                f"expected {sizes[split] // CELLS} for a size of {sizes[split]}: ask for a smaller one."
             )
     return {split: _shuffled(splits[split], k) for k, split in enumerate(SPLITS, 1)}
+
+
+def _check_sizes(sizes):
+    for split, size in sizes.items():
+        if size < CELLS or size % CELLS:
+            raise UserError(
+                f"{split}: found a size of {size}, expected a multiple of {CELLS} (domains x classes), such "
+                f"as {max(size // CELLS, 1) * CELLS}."
+            )
 
 
 def _shuffled(items, key):
     return [items[k] for k in random_stream(SEED, "split", key).permutation(len(items))]
 
 
-def describe_lengths(splits):
+def describe_lengths(splits: dict) -> list[str]:
     """Lines that say how long the texts of each split are, in words."""
     lines = []
     for split, rows in splits.items():

@@ -1,4 +1,6 @@
-"""Raw reviews to TSV files: bytes that are no XML are read, the split is the authors', no text leaks after --dedup."""
+"""Raw reviews to TSV files: bytes that are no XML are read, the split is the authors', no text leaks after
+--dedup.
+"""
 
 import io
 import os
@@ -66,7 +68,9 @@ def run(*arguments):
 
 
 def test_texts_are_found_in_bytes_that_are_no_xml():
-    """Bare & and <, control characters, blank lines and a foreign root element do no harm; a text is one line."""
+    """Bare & and <, control characters, blank lines and a foreign root element do no harm; a text is one
+    line.
+    """
     data = (
         b"<data>\n"
         + review(b"a < b & c\n\n\tnext\x1a line  ")
@@ -108,7 +112,9 @@ def test_faults_of_a_file_are_told(data, sentence):
 
 
 def test_faults_of_the_source_are_told(tmp_path, archive):
-    """No such folder, an empty one, a file that is no archive, one that is cut, one without the files: no traceback."""
+    """No such folder, an empty one, a file that is no archive, one that is cut, one without the files: no
+    traceback.
+    """
     (tmp_path / "text.tar.gz").write_bytes(b"no archive")
     (tmp_path / "cut.tar.gz").write_bytes(archive.read_bytes()[:2000])
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as tar:
@@ -126,7 +132,9 @@ def test_faults_of_the_source_are_told(tmp_path, archive):
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_member_of_three_gigabytes_is_refused_by_its_header(kind, tmp_path):
-    """Neither a file nor a long name nor an extended header is held in memory first: here nothing follows them."""
+    """Neither a file nor a long name nor an extended header is held in memory first: here nothing follows
+    them.
+    """
     member = tarfile.TarInfo("sorted_data_acl/books/positive.review")
     member.type, member.size = kind, 3 << 30
     (tmp_path / "large.tar").write_bytes(member.tobuf(tarfile.USTAR_FORMAT))
@@ -166,7 +174,9 @@ def test_a_damaged_archive_of_any_packing_is_a_sentence(archive, tmp_path):
 
 
 def test_the_split_has_the_authors_sizes_and_every_review_once(source):
-    """6,480, 720 and 800 rows, as many positive as negative, and in each domain as many as the authors report."""
+    """6,480, 720 and 800 rows, as many positive as negative, and in each domain as many as the authors
+    report.
+    """
     rows = [(str(k), *row[1:]) for k, row in enumerate(read_reviews(source))]
     splits = split_reviews(rows)
     assert {split: len(part) for split, part in splits.items()} == {"train": 6480, "dev": 720, "test": 800}
@@ -205,7 +215,9 @@ def test_deduplicated_splits_share_no_text():
 
 
 def test_the_command_writes_what_the_task_reads(source, tmp_path):
-    """All splits are read without a fault, twice the same bytes; --dedup leaves no text twice; a fault is exit code 2."""
+    """All splits are read without a fault, twice the same bytes; --dedup leaves no text twice; a fault is
+    exit code 2.
+    """
     assert run("--source", source, "--data_dir", tmp_path).returncode == 0
     first = {split: split_path(tmp_path, split).read_bytes() for split in SPLITS}
     assert sum(len(list(read_examples(TASK, split_path(tmp_path, split)))) for split in SPLITS) == 8000

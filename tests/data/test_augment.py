@@ -1,4 +1,6 @@
-"""data.prepare.augment: its texts are made of the chosen training texts alone, and are a function of the seed."""
+"""data.prepare.augment: its texts are made of the chosen training texts alone, and are a function of the
+seed.
+"""
 
 import re
 
@@ -40,7 +42,7 @@ def test_a_replaced_word_keeps_its_punctuation():
 
 
 def test_rates_are_what_happens():
-    """At 0 the text stays, at 1 every word with neighbours is another, and a text never loses all its words."""
+    """At 0 the text stays, at 1 every word with neighbours is another; no text loses all its words."""
     stream = random_stream(1, "augmentation")
     text = "a good film it was great"
     assert alter_words(text, Rates(0, 0, 0), NEIGHBOURS, True, stream) == text
@@ -71,7 +73,7 @@ def test_versions_are_a_function_of_the_seed_and_none_is_a_training_text():
 
 
 def test_sentences_are_recombined_within_domain_and_class():
-    """The lone negative text has no partner: its versions hold its own sentences, and nothing of the others."""
+    """The lone negative text has no partner: its versions hold its own sentences alone."""
     rows = augment(EXAMPLES, 20, Rates(0, 0, 1), NEIGHBOURS, True, 1)
     words = [set(texts[0].replace(".", "").replace("!", "").split()) for texts, _ in rows]
     assert words and all(not ({"bad", "awful"} & each and {"good", "great", "fine"} & each) for each in words)

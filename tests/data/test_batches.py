@@ -1,4 +1,6 @@
-"""Epochs and selections: every example once, a function of (seed, epoch), little padding, and which examples the flags choose."""
+"""Epochs and selections: every example once, a function of (seed, epoch), little padding, and which examples
+the flags choose.
+"""
 
 import argparse
 
@@ -31,7 +33,7 @@ def test_every_example_once_an_epoch(N, B):
 
 
 def test_an_epoch_is_a_function_of_seed_and_number():
-    """Asked for again, after other epochs or first, it is the same; another epoch or seed is another order."""
+    """Asked for again, after other epochs or first, it is the same; another epoch or seed is not."""
     first = flat(epoch_batches(LENGTHS, 24, 1, 3))
     epoch_batches(LENGTHS, 24, 1, 0)
     np.random.seed(5)
@@ -41,7 +43,9 @@ def test_an_epoch_is_a_function_of_seed_and_number():
 
 
 def test_epochs_put_other_examples_together():
-    """Two examples that share a batch in one epoch share one in the next about as rarely as chance and like length make it."""
+    """Two examples that share a batch in one epoch share one in the next about as rarely as chance and like
+    length make it.
+    """
     partners = []
     for epoch in (0, 1):
         batch_of = np.empty(4000, int)
@@ -53,7 +57,9 @@ def test_epochs_put_other_examples_together():
 
 
 def test_short_and_long_examples_come_at_any_time():
-    """No quarter of an epoch has longer examples than another, beyond what batches of one length each vary by chance."""
+    """No quarter of an epoch has longer examples than another, beyond what batches of one length each vary by
+    chance.
+    """
     quarters = []
     for epoch in range(20):
         means = [LENGTHS[rows].mean() for rows in epoch_batches(LENGTHS, 24, 1, epoch)]
@@ -67,7 +73,9 @@ def test_short_and_long_examples_come_at_any_time():
 
 
 def test_little_of_a_batch_is_padding():
-    """With lengths spread evenly from 5 to 128, batches of like length compute less than 4% of padding; at random it is 45%."""
+    """With lengths spread evenly from 5 to 128, batches of like length compute less than 4% of padding; at
+    random it is 45%.
+    """
 
     def padding(batches):
         computed = sum(len(rows) * LENGTHS[rows].max() for rows in batches)
@@ -78,7 +86,9 @@ def test_little_of_a_batch_is_padding():
 
 
 def test_a_batch_is_cut_to_its_longest_example():
-    """make_batch takes the rows asked for, in that order, and as many columns as the longest of them has tokens."""
+    """make_batch takes the rows asked for, in that order, and as many columns as the longest of them has
+    tokens.
+    """
     T, n = 12, np.array([3, 7, 5, 12])
     mask = (np.arange(T) < n[:, None]).astype(np.int32)
     arrays = {"input_ids": mask * (np.arange(4)[:, None] + 10), "input_mask": mask, "segment_ids": mask * 0}
@@ -95,7 +105,9 @@ def test_a_batch_is_cut_to_its_longest_example():
 
 
 def test_corrupted_domains_are_a_permutation_of_the_epoch():
-    """Each epoch has as many labels of each domain as there are, in another order each time; about 1/K stay where they were."""
+    """Each epoch has as many labels of each domain as there are, in another order each time; about 1/K stay
+    where they were.
+    """
     domains = np.repeat(np.arange(4), 1000)
     epochs = [corrupted_domains(domains, 1, epoch) for epoch in range(3)]
     for labels in epochs:
@@ -107,7 +119,9 @@ def test_corrupted_domains_are_a_permutation_of_the_epoch():
 
 
 def test_neither_length_nor_batch_tells_the_corrupted_label():
-    """Domains that differ in length make batches of few domains; the corrupted labels within them are mixed all the same."""
+    """Domains that differ in length make batches of few domains; the corrupted labels within them are mixed
+    all the same.
+    """
     domains = np.digitize(LENGTHS, np.quantile(LENGTHS, (0.25, 0.5, 0.75)))  # the length decides the domain
     labels = corrupted_domains(domains, 1, 0)
     batches = epoch_batches(LENGTHS, 24, 1, 0)
@@ -149,7 +163,9 @@ def chosen(**changed):
 
 
 def test_the_limit_comes_first_and_then_the_filters():
-    """--train_example_num means the first N of the file, --domain then chooses of those: 25 of 100, not the first 100 of a domain."""
+    """--train_example_num means the first N of the file, --domain then chooses of those: 25 of 100, not the
+    first 100 of a domain.
+    """
     assert np.array_equal(chosen(), np.arange(400)) and np.array_equal(
         chosen(train_example_num=100), np.arange(100)
     )
@@ -159,7 +175,9 @@ def test_the_limit_comes_first_and_then_the_filters():
 
 
 def test_a_portion_is_stratified_and_the_same_for_a_seed():
-    """10% is 5 of each of the 8 cells; the same ones for a seed, others for another; a smaller portion is part of a larger one."""
+    """10% is 5 of each of the 8 cells; the same ones for a seed, others for another; a smaller portion is
+    part of a larger one.
+    """
     rows = chosen(data_portion=0.1)
     assert np.array_equal(np.bincount(DOMAIN[rows] * 2 + LABEL[rows]), [5] * 8) and (np.diff(rows) > 0).all()
     assert np.array_equal(rows, chosen(data_portion=0.1)) and not np.array_equal(
@@ -170,7 +188,9 @@ def test_a_portion_is_stratified_and_the_same_for_a_seed():
 
 
 def test_the_smallest_portion_has_one_example_of_each_cell():
-    """A portion that rounds to nothing still leaves one example per domain and class; an empty cell stays empty."""
+    """A portion that rounds to nothing still leaves one example per domain and class; an empty cell stays
+    empty.
+    """
     rows = chosen(data_portion=1e-9)
     assert np.array_equal(np.bincount(DOMAIN[rows] * 2 + LABEL[rows]), [1] * 8)
     assert len(chosen(data_portion=1e-9, exclude_domain="books")) == 6
@@ -214,7 +234,9 @@ def test_blocks_and_arrays_hold_the_chosen_examples_alone():
 
 
 def test_dev_keeps_its_first_examples_of_the_domains_of_training():
-    """--eval_example_num limits dev first, --domain and --exclude_domain choose of those; --data_portion leaves dev alone."""
+    """--eval_example_num limits dev first, --domain and --exclude_domain choose of those; --data_portion
+    leaves dev alone.
+    """
     assert np.array_equal(dev_examples(FakeRecords(), TASK, flags(data_portion=0.1))["idxs"], np.arange(400))
     assert np.array_equal(
         dev_examples(FakeRecords(), TASK, flags(eval_example_num=40, domain="kitchen"))["idxs"],

@@ -1,4 +1,6 @@
-"""Fetching through pip and making the demo task: only what was pinned is kept, nothing of it runs, no text leaks. No network."""
+"""Fetching through pip and making the demo task: only what was pinned is kept, nothing of it runs, no text
+leaks. No network.
+"""
 
 import hashlib
 import io
@@ -47,7 +49,9 @@ def serve(index, file, members):
 
 
 def sentences(documents=12):
-    """{file of the data set: its lines}: documents of ten rated sentences, of which one is near-neutral and some repeat."""
+    """{file of the data set: its lines}: documents of ten rated sentences, of which one is near-neutral and
+    some repeat.
+    """
     files = {}
     for domain, name in vader.FILES.items():
         lines = []
@@ -77,7 +81,9 @@ def data_archive(folder):
 
 
 def test_a_source_archive_is_fetched_and_its_code_does_not_run(index, tmp_path):
-    """pip's finder and session bring the bytes as they are; setup.py, which pip download would run, stays asleep."""
+    """pip's finder and session bring the bytes as they are; setup.py, which pip download would run, stays
+    asleep.
+    """
     trap = tmp_path / "ran"
     archive = serve(
         index, "some_package-1.0.zip", {"some_package-1.0/setup.py": f"open({str(trap)!r}, 'w')".encode()}
@@ -112,7 +118,9 @@ def test_another_file_under_the_name_is_refused(index, tmp_path):
 
 
 def test_what_pip_cannot_find_is_told_in_a_sentence(index, tmp_path, monkeypatch, capfd):
-    """No such file, no network, a pip with other internals: the sentence names package and reason; pip itself keeps quiet."""
+    """No such file, no network, a pip with other internals: the sentence names package and reason; pip itself
+    keeps quiet.
+    """
     archive = Archive("some-package", "1.0", "some_package-1.0.zip", "0" * 64)
     with pytest.raises(
         UserError, match=r"^some-package==1.0: pip cannot fetch it \(its index has no some_package-1.0.zip\)"
@@ -173,7 +181,9 @@ def iterate_rows(folder):
 
 
 def test_the_demo_task_is_balanced_and_leaks_no_document(index, tmp_path):
-    """As many of each class in each domain, entities resolved, no text twice, no document in two splits, no neutral sentence."""
+    """As many of each class in each domain, entities resolved, no text twice, no document in two splits, no
+    neutral sentence.
+    """
     write_demo(data_archive(index), tmp_path / "DEMO", SIZES)
     splits = iterate_rows(tmp_path / "DEMO")
     for split, rows in splits.items():

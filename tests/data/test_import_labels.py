@@ -1,4 +1,6 @@
-"""Labels of a table that are not what was meant: alike, standing for nothing, scores; --labels maps and drops them."""
+"""Labels of a table that are not what was meant: alike, standing for nothing, scores; --labels maps and drops
+them.
+"""
 
 import shlex
 
@@ -32,7 +34,9 @@ def rows(*labels):
     ],
 )
 def test_odd_labels_are_named(labels, told):
-    """In a note, with the flag that mends them where there is one, which the parser takes and which leaves no note."""
+    """In a note, with the flag that mends them where there is one, which the parser takes and which leaves no
+    note.
+    """
     (note,) = label_notes(rows(*labels), [])
     assert told in note and label_notes(rows(*labels), ["named"]) == []
     if "--labels" in note:
@@ -53,7 +57,9 @@ def test_plain_labels_have_no_note():
 
 
 def test_labels_are_mapped_and_dropped(capsys):
-    """OLD=NEW, OLD=, and names, which alone are the order; a label with a "=" of its own is a name; an unknown one is refused."""
+    """OLD=NEW, OLD=, and names, which alone are the order; a label with a "=" of its own is a name; an
+    unknown one is refused.
+    """
     tables = {"train": rows("Up", "up", "nan", "a=b"), "test": rows("Up")}
     mapped, order = apply_labels(tables, ["up", "Up=up", "nan=", "a=b"])
     assert [row.label for row in mapped["train"]] == ["up", "up", "a=b"] and mapped["test"][0].label == "up"
@@ -76,7 +82,7 @@ def test_regression_is_refused_by_name():
 
 
 def test_a_tsv_that_is_quoted_as_csv_is_told(tmp_path):
-    """By doubled quotes inside quotes in a single text; read with the flags that are named, nothing is told."""
+    """By doubled quotes inside quotes in one text; read with the flags named, nothing is told."""
     path = tmp_path / "in.tsv"
     path.write_text('text\tstars\na\t1\n"he said ""no"" twice"\t2\n"b"\t1\n"" c\t1\n', encoding="utf-8")
     columns = Columns(("text",), "stars", None, None)

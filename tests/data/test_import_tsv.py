@@ -1,4 +1,6 @@
-"""Tables of the user's own: every format gives the same rows, a split keeps shares and ties, each fault is one sentence."""
+"""Tables of the user's own: every format gives the same rows, a split keeps shares and ties, each fault is
+one sentence.
+"""
 
 import collections
 import csv
@@ -91,7 +93,9 @@ def read_all(folder, name="mine"):
 
 
 def test_all_formats_give_the_same_rows(tmp_path):
-    """Quotes, commas, tabs and line ends inside quotes, in CSV by any delimiter and as JSON: cleaned texts, names as they are."""
+    """Quotes, commas, tabs and line ends inside quotes, in CSV by any delimiter and as JSON: cleaned texts,
+    names as they are.
+    """
     expected = [
         ('he said "no", twice', "1", "books"),
         ("two lines, and more", "2", "dvd"),
@@ -114,7 +118,9 @@ def test_all_formats_give_the_same_rows(tmp_path):
 
 
 def test_lines_are_those_of_the_file(tmp_path):
-    """A row of several lines is named by its first; blank lines count and are passed over; a byte-order mark is no part of a name."""
+    """A row of several lines is named by its first; blank lines count and are passed over; a byte-order mark
+    is no part of a name.
+    """
     (tmp_path / "in.csv").write_bytes(b'\xef\xbb\xbf"text",stars\r\n\r\n"a\n\nb",1\r\n c , "2"\r\n\r\n')
     rows, _ = read_rows([tmp_path / "in.csv"], COLUMNS._replace(domain=None))
     assert [(row.where.rpartition(":")[2], row.texts, row.label, row.domain) for row in rows] == [
@@ -124,7 +130,7 @@ def test_lines_are_those_of_the_file(tmp_path):
 
 
 def test_columns_are_found_by_name_in_each_file(tmp_path):
-    """Others are passed over, the order is free, several files follow each other, and a pair has two texts."""
+    """Others are passed over, the order is free, files follow each other, and a pair has two texts."""
     (tmp_path / "a.csv").write_text("id,stars,text,answer\n7,1,why,because\n")
     (tmp_path / "b.tsv").write_text('answer\ttext\tstars\n"no"\twho\t2\n')
     rows, _ = read_rows(
@@ -191,7 +197,7 @@ def test_empty_texts_are_left_out_and_named(tmp_path):
 
 
 def test_texts_without_a_visible_character_are_empty(tmp_path):
-    """What the stages refuse is not imported: format characters, selectors and accents that stand on nothing."""
+    """What the stages refuse is not imported: format characters, selectors, accents on nothing."""
     texts = ("\u200b", "\u00ad", "\ufe0f\u200d", "\u0301", "\ufffd \ue000", "\u200bgood", "👍\ufe0f")
     write_csv(tmp_path / "in.csv", [(text, "1", "x") for text in texts])
     rows, empty = read_rows([tmp_path / "in.csv"], COLUMNS)
@@ -275,7 +281,9 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
 
 
 def test_the_order_of_labels():
-    """By number where all are numbers, else alphabetical; as named where they are named, and then they must be those of the rows."""
+    """By number where all are numbers, else alphabetical; as named where they are named, and then they must
+    be those of the rows.
+    """
     assert in_order(["10", "2", "1", "2"]) == ("1", "2", "10") and in_order(["1e1", "-.5", "3"]) == (
         "-.5",
         "3",
@@ -320,7 +328,7 @@ def test_deduplicated_tables_hold_each_text_once():
 
 
 def random_rows(stream, texts=None, groups=None):
-    """Up to 400 rows in cells of very different sizes; texts and groups drawn from so many, or all different."""
+    """Up to 400 rows in cells of very different sizes; texts and groups of so many, or all different."""
     domains, labels, n = stream.integers(1, 5), stream.integers(2, 6), stream.integers(20, 400)
     shares = stream.dirichlet(np.full(domains * labels, 0.5))
     cells = [divmod(cell, labels) for cell in stream.choice(domains * labels, n, p=shares)]
@@ -342,7 +350,9 @@ def by_cell(rows):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_shares_of_a_random_table(seed):
-    """Every row is in one split, each cell of dev and test is within one of its share, train has some of each; so is the whole nearly."""
+    """Every row is in one split, each cell of dev and test is within one of its share, train has some of
+    each; so is the whole nearly.
+    """
     stream = np.random.default_rng(seed)
     rows, portions = (
         random_rows(stream),
@@ -362,7 +372,9 @@ def test_shares_of_a_random_table(seed):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_ties_of_a_random_table(seed):
-    """Rows of a text or of a group are in one split, whatever else they tie together, and train has some of each cell."""
+    """Rows of a text or of a group are in one split, whatever else they tie together, and train has some of
+    each cell.
+    """
     stream = np.random.default_rng(seed)
     rows = random_rows(stream, texts=300, groups=100 if seed % 2 else None)
     splits = split_rows(rows, {"dev": 0.2, "test": 0.2}, seed)
@@ -386,7 +398,9 @@ def test_groups_of_moderate_size_leave_the_shares_nearly_whole():
 
 
 def test_ties_leave_no_label_out():
-    """Each text twice, room for one row of a label in dev and in test: both have a text of each label all the same."""
+    """Each text twice, room for one row of a label in dev and in test: both have a text of each label all the
+    same.
+    """
     rows = as_rows([(str(k // 2), ("up", "down")[k // 2 % 2], "x") for k in range(40)])
     for seed in range(10):
         splits = split_rows(rows, {"dev": 0.05, "test": 0.05}, seed)
@@ -408,7 +422,9 @@ def test_repeated_texts_are_spread_as_the_others_are():
 
 
 def test_quotas_of_small_cells_add_up():
-    """Forty cells of 4 rows at a tenth: none is a whole row, all together are 16, and one more for each label that went without."""
+    """Forty cells of 4 rows at a tenth: none is a whole row, all together are 16, and one more for each label
+    that went without.
+    """
     cells = {(f"d{k // 10}", f"l{k % 10}"): 4 for k in range(40)}
     room = quotas(cells, {"dev": 0.1, "test": 0})
     found = collections.Counter(label for (_, label), n in room["dev"].items() if n)
@@ -449,7 +465,8 @@ def test_lengths_in_words_and_tokens(tiny_model):
     rows = as_rows([("good plot", "up", "x"), ("good plot , film", "up", "x")])
     assert length_lines({"dev": rows}, tokenizer_for(tiny_model), 5) == [
         "dev: words a row: 3.0 on average, 95% have at most 4, the longest 4",
-        "dev: tokens a row: 5.0 on average, 95% have at most 6, the longest 6; 50.0% of the rows are cut at --seq_length 5",
+        "dev: tokens a row: 5.0 on average, 95% have at most 6, the longest 6; 50.0% of the rows are cut at "
+        "--seq_length 5",
     ]
 
 
@@ -477,7 +494,9 @@ def test_the_report_tells_of_repeats_contradictions_and_quotes(command, tmp_path
 
 
 def test_the_command_ends_in_a_folder_that_stage_1_takes(command, tmp_path, tiny_model):
-    """task.json and the three TSV files are read by load_task and read_examples; stage 1 makes records of them by the command printed."""
+    """task.json and the three TSV files are read by load_task and read_examples; stage 1 makes records of
+    them by the command printed.
+    """
     write_csv(tmp_path / "in.csv", table())
     outcome = command(
         f"{FLAGS} --vocab_file {shlex.quote(str(tiny_model / 'vocab.txt'))} --seq_length 32 --seed 3"
@@ -562,7 +581,9 @@ def test_pairs_without_a_domain(command, tmp_path):
 
 
 def test_data_that_is_split_already_stays_so(command, tmp_path):
-    """Given tables keep their rows and their order; without --test, test is taken out of the source; leaks are counted, or dropped."""
+    """Given tables keep their rows and their order; without --test, test is taken out of the source; leaks
+    are counted, or dropped.
+    """
     rows = table(72)
     for name, part in (("in", rows[:60]), ("d", [*rows[60:], rows[0]]), ("t", rows[60:72])):
         write_csv(tmp_path / f"{name}.csv", part)
@@ -596,7 +617,9 @@ def test_rare_labels_are_refused_or_dropped(command, tmp_path):
 
 
 def test_only_train_must_have_all_names(command, tmp_path):
-    """A label that dev and test have none of is a note, and the files are read; one that train has none of is refused, nothing written."""
+    """A label that dev and test have none of is a note, and the files are read; one that train has none of is
+    refused, nothing written.
+    """
     odd = [("x", "odd", "a"), ("y", "odd", "b"), ("z", "odd", "c")]
     write_csv(tmp_path / "in.csv", [*table(), *odd])
     outcome = command(f"{FLAGS} --min_examples 1")
@@ -633,7 +656,8 @@ def test_only_train_must_have_all_names(command, tmp_path):
         (
             table(8),
             "--min_examples 5",
-            "found fewer than 5 rows of domain 'books' (4), domain 'dvd' (4), label 'down' (4), label 'up' (4)",
+            "found fewer than 5 rows of domain 'books' (4), domain 'dvd' (4), label 'down' (4), label 'up' "
+            "(4)",
         ),
         (table(8), "--min_examples 5 --drop_rare", "found no rows left"),
         (table(), "--task_name ../up", "--task_name ../up: expected letters"),
@@ -665,7 +689,9 @@ def test_only_train_must_have_all_names(command, tmp_path):
     ],
 )
 def test_what_cannot_be_is_one_sentence(command, tmp_path, rows, more, sentence):
-    """Exit code 2, the sentence on standard error, and nothing written; of a flag given twice the last counts."""
+    """Exit code 2, the sentence on standard error, and nothing written; of a flag given twice the last
+    counts.
+    """
     write_csv(tmp_path / "in.csv", rows)
     outcome = command(f"{FLAGS} {more}")
     assert outcome.code == 2 and sentence in outcome.err and not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""The teacher's knowledge: float16 maps of real tokens on disk, read in any order, told apart by teacher and records."""
+"""The teacher's knowledge: float16 maps of real tokens on disk, read in any order, told apart by teacher and
+records.
+"""
 
 import hashlib
 import json
@@ -99,7 +101,9 @@ def test_round_trip_in_any_order(tmp_path, kind, part_size):
 
 
 def test_the_files(tmp_path):
-    """Parts, offsets and manifest say the same: each offset leads to the frame of its idxs, and the hash is the file's."""
+    """Parts, offsets and manifest say the same: each offset leads to the frame of its idxs, and the hash is
+    the file's.
+    """
     items, folder = make_items(), tmp_path / "k"
     write(folder, items)
     manifest, offsets = json.loads((folder / "manifest.json").read_text()), np.load(folder / "offsets.npy")
@@ -176,7 +180,9 @@ def test_where_it_lies(tmp_path):
 
 
 def test_another_teacher_or_other_records(tmp_path):
-    """`require` passes what the manifest says, and tells another teacher, other records and anything else, found and expected."""
+    """`require` passes what the manifest says, and tells another teacher, other records and anything else,
+    found and expected.
+    """
     knowledge = write(tmp_path / "k", make_items())
     knowledge.require(**FACTS)
     faults = [
@@ -228,7 +234,9 @@ def test_scores_beyond_float16_are_not_written(tmp_path):
 
 
 def test_items_that_do_not_fit_together(tmp_path):
-    """Other shapes than the first example's, an order that does not rise, and no example at all are programming errors."""
+    """Other shapes than the first example's, an order that does not rise, and no example at all are
+    programming errors.
+    """
     good, other = make_items(), make_items(heads=A, hidden=True)[1]
     faults = [
         good[::-1],
@@ -245,7 +253,9 @@ def test_items_that_do_not_fit_together(tmp_path):
 
 
 def test_a_writer_that_is_stopped_leaves_what_was_there_and_is_gone_on_with(tmp_path):
-    """The previous knowledge stays readable while another is written; a second writer of the same facts finds the parts that are done."""
+    """The previous knowledge stays readable while another is written; a second writer of the same facts finds
+    the parts that are done.
+    """
     items, later = make_items(), make_items(seed=1)
     knowledge = write(tmp_path / "k", items)
     stopped = KnowledgeWriter(tmp_path / "k", FACTS)
@@ -266,7 +276,9 @@ def test_a_writer_that_is_stopped_leaves_what_was_there_and_is_gone_on_with(tmp_
 
 @pytest.mark.parametrize("name", ["knowledge.of_record-0", "offsets.npy"])
 def test_every_flipped_bit_is_told(tmp_path, name):
-    """Each single bit of a part and of the offsets, flipped, is told when the knowledge is opened; so is a cut anywhere."""
+    """Each single bit of a part and of the offsets, flipped, is told when the knowledge is opened; so is a
+    cut anywhere.
+    """
     write(tmp_path / "k", make_items([0, 5]), part_size=1)
     path = tmp_path / "k" / name
     data = bytearray(path.read_bytes())
@@ -404,7 +416,9 @@ def forged_offsets(change):
     ],
 )
 def test_offsets_that_do_not_fit(tmp_path, change):
-    """Offsets out of order, of other parts, beyond the file or of another kind are told, though their hash fits."""
+    """Offsets out of order, of other parts, beyond the file or of another kind are told, though their hash
+    fits.
+    """
     write(tmp_path / "k", make_items())
     forged_offsets(change)(tmp_path / "k")
     with pytest.raises(UserError, match="offsets.npy: found offsets that do not fit to the manifest"):
@@ -447,7 +461,9 @@ def test_a_part_cut_after_opening_is_told(tmp_path):
 
 
 def test_wrong_values_of_every_key_of_the_manifest(tmp_path):
-    """Each key, in shapes and parts too, with each kind of wrong value, or lacking: told on one line, or the same knowledge."""
+    """Each key, in shapes and parts too, with each kind of wrong value, or lacking: told on one line, or the
+    same knowledge.
+    """
     items = make_items([0, 3], heads=A, hidden=True)
     manifest, path = write(tmp_path / "k", items, part_size=1).manifest, tmp_path / "k" / "manifest.json"
     places = [
@@ -485,7 +501,9 @@ def test_wrong_values_of_every_key_of_the_manifest(tmp_path):
     ],
 )
 def test_a_head_of_offsets_that_promises_something_else(tmp_path, head):
-    """Terabytes, objects, dates, nonsense, and another order in the head of offsets.npy: told, and no room is made for it."""
+    """Terabytes, objects, dates, nonsense, and another order in the head of offsets.npy: told, and no room is
+    made for it.
+    """
     write(tmp_path / "k", make_items())
     path = tmp_path / "k" / "offsets.npy"
     data, head = path.read_bytes(), head.encode()
@@ -501,7 +519,9 @@ def test_a_head_of_offsets_that_promises_something_else(tmp_path, head):
 
 @pytest.mark.parametrize("key", ["logits", "domain_feature", "attention", "hidden"])
 def test_values_that_are_not_finite_are_not_believed(tmp_path, monkeypatch, key):
-    """Records of a writer that did not look, whole by their hashes: an infinite value or NaN in an example is told when it is read."""
+    """Records of a writer that did not look, whole by their hashes: an infinite value or NaN in an example is
+    told when it is read.
+    """
     monkeypatch.setattr(KnowledgeWriter, "_check_values", lambda *_: None)
     for value in (np.nan, np.inf, -np.inf):
         items = make_items([0, 1], hidden=True)
@@ -529,7 +549,9 @@ def write_less(folder, items, layers, vectors):
 
 @pytest.mark.parametrize("layers, vectors", [((), "float32"), ((), "float16"), ((2, 4, 6), "float16")])
 def test_answers_alone_and_short_vectors(tmp_path, layers, vectors):
-    """Without layers there is no attention in it; vectors of float16 come back rounded, in float32; the size is what was said."""
+    """Without layers there is no attention in it; vectors of float16 come back rounded, in float32; the size
+    is what was said.
+    """
     knowledge, items = write_less(tmp_path / "k", make_items(range(20)), layers, vectors)
     for found, item in zip(knowledge.read(np.arange(20)), items):
         assert found["logits"].tolist() == item["logits"].tolist() and ("attention" in found) == bool(layers)
@@ -552,7 +574,7 @@ def test_logits_are_read_alone(tmp_path, kind):
 
 
 def test_sizes_are_told_by_kind():
-    """Attention grows with the square of the length, hidden states with it; without layers there are neither."""
+    """Attention grows with the length squared, hidden states with it; without layers, neither."""
     sizes = expected_sizes([10, 20], 2, 3, 8, heads=4, hidden=True)
     assert sizes["attention"] == 2 * 2 * 4 * (100 + 400) and sizes["hidden states"] == 2 * 2 * 8 * 30
     assert list(expected_sizes([10, 20], 0, 3, 8)) == ["logits and vectors"]

@@ -21,7 +21,7 @@ def make_arrays(n, low, high, seed=0):
 
 @pytest.mark.parametrize("low, high", [(0, 2), (0, 128), (0, 129), (0, 30522), (0, 2**31), (-(2**31), 2**31)])
 def test_encoded_as_protobuf_does_and_decoded_to_the_same_values(low, high):
-    """Small, large and negative numbers: the frames are those of protobuf one after the other, and come back."""
+    """Small, large and negative numbers: the frames are those of protobuf in turn, and come back."""
     arrays = make_arrays(300, low, high)
     data, starts = encode_block(arrays, SCHEMA)
     frames = [encode_frame({key: array[i] for key, array in arrays.items()}, SCHEMA) for i in range(300)]

@@ -1,4 +1,6 @@
-"""MultiNLI to TSV files, and tasks of odd shapes through all four stages: pairs, many domains and labels, one domain, a missing cell."""
+"""MultiNLI to TSV files, and tasks of odd shapes through all four stages: pairs, many domains and labels, one
+domain, a missing cell.
+"""
 
 import collections
 import dataclasses
@@ -74,7 +76,9 @@ def write_source(folder, parts):
 
 
 def some_pairs(prompts, seed=0):
-    """Three pairs to a prompt, one of each label, some dropped; every tenth premise is one that many prompts share."""
+    """Three pairs to a prompt, one of each label, some dropped; every tenth premise is one that many prompts
+    share.
+    """
     stream = np.random.default_rng(seed)
     pairs = []
     for k in range(prompts):
@@ -92,7 +96,9 @@ def some_pairs(prompts, seed=0):
 
 
 def test_json_lines_are_read_as_they_stand(tmp_path):
-    """Quotes, tabs, returns and line separators inside a text; blank lines, \\r, a byte-order mark and numbers for promptID do no harm."""
+    """Quotes, tabs, returns and line separators inside a text; blank lines, \\r, a byte-order mark and
+    numbers for promptID do no harm.
+    """
     path = tmp_path / "multinli_1.0_train.jsonl"
     lines = [
         json.dumps(record(ODD[0])),
@@ -109,7 +115,9 @@ def test_json_lines_are_read_as_they_stand(tmp_path):
 
 @pytest.mark.parametrize("name, header", [("multinli_1.0_train.txt", PUBLISHED), ("train.tsv", GLUE)])
 def test_tables_are_read_by_the_names_of_their_columns(tmp_path, name, header):
-    """The published table and GLUE's give what the JSON lines give; a return inside a text, and empty fields left out at the end too."""
+    """The published table and GLUE's give what the JSON lines give; a return inside a text, and empty fields
+    left out at the end too.
+    """
     rows = [
         row(ODD[0], header),
         "\n",
@@ -202,7 +210,9 @@ def test_files_are_found_by_their_published_names(tmp_path):
 
 
 def test_the_split_keeps_prompts_and_premises_together():
-    """Every pair on one side, no prompt and no premise on both; another seed gives another dev, the same seed the same."""
+    """Every pair on one side, no prompt and no premise on both; another seed gives another dev, the same seed
+    the same.
+    """
     pairs = some_pairs(400)
     splits = hold_out(pairs, 150, 1)
     assert sorted(splits["train"] + splits["dev"]) == sorted(pairs)
@@ -215,7 +225,9 @@ def test_the_split_keeps_prompts_and_premises_together():
 
 @pytest.mark.parametrize("wanted", [15, 150, 500])
 def test_dev_has_the_share_of_each_genre_and_label(wanted):
-    """No cell exceeds its share by more than one, and dev has the size asked for, as single pairs fill what triples leave."""
+    """No cell exceeds its share by more than one, and dev has the size asked for, as single pairs fill what
+    triples leave.
+    """
     pairs = some_pairs(400)
     cells, dev = (
         collections.Counter((pair.genre, pair.label) for pair in part)
@@ -229,7 +241,9 @@ def test_dev_has_the_share_of_each_genre_and_label(wanted):
 
 
 def test_pairs_are_tied_through_others():
-    """a-1, b-1, b-2 and c-2 are one unit, as prompt 1 has premise b as well and premise b has prompt 2 as well."""
+    """a-1, b-1, b-2 and c-2 are one unit, as prompt 1 has premise b as well and premise b has prompt 2 as
+    well.
+    """
     pairs = [
         Pair(premise, "h", "slate", "neutral", prompt)
         for premise, prompt in (("a", "1"), ("c", "2"), ("d", "3"), ("b", "1"), ("b", "2"))
@@ -251,11 +265,14 @@ def test_sizes_of_dev_that_cannot_be_are_told():
         hold_out([Pair("a", f"h{k}", "slate", "neutral", "1") for k in range(4)], 2, 1)
 
 
-# ---------------------------------------------------------------------------------------- tasks through the four stages
+# ---------------------------------------------------------------------------------------- tasks through the
+# four stages
 
 
 def run_stages(folder, tiny_model, task):
-    """Runs the four stages in this process over `folder`/data, one epoch, and checks the counts in their results; {run: results.json}."""
+    """Runs the four stages in this process over `folder`/data, one epoch, and checks the counts in their
+    results; {run: results.json}.
+    """
     shutil.copytree(tiny_model, folder / "bert")
     examples = {split: list(read_examples(task, split_path(folder / "data", split))) for split in SPLITS}
     said = {}
@@ -296,7 +313,9 @@ def run_stages(folder, tiny_model, task):
 
 
 def write_made_up(folder, task, cells, copies=(2, 1, 1)):
-    """The splits of a task with `copies` examples, in train, dev and test, of each (domain, label) in `cells`."""
+    """The splits of a task with `copies` examples, in train, dev and test, of each (domain, label) in
+    `cells`.
+    """
     stream = np.random.default_rng(0)
 
     def rows(n):
@@ -326,7 +345,9 @@ def every_cell(task):
 
 
 def test_mnli_from_its_files_to_a_student(tmp_path, tiny_model):
-    """The command, twice the same bytes, and the four stages over what it wrote: pairs, three labels, five genres."""
+    """The command, twice the same bytes, and the four stages over what it wrote: pairs, three labels, five
+    genres.
+    """
     source = write_source(
         tmp_path / "source",
         {"train": some_pairs(40), "dev_matched": some_pairs(10, 1) + [ODD[0]._replace(label="-")]},
@@ -357,7 +378,9 @@ def test_a_source_that_is_not_there_is_one_sentence(tmp_path):
 
 
 def test_sixteen_domains_and_seven_labels(tmp_path, tiny_model):
-    """More than the tasks of the paper have; dev has neither the last domain nor the last label, which is said and no fault."""
+    """More than the tasks of the paper have; dev has neither the last domain nor the last label, which is
+    said and no fault.
+    """
     task = numbered(16, 7)
     write_made_up(tmp_path, task, every_cell(task))
     rows = [
@@ -372,7 +395,9 @@ def test_sixteen_domains_and_seven_labels(tmp_path, tiny_model):
 
 
 def test_one_domain(tmp_path, tiny_model):
-    """The score is the similarity to the one prototype of the class; every corrupted label is the one domain, so the domain loss is 0."""
+    """The score is the similarity to the one prototype of the class; every corrupted label is the one domain,
+    so the domain loss is 0.
+    """
     task = numbered(1, 3, ("question", "answer"))
     write_made_up(tmp_path, task, every_cell(task), (8, 4, 4))
     run_stages(tmp_path, tiny_model, task)
@@ -382,7 +407,9 @@ def test_one_domain(tmp_path, tiny_model):
 
 
 def test_a_domain_that_lacks_a_class(tmp_path, tiny_model):
-    """Train lacks a cell that dev and test have: their examples of it get a score from the other domains' prototypes."""
+    """Train lacks a cell that dev and test have: their examples of it get a score from the other domains'
+    prototypes.
+    """
     task = dataclasses.replace(numbered(3, 2), name="gap")
     gap = ("domain 0", "label 1")
     write_made_up(tmp_path, task, [cell for cell in every_cell(task) if cell != gap], (6, 3, 3))

@@ -1,4 +1,6 @@
-"""Framed files of OFRecords: what is written comes back, OneFlow reads the same, and what is broken is told with its place."""
+"""Framed files of OFRecords: what is written comes back, OneFlow reads the same, and what is broken is told
+with its place.
+"""
 
 import hashlib
 import struct
@@ -63,7 +65,9 @@ def read_all(folder, parts, schema=SCHEMA):
 
 @pytest.mark.parametrize("part_size", [1, 3, 7, 100])
 def test_round_trip(tmp_path, part_size):
-    """What is written comes back, in order, whatever the size of the parts, and the list of parts tells the truth."""
+    """What is written comes back, in order, whatever the size of the parts, and the list of parts tells the
+    truth.
+    """
     records = make_records(7)
     parts = write_parts(tmp_path, "train", records, SCHEMA, part_size)
     assert_same(read_all(tmp_path, parts), records)
@@ -86,7 +90,9 @@ def test_the_same_values_are_the_same_bytes():
 
 
 def test_oneflow_reads_the_same(tmp_path):
-    """OneFlow's own OFRecordReader and OFRecordRawDecoder read the same parts to the same values, int32 and float32."""
+    """OneFlow's own OFRecordReader and OFRecordRawDecoder read the same parts to the same values, int32 and
+    float32.
+    """
     flow, records = load_oneflow(), make_records(6)
     parts = write_parts(tmp_path, "train", records, SCHEMA, 2)
     reader = flow.nn.OFRecordReader(
@@ -121,7 +127,9 @@ def test_wrong_records_are_not_written(tmp_path):
 
 @pytest.mark.filterwarnings(GROUP)
 def test_wrong_records_are_not_read(tmp_path):
-    """Other keys, kinds and lengths than the schema's are told by the file and the byte at which the record begins."""
+    """Other keys, kinds and lengths than the schema's are told by the file and the byte at which the record
+    begins.
+    """
     good, path = encode_record(make_records(1)[0], SCHEMA), tmp_path / "x.of_record-0"
 
     def changed(change):
@@ -159,7 +167,9 @@ def test_wrong_records_are_not_read(tmp_path):
 
 
 def test_every_cut_is_told(tmp_path):
-    """A part cut anywhere: inside a record by the framing alone, at its end by what the manifest says of the part."""
+    """A part cut anywhere: inside a record by the framing alone, at its end by what the manifest says of the
+    part.
+    """
     (part,) = write_parts(tmp_path, "x", make_records(3), SCHEMA)
     path, ends, offset = tmp_path / part["file"], [0], 0
     data = path.read_bytes()
@@ -187,7 +197,9 @@ def test_a_lost_record_is_told_though_size_and_hash_fit(tmp_path):
 
 @pytest.mark.filterwarnings(GROUP)
 def test_every_flipped_bit_is_told(tmp_path):
-    """Each bit of a part, flipped: a UserError with the manifest; without it a UserError or other values, never a crash."""
+    """Each bit of a part, flipped: a UserError with the manifest; without it a UserError or other values,
+    never a crash.
+    """
     (part,) = write_parts(tmp_path, "x", make_records(2), SCHEMA)
     path = tmp_path / part["file"]
     data = bytearray(path.read_bytes())
@@ -213,7 +225,9 @@ def test_absurd_lengths_are_told(tmp_path, length):
 
 
 def test_what_is_no_file_is_not_opened(tmp_path):
-    """A missing part, a folder and a symbolic link in its place are told, though the link leads to a good part."""
+    """A missing part, a folder and a symbolic link in its place are told, though the link leads to a good
+    part.
+    """
     (part,) = write_parts(tmp_path, "x", make_records(2), SCHEMA)
     (tmp_path / "link").symlink_to(tmp_path / part["file"])
     (tmp_path / "folder").mkdir()
@@ -239,7 +253,9 @@ def open_manifest(folder):
 
 
 def test_the_manifest_is_checked(tmp_path):
-    """Another format, wrong types, part names that are not those of the parts in order, and counts that do not add up."""
+    """Another format, wrong types, part names that are not those of the parts in order, and counts that do
+    not add up.
+    """
     parts = write_parts(tmp_path, "x", make_records(4), SCHEMA, 2)
     good = manifest_of(parts)
     write_json(tmp_path / "manifest.json", good)
@@ -293,7 +309,9 @@ def test_the_manifest_is_checked(tmp_path):
 
 
 def test_missing_and_stray(tmp_path):
-    """A missing manifest, a key that it lacks, and a part that it does not name are told; other files are no concern of it."""
+    """A missing manifest, a key that it lacks, and a part that it does not name are told; other files are no
+    concern of it.
+    """
     with pytest.raises(UserError, match="manifest.json: the manifest of the test is missing: write it again"):
         open_manifest(tmp_path)
     parts = write_parts(tmp_path, "x", make_records(2), SCHEMA)

@@ -16,7 +16,9 @@ def begun(folder, plan=(1,)):
 
 
 def test_a_part_is_there_when_it_is_whole(tmp_path):
-    """What was put is got, with its facts; a part that was cut, changed, or has no note, and one that was never put, are not there."""
+    """What was put is got, with its facts; a part that was cut, changed, or has no note, and one that was
+    never put, are not there.
+    """
     parts = begun(tmp_path)
     for number in range(4):
         parts.put(number, b"abcd" * number, count=number)
@@ -34,7 +36,9 @@ def test_a_part_is_there_when_it_is_whole(tmp_path):
 
 
 def test_a_later_run_goes_on_with_parts_of_its_own_plan_alone(tmp_path):
-    """Begun again, the folder keeps what is done and drops halves; another plan, or none that can be read, empties it."""
+    """Begun again, the folder keeps what is done and drops halves; another plan, or none that can be read,
+    empties it.
+    """
     parts = begun(tmp_path)
     parts.put(0, b"x")
     new_path(parts.folder).write_bytes(b"half")

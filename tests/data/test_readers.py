@@ -1,4 +1,6 @@
-"""Tables as programs write them: by Excel, pandas and Hugging Face's datasets, packed, without a header, or something else."""
+"""Tables as programs write them: by Excel, pandas and Hugging Face's datasets, packed, without a header, or
+something else.
+"""
 
 import gzip
 import json
@@ -158,7 +160,7 @@ def test_json_that_is_not_json_lines_is_named(tmp_path, content, words):
 
 
 def test_several_labels_a_text_are_refused_by_name():
-    """Lists that pandas wrote as text; --labels may name each as a class; brackets of a few labels are names."""
+    """Lists that pandas wrote as text; --labels may name each; brackets of a few labels are names."""
 
     def rows(*labels):
         return [Row((f"text {k}",), "all", label, "", f"f:{k}") for k, label in enumerate(labels)]
@@ -200,7 +202,9 @@ def parquet():
 
 
 def test_parquet_gives_the_rows_of_the_others(tmp_path, parquet):
-    """Texts are cleaned, numbers and truth are written as in JSON, rows are numbered from 1, no value is an empty text."""
+    """Texts are cleaned, numbers and truth are written as in JSON, rows are numbered from 1, no value is an
+    empty text.
+    """
     path = parquet(
         tmp_path / "in.parquet",
         {

@@ -1,4 +1,4 @@
-"""Records of a split: a TSV becomes records and stays what it was, faults are told before any array is used."""
+"""Records of a split: a TSV becomes records, and faults are told before any array is used."""
 
 import hashlib
 import json
@@ -68,7 +68,9 @@ def write_rows(folder, rows=ROWS, task=TASK, split="train", end="\n"):
 
 @pytest.fixture
 def made(tmp_path, tokenizer):
-    """(data folder, records folder, the arguments from task to seq_length): records of ROWS in parts of two, with scores."""
+    """(data folder, records folder, the arguments from task to seq_length): records of ROWS in parts of two,
+    with scores.
+    """
     write_rows(tmp_path)
     arguments = (TASK, tmp_path, tmp_path / "ofrecord" / "train", "train", tokenizer, T)
     with_scores(save(*arguments, part_size=2), np.linspace(0, 1, 5), {"encoder": "e"})
@@ -136,7 +138,9 @@ def test_twice_the_same_bytes(made, tmp_path):
 
 
 def test_the_content_hash_knows_no_parts_and_no_scores(made):
-    """content_sha256 is that of what the TSV gives, whatever the parts and the scores; any other value changes it."""
+    """content_sha256 is that of what the TSV gives, whatever the parts and the scores; any other value
+    changes it.
+    """
     hashes, (_, _, arguments) = set(), made
     (block,) = encode_split(*arguments[:2], *arguments[3:])
     rows = [{key: block[key][i] for key in CONTENT} for i in range(5)]
@@ -192,7 +196,9 @@ def test_limits(made):
 
 
 def test_scores(made):
-    """Without scores the weights are NaN and `require_scores` names stage 1; scores must be finite and as many as records."""
+    """Without scores the weights are NaN and `require_scores` names stage 1; scores must be finite and as
+    many as records.
+    """
     records = save(*made[2])
     assert records.scores is None and np.isnan(records.arrays()["weights"]).all()
     with pytest.raises(UserError, match=f"found no scores.*{STAGE_1}"):
@@ -226,7 +232,9 @@ def test_every_flipped_bit_of_a_part_is_told(tmp_path, tokenizer):
 
 
 def test_a_changed_manifest_never_crashes(made):
-    """A manifest with a flipped bit is told, or says something else of the same kind; the arrays are the same, or told."""
+    """A manifest with a flipped bit is told, or says something else of the same kind; the arrays are the
+    same, or told.
+    """
     path, whole = made[1] / "manifest.json", Records(made[1], "train").arrays()
     data, told = path.read_bytes(), 0
     for position in range(0, len(data), 2):
@@ -302,7 +310,9 @@ def test_manifest_of_other_kinds(made, change, words):
 
 
 def test_wrong_values_of_every_key_of_the_manifest(made):
-    """Each key, in parts and counts too, with each kind of wrong value, or lacking: told on one line, or the same arrays."""
+    """Each key, in parts and counts too, with each kind of wrong value, or lacking: told on one line, or the
+    same arrays.
+    """
     path, whole = made[1] / "manifest.json", Records(made[1], "train").arrays()
     manifest = json.loads(path.read_text())
     places = [
@@ -325,7 +335,9 @@ def test_wrong_values_of_every_key_of_the_manifest(made):
 
 
 def test_200_flipped_bits_of_a_large_part_are_told(tmp_path, tokenizer):
-    """Random bits of a part of 2000 records, whose hash is made to fit: told, or values that the engine can take."""
+    """Random bits of a part of 2000 records, whose hash is made to fit: told, or values that the engine can
+    take.
+    """
     write_rows(tmp_path, ROWS * 400)
     records = save(TASK, tmp_path, tmp_path / "train", "train", tokenizer, T)
     path, stream = tmp_path / "train" / "train.of_record-0", np.random.default_rng(0)
@@ -419,8 +431,8 @@ def test_a_killed_writer_leaves_what_was_there(made):
     _, folder, arguments = made
     before = everything(folder)
     program = (
-        "import os, signal, sys; from data.store.records import Records; from data.store.writing import write_records\n"
-        "records = Records(sys.argv[1], 'train')\n"
+        "import os, signal, sys; from data.store.records import Records; from data.store.writing import "
+        "write_records\nrecords = Records(sys.argv[1], 'train')\n"
         "def rows():\n"
         "    block = records.arrays()\n"
         "    yield block\n"
@@ -446,7 +458,9 @@ def test_resave_keeps_what_did_not_change(made):
 
 
 def test_resave_follows_a_tsv_that_gives_the_same_records(made, tokenizer):
-    """Other line ends, other names of labels in the same places: the manifest follows, the parts and scores stay."""
+    """Other line ends, other names of labels in the same places: the manifest follows, the parts and scores
+    stay.
+    """
     data_dir, folder, arguments = made
     task = replace(TASK, labels=("yes", "no"))
     before = everything(folder)
@@ -484,7 +498,9 @@ def test_resave_of_changed_content_names_stage_1(made):
 
 
 def test_resave_without_need_of_scores_writes(made):
-    """scored=False, as in stage 1: what is missing, damaged or other is written anew; what is the same keeps its scores."""
+    """scored=False, as in stage 1: what is missing, damaged or other is written anew; what is the same keeps
+    its scores.
+    """
     data_dir, folder, arguments = made
     assert resave(*arguments, scored=False).scores == {"encoder": "e"}
     (folder / "train.of_record-0").write_bytes(b"")
@@ -497,7 +513,9 @@ def test_resave_without_need_of_scores_writes(made):
 
 
 def test_stale_records_are_told(made, tmp_path):
-    """Records of another seq_length, vocabulary, case, task, labels, domains or TSV: found and expected, and the flag."""
+    """Records of another seq_length, vocabulary, case, task, labels, domains or TSV: found and expected, and
+    the flag.
+    """
     data_dir, folder, (_, _, _, _, tokenizer, _) = made
     records, tsv = Records(folder, "train"), data_dir / "train.tsv"
     check_fits(records, TASK, T, tokenizer, tsv)
@@ -562,7 +580,9 @@ def test_records_are_read_by_offset_in_any_order(made):
 
 
 def test_a_record_that_changes_after_the_check_is_told(made):
-    """Any bit of a record, flipped behind the back of open Records: told when that record is read, and no other is refused."""
+    """Any bit of a record, flipped behind the back of open Records: told when that record is read, and no
+    other is refused.
+    """
     records = Records(made[1], "train")
     path = made[1] / "train.of_record-1"
     data = bytearray(path.read_bytes())
@@ -585,7 +605,9 @@ def test_what_is_small_of_a_record_takes_less_than_40_bytes(tmp_path, tokenizer)
 
 
 def test_many_processes_write_the_same_bytes(tmp_path, tokenizer, monkeypatch):
-    """Tokenised by one process or by three: the same files; the fault of the first faulty line is told, whoever comes first."""
+    """Tokenised by one process or by three: the same files; the fault of the first faulty line is told,
+    whoever comes first.
+    """
     write_rows(tmp_path, ROWS * 40)
     folders = []
     for cores in (1, 3):
@@ -600,7 +622,9 @@ def test_many_processes_write_the_same_bytes(tmp_path, tokenizer, monkeypatch):
 
 
 def test_more_parts_than_files_may_be_open(tmp_path, tokenizer):
-    """200 parts where 150 files may be open and the system allows more: all are opened, and there is room for others."""
+    """200 parts where 150 files may be open and the system allows more: all are opened, and there is room for
+    others.
+    """
     write_rows(tmp_path, ROWS * 40)
     save(TASK, tmp_path, tmp_path / "train", "train", tokenizer, T, part_size=1)
     program = (

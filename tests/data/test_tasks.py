@@ -146,7 +146,9 @@ def test_faults_of_a_file_are_told_with_their_line(tmp_path, content, sentence):
     ],
 )
 def test_files_that_are_something_else_are_told_in_a_short_sentence(tmp_path, content, sentence):
-    """Other encodings, line ends and quotings, no header, a line of a million characters: one line, and not a long one."""
+    """Other encodings, line ends and quotings, no header, a line of a million characters: one line, and not a
+    long one.
+    """
     found = refused(tmp_path, content)
     assert sentence in found and len(found.splitlines()) == 1 and len(found) < 600
 
@@ -196,7 +198,9 @@ def test_clean_leaves_one_line_and_is_idempotent():
 
 
 def test_a_task_that_is_written_is_loaded_again(tmp_path):
-    """write_task leaves the files of all splits, and a task.json that describes the task unless it is built in."""
+    """write_task leaves the files of all splits, and a task.json that describes the task unless it is built
+    in.
+    """
     rows = [("a", "books", "up")]
     write_task(TASK, tmp_path / "new" / "tiny", {"train": rows, "dev": rows})
     assert load_task("tiny", tmp_path / "new" / "tiny") == TASK
@@ -238,7 +242,9 @@ def test_the_data_of_another_task_is_not_overwritten(tmp_path):
 
 
 def test_a_folder_without_description_is_told_by_its_header(tmp_path):
-    """Each built-in task is written again over its own files, in whatever order their columns stand, and not over those of another."""
+    """Each built-in task is written again over its own files, in whatever order their columns stand, and not
+    over those of another.
+    """
     rows = {"senti": [("a", "books", "positive")], "mnli": [("a", "b", "slate", "neutral")]}
     for name, task in BUILT_IN.items():
         write_task(task, tmp_path / name, {"train": rows[name]})
@@ -353,7 +359,9 @@ def resaved(folder, split, rows):
 
 
 def test_train_alone_needs_every_domain_and_class(tmp_path):
-    """Train without a class or a domain is refused and no record is written; dev and test are taken, and the log says what is missing."""
+    """Train without a class or a domain is refused and no record is written; dev and test are taken, and the
+    log says what is missing.
+    """
     for rows, missing in (
         ([("a", "books", "up"), ("b", "films", "up")], "class down"),
         ([("a", "films", "down")], "domain books; class up"),
@@ -379,7 +387,9 @@ def test_the_sentence_about_many_missing_names_is_short():
 
 
 def test_wrong_values_of_every_key_of_a_description(tmp_path):
-    """Each key of task.json, and each name in its lists, with each kind of wrong value: told on one line, or a task of names that fit a TSV."""
+    """Each key of task.json, and each name in its lists, with each kind of wrong value: told on one line, or
+    a task of names that fit a TSV.
+    """
     good, accepted = dataclasses.asdict(TASK), 0
     for place in (*((key,) for key in good), ("text", 0), ("labels", 1), ("domains", 0)):
         for wrong in (*WRONG, KeyError):

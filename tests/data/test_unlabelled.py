@@ -54,7 +54,9 @@ def learn(sandbox, **more):
 
 @pytest.mark.parametrize("domains, kept", [(None, 5), (("dvd", "books", "books", "kitchen", "dvd"), 5)])
 def test_the_student_learns_from_them_too(sandbox, domains, kept):
-    """Each text once an epoch beside the 32 labelled ones, and the knowledge holds what the teacher says of it."""
+    """Each text once an epoch beside the 32 labelled ones, and the knowledge holds what the teacher says of
+    it.
+    """
     write(sandbox, domains)
     knowledge, steps = learn(sandbox)
     assert knowledge.idxs.tolist() == list(range(32 + kept))
@@ -66,7 +68,9 @@ def test_the_student_learns_from_them_too(sandbox, domains, kept):
 
 
 def test_texts_of_no_known_domain_are_described_and_with_one_domain_belong_to_it(sandbox):
-    """The log shows the first three examples, here one of each: of a domain or not; a task's only domain needs no column."""
+    """The log shows the first three examples, here one of each: of a domain or not; a task's only domain
+    needs no column.
+    """
     write(sandbox)
     learn(sandbox, train_example_num=2)
     assert "(unknown domain)" in (sandbox / "more" / "log.txt").read_text()
@@ -100,7 +104,9 @@ def stacked(count, start, **columns):
 
 
 def test_labels_are_the_teachers_and_scores_the_mean(sandbox):
-    """The label that the teacher finds most probable; the prototype score, which needs a label, is the mean of the labelled ones'."""
+    """The label that the teacher finds most probable; the prototype score, which needs a label, is the mean
+    of the labelled ones'.
+    """
     write(sandbox)
     knowledge, _ = learn(sandbox)
     examples, more = stacked(3, 0, weights=np.array([0.1, 0.2, 0.6], np.float32)), stacked(5, 32)
@@ -118,7 +124,9 @@ def test_a_domain_that_is_not_known_has_the_mean_embedding():
 
 
 def test_the_same_texts_in_both_stages(sandbox):
-    """Stage 4 with other texts than stage 3, or with none made, is refused; so is a student without a teacher."""
+    """Stage 4 with other texts than stage 3, or with none made, is refused; so is a student without a
+    teacher.
+    """
     write(sandbox)
     learn(sandbox)
     flags = {**stage_flags(sandbox)["meta_distill"], "unlabelled_file": "more.tsv", "model_save_dir": "other"}

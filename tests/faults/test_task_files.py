@@ -1,4 +1,6 @@
-"""The files of a task change together or not at all: killed anywhere, refused any rename, two imports at once."""
+"""The files of a task change together or not at all: killed anywhere, refused any rename, two imports at
+once.
+"""
 
 import dataclasses
 import fcntl
