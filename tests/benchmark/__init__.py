@@ -9,6 +9,7 @@ sandbox.py     (a process) makes models, reviews and arrays to measure on
 ours.py        (a process) a training step and inference of ours
 files.py       (a process) records and knowledge written and read
 with_torch.py  (a process) all of PyTorch's side
+with_onnx.py   (a process) a student in ONNX Runtime
 tables.py      medians, ratios, Markdown
 """
 

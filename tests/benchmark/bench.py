@@ -45,6 +45,8 @@ class Bench:
         }
         run([sys.executable, "-m", "tests.benchmark.sandbox", self.folder, json.dumps(settings)])
         self.facts = json.loads((self.folder / "facts.json").read_text(encoding="utf-8"))
+        if "prediction" in self.groups:
+            self._prepare_prediction()
         if {"teacher", "distillation"} & set(self.groups):
             self.stage_1(self.examples, self.model)
         if "distillation" in self.groups:
@@ -55,6 +57,16 @@ class Bench:
                     self.folder / f"knowledge-{teacher}",
                     train_example_num=count,
                 )
+
+    def _prepare_prediction(self):
+        """texts.txt, a line for each training text, and the small model as ONNX."""
+        table = self.folder / str(self.growth[-1]) / "train.tsv"
+        texts = [line.split("\t")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:]]
+        (self.folder / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        self.onnx = self.folder / "small.onnx"
+        if self.against:
+            words = ("export", self.folder / "teacher-small", self.onnx)
+            run([self.torch_python, "-m", "tests.benchmark.with_onnx", *words])
 
     # --------------------------------------------------------------------------------------- ours
 
@@ -105,12 +117,15 @@ class Bench:
             "cpu_threads": workers or self.cores,
             **flags,
         }
+        return self._run(script, flags, workers or self.cores)
+
+    def _run(self, script, flags, threads):
         words = [
             word
             for name, value in flags.items()
             for word in ([f"--{name}"] if value is True else [f"--{name}", value])
         ]
-        outcome = run([sys.executable, ROOT / f"{script}.py", *words], threads=workers or self.cores)
+        outcome = run([sys.executable, ROOT / f"{script}.py", *words], threads=threads)
         return {"seconds": outcome.seconds, "megabytes": outcome.megabytes}
 
     def _epoch(self, script, count, workers, **flags):
@@ -138,7 +153,30 @@ class Bench:
             "units": count,
         }
 
+    def predict(self, count):
+        """--do_predict over the training texts of data folder <count>, from start to end."""
+        flags = {
+            "do_predict": True,
+            "model_load_dir": self.folder / "teacher-small",
+            "predict_file": self.folder / "texts.txt",
+            "output_file": self.folder / "predicted.tsv",
+            "cpu_threads": self.cores,
+        }
+        return {**self._run("meta_teacher", flags, self.cores), "units": count}
+
     # --------------------------------------------------------------------------------------- PyTorch's
+
+    def onnx_predict(self, count):
+        """The same by ONNX Runtime, from start to end."""
+        words = (
+            "predict",
+            self.folder / "teacher-small",
+            self.onnx,
+            self.folder / "texts.txt",
+            self.folder / "out",
+        )
+        outcome = run([self.torch_python, "-m", "tests.benchmark.with_onnx", *words], threads=self.cores)
+        return {"seconds": outcome.seconds, "megabytes": outcome.megabytes, "units": count}
 
     def torch(self, *words, workers=1):
         """What a process of with_torch.py prints."""

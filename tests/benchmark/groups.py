@@ -246,6 +246,22 @@ def pair(workers):
     return f"{workers} thread{'s' * (workers > 1)} each"
 
 
+def prediction(bench):
+    count, n = bench.growth[-1], bench.cores
+    group = Group(
+        "prediction",
+        f"Lines of text to probabilities with a model of 3 layers, cut at {T} tokens: whole commands, start-up included. "
+        "Ours: `--do_predict --output_file`. ONNX Runtime: float32, tokenised by the tokenizers library, batches "
+        f"of {EVAL_B} grouped by length; the export is not in its time.",
+        "texts",
+    )
+    ours = group.measure(f"{count:,} texts", OURS, n, bench.predict, count)
+    if bench.against:
+        theirs = group.measure(f"{count:,} texts", "ONNX Runtime", n, bench.onnx_predict, count)
+        group.ratio(f"prediction, {pair(n)}, grouped", ours, theirs, "at most 1.0")
+    return group
+
+
 GROUPS = {
     "step": step,
     "inference": inference,
@@ -253,4 +269,5 @@ GROUPS = {
     "distillation": distillation,
     "records": records,
     "growth": growth,
+    "prediction": prediction,
 }

@@ -42,13 +42,13 @@ def main():
     if groups & {"inference", "teacher", "distillation"}:
         write_splits(folder, rows, settings["examples"])
         facts = write_arrays(folder, settings["examples"], settings["workloads"], tokenizer)
-    if groups & {"records", "growth"}:
+    if groups & {"records", "growth", "prediction"}:
         for count in settings["growth"]:
             write_splits(folder, rows, count)
     if "distillation" in groups:
         write_teacher(folder / "teacher-narrow", model.config, tokenizer, model)
         write_teacher(folder / "teacher-wide", BertConfig(vocab_size=model.config.vocab_size), tokenizer)
-    if "growth" in groups:
+    if groups & {"growth", "prediction"}:
         small = keep_layers(model, min(3, model.config.num_hidden_layers))
         write_teacher(folder / "teacher-small", small.config, tokenizer, small)
     facts["model"] = (
@@ -96,6 +96,8 @@ def write_teacher(path, config, tokenizer, weights=None):
             "kind": "teacher",
             "step": 0,
             "task": TASK.name,
+            "text": TASK.text,
+            "seq_length": T,
             "labels": TASK.labels,
             "domains": TASK.domains,
             "seen_domains": list(range(len(TASK.domains))),
