@@ -82,6 +82,37 @@ def repeat_lines(rows: list[Row]) -> list[str]:
     return lines
 
 
+def damage_lines(rows: list[Row]) -> list[str]:
+    """Which texts another program decoded wrongly before: by U+FFFD, or UTF-8 that was taken for
+    Windows-1252.
+    """
+    kinds = {
+        "with U+FFFD, where characters were lost": [
+            row.where for row in rows if "\ufffd" in "".join(row.texts)
+        ],
+        "of UTF-8 that was taken for Windows-1252 (as caf\u00c3\u00a9)": [
+            row.where for row in rows if any(map(_is_garbled, row.texts))
+        ],
+    }
+    return [
+        f"note: texts {kind}: {len(places)} ({', '.join(places[:3])}{', ...' * (len(places) > 3)}); they are "
+        "taken as they stand: save the table anew from its source"
+        for kind, places in kinds.items()
+        if places
+    ]
+
+
+def _is_garbled(text):
+    """Whether a text is UTF-8 that was decoded as Windows-1252: its bytes in that are UTF-8."""
+    if text.isascii():
+        return False
+    try:
+        text.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
+
+
 def leak_lines(splits: dict) -> list[str]:
     """How many texts stand on both sides of each pair of splits."""
     texts = {split: {row.texts for row in rows} for split, rows in splits.items()}

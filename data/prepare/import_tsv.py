@@ -16,8 +16,15 @@ import re
 import shlex
 
 from data.prepare.import_flags import check_flags, make_parser, read_portions
-from data.prepare.import_report import count_lines, leak_lines, length_lines, plain_rows, repeat_lines
-from data.prepare.labels import apply_labels, label_notes, refuse_lists, refuse_scores
+from data.prepare.import_report import (
+    count_lines,
+    damage_lines,
+    leak_lines,
+    length_lines,
+    plain_rows,
+    repeat_lines,
+)
+from data.prepare.labels import apply_labels, domain_notes, label_notes, refuse_lists, refuse_scores
 from data.prepare.splitting import deduplicate, split_rows
 from data.prepare.tables import Columns, Row, read_rows
 from data.prepare.task_files import write_task
@@ -185,7 +192,7 @@ def read_tables(args, columns: Columns) -> dict[str, list[Row]]:
             f"rows dropped for an empty text: {len(empty)} "
             f"({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})"
         )
-    print(*repeat_lines(rows), sep="\n")
+    print(*repeat_lines(rows), *damage_lines(rows), sep="\n")
     return tables
 
 
@@ -221,7 +228,7 @@ def arrange_labels(args, tables: dict) -> tuple[dict, list[str]]:
     rows = iterate_rows(tables)
     refuse_scores(args.label, rows, order)
     refuse_lists(args.label, rows, order)
-    for note in label_notes(rows, order):
+    for note in (*label_notes(rows, order), *domain_notes(rows)):
         print(note)
     check_column(rows, "label", args.label)
     check_column(rows, "domain", args.domain)

@@ -1,11 +1,12 @@
-"""Labels of a table that may not be what was meant: alike, standing for nothing, or scores; and --labels,
-which maps and drops them.
+"""Labels and domains of a table that may not be what was meant: alike, standing for nothing, scores, lists;
+and --labels, which maps and drops labels.
 """
 
 import collections
 import shlex
 import unicodedata
 
+from data.wordpiece.characters import CLEAN
 from util import UserError
 
 NOTHING = {"-", "--", "?", "nan", "none", "null", "nil", "n/a", "na", "nat", "<na>", "unknown"}
@@ -73,18 +74,14 @@ def label_notes(rows: list, order: list[str]) -> list[str]:
     counts = collections.Counter(row.label for row in rows)
     if order:
         return []
-    alike = collections.defaultdict(list)
-    for name in sorted(counts):
-        alike[_canonical(name)].append(name)
     notes = []
-    for names in alike.values():
-        if len(names) > 1:
-            most = max(names, key=counts.get)
-            flags = " ".join(_change(name, most) for name in names if name != most)
-            notes.append(
-                f"note: labels that look alike, each a class of its own: {_told(names, counts)}; --labels "
-                f"{flags} makes one of them"
-            )
+    for names in _find_alike(counts):
+        most = max(names, key=counts.get)
+        flags = " ".join(_change(name, most) for name in names if name != most)
+        notes.append(
+            f"note: labels that look alike, each a class of its own: {_told(names, counts)}; --labels "
+            f"{flags} makes one of them"
+        )
     if nothing := [name for name in sorted(counts) if name.casefold() in NOTHING]:
         flags = " ".join(_change(name, "") for name in nothing)
         notes.append(
@@ -99,6 +96,24 @@ def label_notes(rows: list, order: list[str]) -> list[str]:
     return notes
 
 
+def domain_notes(rows: list) -> list[str]:
+    """Notes, a line each, on domains that look alike."""
+    counts = collections.Counter(row.domain for row in rows)
+    return [
+        f"note: domains that look alike, each one of its own: {_told(names, counts)}; mend the table if they "
+        "are one"
+        for names in _find_alike(counts)
+    ]
+
+
+def _find_alike(names):
+    """Lists of names that look alike, sorted."""
+    alike = collections.defaultdict(list)
+    for name in sorted(names):
+        alike[_canonical(name)].append(name)
+    return [same for same in alike.values() if len(same) > 1]
+
+
 def _change(old, new):
     """The word of --labels that changes a label; a blank before a "-", which would begin a flag."""
     return shlex.quote(f" {old}={new}" if old.startswith("-") else f"{old}={new}")
@@ -109,8 +124,8 @@ def _told(names, counts):
 
 
 def _canonical(name):
-    """What labels that look alike share: the number, or the letters whatever their case and width."""
-    name = unicodedata.normalize("NFKC", name)
+    """What names that look alike share: the number, or the visible letters whatever their case and width."""
+    name = unicodedata.normalize("NFKC", name.translate(CLEAN))
     number = _number(name)
     return name.casefold() if number is None else number
 

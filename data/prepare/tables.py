@@ -86,8 +86,8 @@ def read_rows(
 def _row(where, columns, values, domain):
     domain = values[columns.domain] if columns.domain else domain
     for column, name in ((columns.label, values[columns.label]), (columns.domain, domain)):
-        if not 0 < len(name) <= 100:
-            found = f"a name of {len(name)} characters" if name else "nothing"
+        if not has_visible(name) or len(name) > 100:
+            found = f"a name of {len(name)} characters" if has_visible(name) else "nothing"
             raise UserError(
                 f"{where}: found {found} in '{column}', expected up to 100 characters: fill it, remove the "
                 "row, or name another column."

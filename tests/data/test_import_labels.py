@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from data.prepare.import_flags import make_parser
-from data.prepare.import_report import repeat_lines
-from data.prepare.labels import apply_labels, label_notes, refuse_scores
+from data.prepare.import_report import damage_lines, repeat_lines
+from data.prepare.labels import apply_labels, domain_notes, label_notes, refuse_scores
 from data.prepare.tables import Columns, Row, read_rows
 from util import UserError
 
@@ -30,6 +30,11 @@ def rows(*labels):
             ("-", "nan", "None", "up"),
             "for none, each a class of its own: '-' (1), 'None' (1), 'nan' (1); --labels ' -=' None= nan=",
         ),
+        (
+            ("up", "up", "\ufeffup", "up\u200b"),
+            "alike, each a class of its own: 'up' (2), 'up\\u200b' (1), '\\ufeffup' (1)",
+        ),
+        (("caf\u00e9", "caf\u00e9", "cafe\u0301"), "--labels 'cafe\u0301=caf\u00e9' makes one"),
         (("3.5", "4", "2"), "look like scores, each a class of its own: '3.5' (1); regression"),
     ],
 )
@@ -54,6 +59,36 @@ def test_odd_labels_are_named(labels, told):
 def test_plain_labels_have_no_note():
     """Words, and whole numbers however far apart."""
     assert label_notes(rows("up", "down"), []) == label_notes(rows("1", "2", "10"), []) == []
+
+
+def test_domains_that_look_alike_are_named():
+    """They cannot be mapped: the table has to be mended."""
+    alike = [
+        row._replace(domain=name) for row, name in zip(rows(*"xyxy"), ("Books", "books", "dvd", "books"))
+    ]
+    assert domain_notes(alike) == [
+        "note: domains that look alike, each one of its own: 'Books' (1), 'books' (2); mend the table if "
+        "they are one"
+    ]
+    assert domain_notes(alike[1:]) == []
+
+
+def test_texts_that_were_decoded_wrongly_are_named():
+    """UTF-8 taken for Windows-1252, and characters that were lost; other languages and signs are no damage."""
+    right = [
+        "caf\u00e9",
+        "na\u00efve \U0001f44d",
+        "\u597d\u8bc4",
+        "\u00c3o",
+        "5 \u00a3",
+        "\u201cquoted\u201d \u2026",
+    ]
+    wrong = ["caf\u00e9".encode().decode("cp1252"), "\u201cquoted".encode().decode("cp1252"), "caf\ufffd"]
+    table = [row._replace(texts=(text,)) for row, text in zip(rows(*"x" * 9), right + wrong)]
+    told = damage_lines(table)
+    assert told[0].startswith("note: texts with U+FFFD, where characters were lost: 1 (f:8)")
+    assert "taken for Windows-1252 (as caf\u00c3\u00a9): 2 (f:6, f:7)" in told[1] and len(told) == 2
+    assert damage_lines(table[:6]) == []
 
 
 def test_labels_are_mapped_and_dropped(capsys):

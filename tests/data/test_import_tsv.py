@@ -232,6 +232,7 @@ def test_texts_without_a_visible_character_are_empty(tmp_path):
         ("in.csv", b"text,stars,category\ncaf\xe9,1,x\n", ":2: found byte 0xe9 at position 3"),
         ("in.csv", "text,stars,category\n".encode("utf-16-le"), ":1: found a NUL character"),
         ("in.csv", b"text,stars,category\na,,x\n", ":2: found nothing in 'stars'"),
+        ("in.csv", "text,stars,category\na,\u200b,x\n".encode(), ":2: found nothing in 'stars'"),
         (
             "in.csv",
             b"text,stars,category\na,1," + b"x" * 101 + b"\n",
