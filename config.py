@@ -1,11 +1,12 @@
 """Flag groups, each flag declared once. A script names its groups: `parse("what it does", task, run, training)`."""
 
 import argparse
+import os
 import pathlib
 import sys
 
 from modeling.reports import tensorboard
-from util import UserError, entry, get_world_size, read_json, read_version
+from util import UserError, end_at_once_on_signals, entry, get_world_size, read_json, read_version
 
 
 class Help(argparse.HelpFormatter):
@@ -29,6 +30,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         self.words = sys.argv[1:] if args is None else args
+        for word in self.words:
+            if not word.isascii() and os.fsencode(word).decode("utf-8", "replace") != word:
+                raise UserError(
+                    f"{word!a}: this name is not UTF-8, and could not be written into logs: rename it."
+                )
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
@@ -90,6 +96,7 @@ def check_flags(name, description, *groups):
     """
     if name == "__main__" and get_world_size() == 1:
         entry(lambda: parse(description, *groups))()
+        end_at_once_on_signals()
 
 
 def require_flag(args, name):

@@ -4,6 +4,11 @@ The loss is soft CE + mean over the batch of lambda(x) * (attention + representa
 knowledge), lambda the domain-expertise weight of the example. The teacher itself is not loaded.
 """
 
+import sys
+
+if sys.flags.isolated:  # python3 -I: it has not put the folder of this script on the path
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")
+
 import config  # isort: skip  (first: it says what is not installed)
 
 FLAGS = (

@@ -3,6 +3,11 @@
 The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted domain), t(x) the prototype score of stage 1.
 """
 
+import sys
+
+if sys.flags.isolated:  # python3 -I: it has not put the folder of this script on the path
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")
+
 import config  # isort: skip  (first: it says what is not installed)
 
 FLAGS = (

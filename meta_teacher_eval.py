@@ -3,6 +3,11 @@
 The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
 """
 
+import sys
+
+if sys.flags.isolated:  # python3 -I: it has not put the folder of this script on the path
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")
+
 import config  # isort: skip  (first: it says what is not installed)
 
 FLAGS = (
@@ -119,6 +124,7 @@ def main():
         return teacher_knowledge(model, batch, layers, args.attention_heads, args.hidden_states)
 
     def write(number, window):
+        run.check_held()
         if not writer.has(number):
             writer.write(
                 number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
@@ -126,6 +132,7 @@ def main():
 
     parts = share_over_ranks(windows(blocks(), count), count, write, "knowledge")
     if get_rank() == 0:
+        run.check_held()
         writer.finish(parts)
         run.log(f"{target}: the knowledge of {count} examples is written")
 

@@ -4,6 +4,11 @@ The score says how typical an example is of its class, in its own domain and in 
 examples by it.
 """
 
+import sys
+
+if sys.flags.isolated:  # python3 -I: it has not put the folder of this script on the path
+    sys.path.insert(0, __file__.rpartition("/")[0] or ".")
+
 import config  # isort: skip  (first: it says what is not installed)
 
 FLAGS = (config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
@@ -50,6 +55,7 @@ def main():
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
+    check_report(records_folder(args))
     with main_rank_first():
         if get_rank() == 0:
             remove_partial_writes(records_folder(args))
@@ -84,6 +90,7 @@ def main():
     table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
 
     def embed(number, window):
+        run.check_held()
         if parts.get(number) is None:
             parts.put(
                 number,
@@ -122,11 +129,21 @@ def main():
         axes,
     )
     for split, values in scores.items():
+        run.check_held()
         with_scores(records[split], values, facts)
         run.log(
             f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}"
         )
     parts.remove()
+
+
+def check_report(folder):
+    """Refuses a folder with a report.html beside which there are no records: it is not ours, and would be replaced."""
+    if (folder / "report.html").exists() and not (folder / "train" / "manifest.json").exists():
+        raise UserError(
+            f"{folder / 'report.html'}: there are no records beside it, so stage 1 has not written it, and would replace it: "
+            "move it away, or name another --ofrecord_dir."
+        )
 
 
 def embeddings(model, batch):

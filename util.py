@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -22,6 +23,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -45,6 +47,76 @@ def _blas_kernel():
 if "OPENBLAS_CORETYPE" not in os.environ and _blas_kernel():
     os.environ["OPENBLAS_CORETYPE"] = _blas_kernel()
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# --------------------------------------------------------------------------------------- before anything else
+
+EXIT_REPORT_DIR = "METAKD_EXIT_REPORT_DIR"  # the folder where a rank that modeling/distributed/launch.py has launched tells why it ends
+LAUNCHER = "METAKD_LAUNCHER"  # the process number of a rank's launcher
+STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
+CLOSED = set()  # the standard streams that were closed when the process started
+
+
+def _open_streams():
+    """Standard streams that are closed lead nowhere, lest a file of ours gets their number, and with it what C++ prints."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            CLOSED.add(name)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def end_at_once_on_signals():
+    """While modules are imported there is nothing to save: who is told to stop says so and ends. A rank leaves the word to its launcher."""
+
+    def end(number, frame):
+        if EXIT_REPORT_DIR not in os.environ:
+            os.write(
+                2,
+                f"stopped by {'the user' if number == signal.SIGINT else signal.Signals(number).name}.\n".encode(),
+            )
+        os._exit(STOPPED)
+
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
+
+
+def _is_program():
+    """Whether a script or a command of ours was started, and not a test or a notebook that imports this file."""
+    path = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or os.sep)
+    inside = os.path.relpath(path, os.path.dirname(os.path.abspath(__file__)))
+    return inside.endswith(".py") and not inside.startswith("..") and "site-packages" not in inside
+
+
+def stop_with_parent(signum, parent):
+    """Has the kernel send `signum` to this process when its parent dies (prctl of Linux), or sends it where that process has died already."""
+    ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def _take_place():
+    """In a launched rank: rank 0 alone has the terminal, what C++ has to say is kept in a file, and the rank stops with its launcher."""
+    stop_with_parent(signal.SIGTERM, int(os.environ.get(LAUNCHER, os.getppid())))
+    report = pathlib.Path(os.environ[EXIT_REPORT_DIR], os.environ["RANK"])
+    with contextlib.suppress(OSError):
+        report.with_suffix(".pid").write_text(str(os.getpid()), encoding="utf-8")
+    if report.name == "0":
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    else:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(report.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+
+
+_open_streams()
+if _is_program():
+    end_at_once_on_signals()
+if EXIT_REPORT_DIR in os.environ:
+    _take_place()
 
 try:
     import numpy as np
@@ -71,23 +143,29 @@ def entry(main):
     def run():
         Signals.take()
         _escape_output()
-        _take_place()
         try:
             main()
             _await_the_others()
+            sys.stdout.flush()
         except UserError as error:
             stop("error: " + " ".join(str(error).splitlines()), 2)
-        except BrokenPipeError:  # whoever read our output has gone, as in `... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            stop("", 128 + signal.SIGPIPE)
         except KeyboardInterrupt as error:
             stop(str(error) or f"{Signals.words()}.", STOPPED)
+        except MemoryError as error:
+            stop(
+                f"error: there is not enough memory ({str(error) or 'for what is in hand'}): {LESS_MEMORY}.",
+                2,
+            )
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-                stop(f"error: {error.filename or 'output'}: {os.strerror(error.errno)}.", 2)
+            if is_reader_gone(error):  # as in `... | head`
+                drop_output()
+                stop("", 128 + signal.SIGPIPE)
+            if isinstance(error, OSError) and error.errno in _SENTENCES:
+                stop(f"error: {error.filename or _SENTENCES[error.errno]}: {os.strerror(error.errno)}.", 2)
             if EXIT_REPORT_DIR not in os.environ:
                 raise
             stop(traceback.format_exc().rstrip(), 1)
+        Signals.forget()
 
     return run
 
@@ -99,53 +177,81 @@ def _escape_output():
             stream.reconfigure(errors="backslashreplace")
 
 
-STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop
-_DISK_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
+LESS_MEMORY = (
+    "smaller batches (--batch_size_per_device, --eval_batch_size_per_device) or a smaller model need less"
+)
+_OUTPUT = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOENT ENOTDIR EISDIR ENAMETOOLONG ELOOP EIO".split()
+_SENTENCES = {  # {number of an error that is none of ours: what the sentence names where the system names no file}
+    **{getattr(errno, name): "output" for name in _OUTPUT},
+    errno.EMFILE: "open files of this process (ulimit -n)",
+    errno.ENFILE: "open files of this machine",
+    errno.EAGAIN: "processes and threads (ulimit -u)",
+    errno.ENOMEM: "memory",
 }
 
 
-class Signals:
-    """SIGTERM and SIGINT (Ctrl-C): they stop the process at once, or where the process said so at the next good point.
+def is_reader_gone(error):
+    """Whether an error says that nobody reads standard output any more: a pipe or a terminal that was closed."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.EIO)
 
-    A second one never waits, but in a launched rank, whose launcher decides when it is enough.
+
+def drop_output():
+    """What is printed from now on, and what waits to be, goes nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+class Signals:
+    """SIGTERM, SIGINT (Ctrl-C) and SIGHUP: they stop the process at once, or where the process said so at the next good point.
+
+    A second one never waits, but in a launched rank, whose launcher decides when it is enough. A reader who has gone counts as one.
     """
 
     asked, _patient = None, False
+    WORDS = {
+        None: "by another rank",
+        signal.SIGINT: "by the user",
+        signal.SIGPIPE: "since nobody reads its output",
+    }
 
     @classmethod
     def take(cls):
-        """Handles both from now on; OneFlow's own handler of SIGINT ends the process without a word."""
+        """Handles them from now on, but one that is ignored, as SIGHUP is under nohup; OneFlow's own handler of SIGINT says no word."""
         cls.asked, cls._patient = None, False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, cls._handle)
+        cls._set(cls._handle)
 
     @classmethod
     def leave(cls):
         """The process is about to end: nothing shall disturb it any more."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        cls._set(signal.SIG_IGN)
+
+    @classmethod
+    def forget(cls):
+        """The process has done its work: whatever comes may end it."""
+        cls._set(signal.SIG_DFL)
+
+    @staticmethod
+    def _set(handler):
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
+                signal.signal(number, handler)
 
     @classmethod
     def _handle(cls, number, frame):
-        again, cls.asked = cls.asked is not None, cls.asked or signal.Signals(number)
-        if EXIT_REPORT_DIR in os.environ and again or cls._patient and not again:
-            return
-        raise KeyboardInterrupt(f"{cls.words()}.")
+        if not cls.ask(signal.Signals(number)):
+            raise KeyboardInterrupt(f"{cls.words()}.")
+
+    @classmethod
+    def ask(cls, number):
+        """Notes that the process is to stop; False where it has to do so at once."""
+        again, cls.asked = cls.asked is not None, cls.asked or number
+        return EXIT_REPORT_DIR in os.environ and again or cls._patient and not again
 
     @classmethod
     def words(cls):
         """Who has asked, as a sentence begins."""
-        return f"stopped by {'the user' if cls.asked == signal.SIGINT else 'another rank' if cls.asked is None else cls.asked.name}"
+        return f"stopped {cls.WORDS.get(cls.asked) or f'by {cls.asked.name}'}"
 
     @classmethod
     @contextlib.contextmanager
@@ -166,21 +272,26 @@ def stop(sentence, code):
     A launched rank leaves the sentence to its launcher, and ends without OneFlow's farewell, which would wait for the other ranks.
     """
     Signals.leave()
-    if EXIT_REPORT_DIR in os.environ:
-        write_json(
-            pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.json"),
-            {"sentence": sentence, "code": code},
-        )
+    launched = EXIT_REPORT_DIR in os.environ
+    if launched:
+        report = pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.json")
+        try:
+            report.write_text(json.dumps({"sentence": sentence, "code": code}), encoding="utf-8")
+        except OSError:  # no room for a word in the temporary folder
+            launched = False
+    try:
         sys.stdout.flush()
+    except OSError:
+        drop_output()
+    if sentence and not launched:
+        with contextlib.suppress(OSError):  # the terminal was closed
+            print(sentence, file=sys.stderr, flush=True)
+    if EXIT_REPORT_DIR in os.environ:
         os._exit(code)
-    if sentence:
-        print(sentence, file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
 # --------------------------------------------------------------------------------------- ranks
-
-EXIT_REPORT_DIR = "METAKD_EXIT_REPORT_DIR"  # the folder where a rank that modeling/distributed/launch.py has launched tells why it ends
 
 
 def get_rank():
@@ -193,36 +304,10 @@ def get_world_size():
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _take_place():
-    """In a launched rank: rank 0 alone has the terminal, what C++ has to say is kept in a file, and the rank stops with its launcher."""
-    if EXIT_REPORT_DIR in os.environ:
-        stop_with_parent(signal.SIGTERM)
-        pathlib.Path(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.pid").write_text(
-            str(os.getpid()), encoding="utf-8"
-        )
-        if get_rank() == 0:
-            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
-        else:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(
-            os.open(
-                os.path.join(os.environ[EXIT_REPORT_DIR], f"{get_rank()}.err"),
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                0o600,
-            ),
-            2,
-        )
-
-
 def _await_the_others():
     """A rank that leaves early would take down those that are still at work."""
     if get_world_size() > 1:
         load_oneflow().comm.barrier()
-
-
-def stop_with_parent(signum):
-    """Has the kernel send `signum` to this process when its parent dies (prctl of Linux)."""
-    ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
 
 
 # --------------------------------------------------------------------------------------- the engine
@@ -243,9 +328,10 @@ def load_oneflow():
                 "RANK"
             ]  # "machines" of one address are one to OneFlow, which numbers their ranks through
         _await_the_first()
+        _check_machine()
         try:
             _keep_memory()
-            with _quiet_stderr():
+            with _held_signals(), _quiet_stderr():
                 import oneflow
         except (
             Exception
@@ -298,6 +384,62 @@ def _check_python():
             "run 'pip install -r requirements.txt'.",
             2,
         )
+
+
+THREADS = 16  # that the engine starts at most, while it is loaded and at work
+FILES = {True: 24, False: 64}  # that it and we have open in a process that is alone, and in one of several
+
+
+def _check_machine():
+    """Ends the process with a sentence where the engine would abort: without /proc, or with too few threads or open files."""
+    if not os.path.exists("/proc/self/status"):
+        stop(
+            "error: /proc is missing here, and oneflow cannot do without: mount it ('mount -t proc proc /proc').",
+            2,
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = FILES[get_world_size() == 1]
+    if -1 < soft < files and (hard == resource.RLIM_INFINITY or files <= hard):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    elif -1 < soft < files:  # -1: no limit
+        stop(
+            f"error: this process may have {soft} files open, and oneflow needs up to {files}: raise it by 'ulimit -n'.",
+            2,
+        )
+    release, threads = threading.Event(), []
+    try:
+        for _ in range(THREADS):
+            threads.append(threading.Thread(target=release.wait, daemon=True))
+            threads[-1].start()
+    except RuntimeError:
+        stop(
+            f"error: only {len(threads) - 1} more threads can be started here, and oneflow needs up to {THREADS}: raise the limit of "
+            "processes ('ulimit -u', or that of the container).",
+            2,
+        )
+    finally:
+        release.set()
+    for thread in threads:
+        thread.join()
+
+
+@contextlib.contextmanager
+def _held_signals():
+    """Signals that come in the block are handled at its end, as before it: OneFlow puts a handler of its own in place, without a word.
+
+    One of several ranks may wait there for the others, for ever if they have died: a signal ends it, and its launcher has the word.
+    """
+    alone, before = get_world_size() == 1, {number: signal.getsignal(number) for number in STOPPING}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING if alone else ())
+    for number in () if alone else STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one of C
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager
@@ -356,7 +498,7 @@ def _create(folder, make, kind="tmp"):
     while True:
         path = new_path(folder, kind)
         handle = make(path)
-        if _try_lock(handle) is not False and _is_at(path, handle):
+        if _try_lock(handle) is not False and is_at(path, handle):
             return path, handle
         os.close(handle)  # who cleans up came between making and locking
 
@@ -374,7 +516,7 @@ def _try_lock(handle):
     return True
 
 
-def _is_at(path, handle):
+def is_at(path, handle):
     """Whether the name `path` still leads to the open file."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.lstat(path), os.fstat(handle))
@@ -491,7 +633,7 @@ def open_own(path, mode):
         if handle is not None:
             os.close(handle)
         raise UserError(f"{path}: {NO_FILE}")
-    return open(handle, mode, buffering=1, **TEXT)
+    return open(handle, mode, buffering=1, errors="backslashreplace", **TEXT)
 
 
 def check_own(path):
@@ -658,27 +800,62 @@ class Run:
     """
 
     def __init__(self, folder=None):
-        self.folder, self.started, self._locks = folder and pathlib.Path(folder), time.monotonic(), []
+        self._folder, self.started, self._locks = folder and pathlib.Path(folder), time.monotonic(), []
         self._speaks, self.board = get_rank() == 0, None
-        self._writes = self._speaks and self.folder is not None
+        self._writes = self._speaks and folder is not None
         if self._writes:
-            self._locks.append(lock(self.folder))
+            self._locks.append((self._folder / LOCK, lock(folder)))
             for name in ("metrics.jsonl", "timing.jsonl"):
-                check_own(self.folder / name)
-            self._log = open_own(self.folder / "log.txt", "a")
+                check_own(self._folder / name)
+            self._log = open_own(self._folder / "log.txt", "a")
+
+    @property
+    def folder(self):
+        """Where the run writes: its folder is followed when it is moved. UserError: it is gone."""
+        self.check_held()
+        return self._folder
+
+    def check_held(self):
+        """Makes sure that every folder that the run has locked is still at its name, lest half of its files are written elsewhere.
+
+        Raises:
+            UserError: one was removed, another disk was mounted there, or it was moved and is not the run's own.
+        """
+        for number, (path, file) in enumerate(self._locks):
+            if is_at(path, file.fileno()):
+                continue
+            moved = _current_path(file)
+            if moved is None or path.parent != self._folder:
+                now = f", and is {moved.parent} now" if moved else ""
+                raise UserError(
+                    f"{path.parent}: it was moved or removed while it was written to{now}: bring it back, and run this again."
+                )
+            self._folder, self._locks[number] = moved.parent, (moved, file)
+            self.log(f"note: the run folder was moved, and the run goes on in {moved.parent}")
 
     def hold(self, folder, name=LOCK):
         """Locks another folder for the time of the run, by the file `name` in it; see `lock`."""
         if self._speaks:
-            self._locks.append(lock(folder, name))
+            self._locks.append((pathlib.Path(folder, name), lock(folder, name)))
 
     def log(self, message):
         """Prints a line, under the progress bar if there is one, and keeps it in log.txt."""
+        if self._writes:
+            with naming(self._folder / "log.txt"):
+                self._log.write(message + "\n")
         if self._speaks:
+            self._print(message)
+
+    @staticmethod
+    def _print(message):
+        """Prints a line; where nobody reads any more, a run that saves before it ends is told to."""
+        try:
             tqdm.write(message, file=sys.stdout)
             sys.stdout.flush()
-        if self._writes:
-            self._log.write(message + "\n")
+        except OSError as error:
+            if not is_reader_gone(error) or not Signals.ask(signal.SIGPIPE):
+                raise
+            drop_output()
 
     def metric(self, **values):
         """Appends one JSON line to metrics.jsonl, and hands it to the `board` if there is one."""
@@ -692,7 +869,8 @@ class Run:
 
     def _append(self, name, values):
         if self._writes:
-            with open_own(self.folder / name, "a") as file:
+            path = self.folder / name
+            with naming(path), open_own(path, "a") as file:
                 file.write(json.dumps(values) + "\n")
 
     def clean(self):
@@ -709,6 +887,14 @@ class Run:
             ]
             with atomic_file(path, "w") as file:
                 file.writelines(line + "\n" for line in kept)
+
+
+def _current_path(file):
+    """The path of an open file that was moved; None where it was removed or the system does not tell."""
+    with contextlib.suppress(OSError):
+        path = pathlib.Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
+        return path if is_at(path, file.fileno()) else None
+    return None
 
 
 def _line_step(line):
@@ -772,10 +958,26 @@ def version_and_flag_lines(args):
     ]
 
 
+class _Terminal:
+    """Standard error for a progress bar: where the terminal was closed, it draws on into nothing."""
+
+    def write(self, text):
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name):
+        return getattr(sys.stderr, name)
+
+
 def progress(iterable=None, **options):
     """A tqdm bar with an ETA; silent where standard error is not a terminal, and in all ranks but the first."""
     return tqdm(
         iterable,
+        file=_Terminal(),
         disable=get_rank() > 0 or not sys.stderr.isatty(),
         dynamic_ncols=True,
         leave=False,

@@ -116,7 +116,7 @@ def _map_in_order(work, chunks):
         yield from map(work, chunks)
         return
     with concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), _begin_worker, (work,)
+        workers, multiprocessing.get_context("fork"), _begin_worker, (work, os.getpid())
     ) as pool:
         waiting = collections.deque()
         try:
@@ -136,15 +136,16 @@ def _map_in_order(work, chunks):
                 future.cancel()
 
 
-def _begin_worker(work):
+def _begin_worker(work, parent):
     """In a worker process, a copy of this one: it is told to stop by its parent alone, and does not outlive
     it.
     """
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    stop_with_parent(signal.SIGKILL)
+    stop_with_parent(signal.SIGKILL, parent)
 
 
 def _run(chunk):

@@ -8,6 +8,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import pathlib
 import sys
@@ -15,9 +16,10 @@ import zlib
 from typing import NamedTuple, Optional
 
 from data.lines import MARK, line_text, open_text, split_fields
-from util import UserError
+from util import CLOSED, UserError
 
 FORMS = ("lines", "tsv", "csv", "jsonl")
+LONGEST_LINE = 64 << 20  # bytes
 IDXS = "idxs"  # the column that numbers the rows from 0
 
 
@@ -42,17 +44,32 @@ def detect_form(path, form="auto"):
 def open_rows(path, form):
     """The lines of bytes of a file of texts, "-" being standard input; a damaged .gz file is a UserError."""
     if path == "-":
-        yield sys.stdin.buffer
+        if "stdin" in CLOSED:
+            raise UserError("--predict_file -: standard input is closed: open it, or name a file.")
+        yield limited_lines("standard input", sys.stdin.buffer)
         return
     with open_text(path, "a file of texts: check --predict_file") as file:
         compressed = detect_form(path, form)[1]
-        yield unpacked(path, file) if compressed else file
+        yield unpacked(path, file) if compressed else limited_lines(path, file)
+
+
+def limited_lines(path, file):
+    """The lines of bytes of an open file. UserError: one is longer than any text, as where the file is none of texts."""
+    for line in itertools.count(1):
+        raw = file.readline(LONGEST_LINE + 1)
+        if len(raw) > LONGEST_LINE:
+            raise UserError(
+                f"{path}:{line}: found a line of more than {LONGEST_LINE >> 20} MB, expected texts: is this a text file?"
+            )
+        if not raw:
+            return
+        yield raw
 
 
 def unpacked(path, file):
     """The lines of bytes of an open .gz file; a damaged one is a UserError."""
     try:
-        yield from gzip.GzipFile(fileobj=file)
+        yield from limited_lines(path, gzip.GzipFile(fileobj=file))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}: cannot be unpacked ({error}), expected a whole gzip file: fetch it again."

@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 
-from util import UserError, read_json, sync_folder, write_json
+from util import CLOSED, UserError, read_json, sync_folder, write_json
 
 PROGRESS_TYPES = {
     "facts": dict,
@@ -125,6 +125,8 @@ def open_output(name, facts, resume):
     What a stopped block has done stays for --resume; a block that has done nothing leaves nothing.
     """
     if name is None:
+        if "stdout" in CLOSED:
+            raise UserError("standard output is closed: open it, or name a file with --output_file.")
         yield StreamOutput(getattr(sys.stdout, "buffer", None) or TextBuffer(sys.stdout))
         return
     path = pathlib.Path(os.path.realpath(name))  # a link stays, and leads to the new file

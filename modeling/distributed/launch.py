@@ -14,6 +14,7 @@ import pathlib
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from modeling.distributed.facts import machine_facts
 from modeling.distributed.machines import Machines
 from util import (
     EXIT_REPORT_DIR,
+    LAUNCHER,
     STOPPED,
     Signals,
     UserError,
@@ -40,6 +42,7 @@ from oneflow.distributed import launch as oneflow_launch  # noqa: E402
 
 PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
 MOST = 1024  # ranks of one machine; a snapshot that says more is broken
+REPORTS = ("pid", "err", "json")  # the files of a rank: its number, what C++ printed, its last sentence
 TO_SAVE, TO_DIE = (
     600,
     3,
@@ -168,12 +171,14 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None, machines=None
     ]
     with tempfile.TemporaryDirectory(prefix="meta-kd-ranks-") as folder:
         words = [*map(str, where), "--logdir", os.path.join(folder, "none"), *_program()]
+        numbers = range(node * local, (node + 1) * local)
+        for name in ("launcher.err", *(f"{number}.{kind}" for number in numbers for kind in REPORTS)):
+            pathlib.Path(folder, name).touch()  # now, while a full disk is a sentence of its own
         code, sentence = _run(words, folder, local, machines), ""
         if machines and machines.unreachable() and code:
             asked = f"{Signals.words()}; " if Signals.asked else "error: "
             code, sentence = STOPPED if Signals.asked else 1, f"{asked}{machines.words()}. {go_on}"
         elif code:
-            numbers = range(node * local, (node + 1) * local)
             sentence, code = _explain(pathlib.Path(folder), numbers, local * nodes)
         if machines:
             machines.leave(code, sentence)
@@ -196,16 +201,16 @@ def _run(words, folder, local, machines):
     Returns 0 where all went well.
     """
     _adopt_orphans()
-    launcher = os.fork()
+    parent, launcher = os.getpid(), os.fork()
     if not launcher:
-        _be_launcher(words, folder, local)
+        _be_launcher(words, folder, local, parent)
     patience, code = TO_DIE, 1
     if machines:
         machines.watch(lambda: _kill_group(launcher))
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1])
     except KeyboardInterrupt:
-        os.killpg(launcher, Signals.asked)
+        os.killpg(launcher, signal.SIGINT if Signals.asked == signal.SIGINT else signal.SIGTERM)
         patience = TO_SAVE
     finally:
         _reap(launcher, patience, pathlib.Path(folder), machines)
@@ -224,15 +229,15 @@ def _adopt_orphans():
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
-def _be_launcher(words, folder, local):
+def _be_launcher(words, folder, local, parent):
     """In the forked child: oneflow.distributed.launch in a process group of its own, without a word of its
     own.
     """
     try:
         os.setsid()
-        stop_with_parent(signal.SIGKILL)
+        stop_with_parent(signal.SIGKILL, parent)
         sys.stdout = sys.stderr = open(os.devnull, "w")
-        os.environ[EXIT_REPORT_DIR] = folder
+        os.environ.update({EXIT_REPORT_DIR: folder, LAUNCHER: str(os.getpid())})
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // local)))
         sys.argv = ["oneflow.distributed.launch", *words]
         oneflow_launch.time = types.SimpleNamespace(
@@ -240,7 +245,11 @@ def _be_launcher(words, folder, local):
         )  # it looks once a second, and sleeps on
         oneflow_launch.main()
         os._exit(0)
-    finally:  # CalledProcessError, SystemExit
+    except subprocess.CalledProcessError:  # a rank has failed, and tells it itself
+        pass
+    except Exception as error:
+        pathlib.Path(folder, "launcher.err").write_text(f"{type(error).__name__}: {error}")
+    finally:
         os._exit(1)
 
 
@@ -258,7 +267,7 @@ def _reap(launcher, patience, folder, machines):
                     until = min(until, time.monotonic() + TO_DIE)
                 time.sleep(0 if ended else 0.02)
         for file in folder.glob("*.pid"):
-            if os.path.exists(f"/proc/{file.read_text()}"):
+            if (number := file.read_text()) and os.path.exists(f"/proc/{number}"):
                 file.with_suffix(".err").open("a").write("It did not end by itself when it was told to.\n")
         os.killpg(launcher, signal.SIGKILL)
         while True:
@@ -272,17 +281,18 @@ def _explain(folder, numbers, total):
     A rank that was stopped by the launcher, or that OneFlow stopped when another had gone, is not the one
     that failed.
     """
-    words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    told = {number: (folder / f"{number}.json").read_text(encoding="utf-8") for number in numbers}
+    words = [json.loads(text) for text in told.values() if text]
+    if not words and (cause := (folder / "launcher.err").read_text()):
+        return f"error: the ranks could not be started ({cause}).", 1
     for each in words:
         if each["code"] != STOPPED:
             return each["sentence"], each["code"]
     if Signals.asked:
         return (words[0]["sentence"], words[0]["code"]) if words else (f"{Signals.words()}.", STOPPED)
-    noise = {
-        number: folder / f"{number}.err" for number in numbers if not (folder / f"{number}.json").exists()
-    }
+    noise = {number: folder / f"{number}.err" for number in numbers if not told[number]}
     for number, file in noise.items():
-        if not file.exists() or not file.stat().st_size:
+        if not file.stat().st_size:
             return (
                 f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended "
                 "with it: fewer "

@@ -1,6 +1,7 @@
 """What stands around the loop of a training script: its folder, the model to start from, the snapshots that are kept, the results."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -34,6 +35,7 @@ from util import (
     get_rank,
     get_world_size,
     new_run_folder,
+    open_own,
     remove_folder,
     sha256,
     version_and_flag_lines,
@@ -109,6 +111,10 @@ ABSENT_IN_OLD = {
     "base",
     "shard_tokens",
 }  # facts that the snapshots of earlier versions do not have
+FIRST_WORDS = "run folder: "  # of a log.txt
+RUN_FILES = (
+    "log.txt metrics.jsonl timing.jsonl flags.json best.json results.json predictions.tsv report.html".split()
+)
 END = ", since the learning rate has to fall to 0 at its end"
 
 
@@ -327,17 +333,34 @@ def open_run(args):
                 f"--model_save_dir {folder}: there is a run in it already: go on with it by "
                 f"--resume_from {folder / 'snapshot_last'}, or name another folder."
             )
+        check_own_run(folder)
     run = Run(folder)
     if args.log_dir and get_rank() == 0:
         run.board = Board(args.log_dir)
+    for line in (f"{FIRST_WORDS}{folder}", *version_and_flag_lines(args)):
+        run.log(line)
     if args.do_train:
         run.clean()
         if not args.resume_from:
             run.forget_after(0)  # of a run that was stopped before its first snapshot
             write_flags(folder, args)
-    for line in (f"run folder: {folder}", *version_and_flag_lines(args)):
-        run.log(line)
     return run
+
+
+def check_own_run(folder):
+    """Refuses a folder with files of the names that a run writes, where its log.txt does not say that a run has written them."""
+    try:
+        with open_own(folder / "log.txt", "r") as file:
+            if file.readline().startswith(FIRST_WORDS):
+                return
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        pass
+    theirs = [name for name in RUN_FILES if os.path.lexists(folder / name) and (folder / name).stat().st_size]
+    if theirs and get_rank() == 0:
+        raise UserError(
+            f"--model_save_dir {folder}: it holds {', '.join(theirs)}, which no run has written and this one would replace: "
+            "name another folder."
+        )
 
 
 def changed_flags(args):

@@ -46,6 +46,7 @@ class Job:
         facts = {"command": command, "commit": git_commit(), "data": data_hashes(args.data_dir)}
         self.record = {**earlier, **facts}
         write_json(self.path, self.record)
+        parent = os.getpid()
         with open(self.out, "ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(ROOT / command[1]), *command[2:]],
@@ -53,7 +54,7 @@ class Job:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
-                preexec_fn=lambda: stop_with_parent(signal.SIGTERM),
+                preexec_fn=lambda: stop_with_parent(signal.SIGTERM, parent),
             )
 
     def close(self) -> None:

@@ -103,6 +103,24 @@ def test_a_stage_keeps_the_users_files(sandbox, stage, folder):
     assert_kept(before)
 
 
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "results.json", "flags.json", "report.html"])
+def test_a_folder_with_files_that_a_run_would_replace_is_refused(sandbox, name):
+    """--model_save_dir . where the user has a file with a name that a run writes: a sentence names it, and it stays."""
+    (sandbox / name).write_text("theirs")
+    flags = {**stage_flags(sandbox)["meta_teacher"], "model_save_dir": "."}
+    refused(sandbox, "meta_teacher", name, "another folder", flags=flags)
+    assert (sandbox / name).read_text() == "theirs"
+
+
+def test_a_report_of_the_users_beside_the_records_is_not_replaced(sandbox):
+    """--ofrecord_dir names a folder that has a report.html and no records."""
+    (sandbox / "mine").mkdir()
+    (sandbox / "mine" / "report.html").write_text("theirs")
+    flags = {**stage_flags(sandbox)["preprocess"], "ofrecord_dir": "mine"}
+    refused(sandbox, "preprocess", "report.html", flags=flags)
+    assert (sandbox / "mine" / "report.html").read_text() == "theirs"
+
+
 def test_a_copy_of_a_snapshot_is_no_snapshot_of_the_run(sandbox):
     """What the user has put beside the best snapshots, with a name that begins like theirs, stays when a better one comes."""
     (sandbox / "teacher").rename(sandbox / "done")
