@@ -69,7 +69,10 @@ def test_a_signal_while_modules_are_imported_is_a_sentence(sandbox, long_flags, 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=slow)])  # two processes of the engine
 def test_hanging_up_saves(sandbox, long_flags, ranks):
     """SIGHUP saves the step that was reached and says how to go on, as SIGTERM does."""
-    process = start(sandbox, {**long_flags, "cpu_processes": ranks})
+    heeds = {
+        "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    }  # also where the tests run under nohup
+    process = start(sandbox, {**long_flags, "cpu_processes": ranks}, **heeds)
     await_steps(sandbox / "long", process)
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=60)
