@@ -1,11 +1,11 @@
 """Flag groups, each flag declared once. A script names its groups: `parse("what it does", task, run, training)`."""
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import sys
 
-from modeling.reports import tensorboard
 from util import UserError, end_at_once_on_signals, entry, get_world_size, read_json, read_version
 
 
@@ -589,33 +589,6 @@ def distillation(parser):
         help="T of the soft cross-entropy",
     )
     group.add_argument(
-        "--transfer_loss_weight", type=weight, default=0.3, help="gamma2, of the transferable-knowledge term"
-    )
-    group.add_argument(
-        "--soft_label_weight",
-        type=weight,
-        default=1.0,
-        help="of the soft cross-entropy with the teacher's logits",
-    )
-    group.add_argument(
-        "--hard_label_weight", type=weight, default=0.0, help="of the cross-entropy with the gold labels"
-    )
-    group.add_argument(
-        "--attention_loss_weight",
-        type=weight,
-        default=0.1,
-        help="of the attention term, whose raw scores are large: at 1 it is ten times all others together",
-    )
-    group.add_argument(
-        "--representation_loss_weight", type=weight, default=1.0, help="of the representation term"
-    )
-    group.add_argument(
-        "--hidden_loss_weight",
-        type=weight,
-        default=0.0,
-        help="of the hidden-states term; needs knowledge with --hidden_states",
-    )
-    group.add_argument(
         "--attention_match",
         choices=("raw", "centred"),
         default="raw",
@@ -681,7 +654,8 @@ def prediction(parser):
 
 def board_folder(text):
     """An argparse type: a folder for event files, and a package that writes them."""
-    if not tensorboard.is_installed():
+    found = importlib.util.find_spec
+    if not (found("tensorboardX") or found("tensorboard") and found("torch")):
         raise argparse.ArgumentTypeError(
             "no package that writes event files is installed: run 'pip install tensorboardX', or leave this flag out"
         )

@@ -10,6 +10,7 @@ if sys.flags.isolated:  # python3 -I: it has not put the folder of this script o
     sys.path.insert(0, __file__.rpartition("/")[0] or ".")
 
 import config  # isort: skip  (first: it says what is not installed)
+from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, add_flags, names_of_phase  # isort: skip
 
 FLAGS = (
     config.task,
@@ -19,6 +20,7 @@ FLAGS = (
     config.training,
     config.knowledge,
     config.distillation,
+    add_flags,
     config.card,
     config.prediction,
 )
@@ -38,7 +40,6 @@ from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, evaluate, select_device, to_device
 from modeling.meta_kd.classifier import STUDENT_ONLY, build_student, match_layers
 from modeling.meta_kd.distillation import (
-    INTERMEDIATE,
     NO_TARGETS,
     active_terms,
     check_knowledge_covers,
@@ -191,12 +192,12 @@ def make_phases(args, N, terms, make_loss):
     """The phases of a run over N examples: one with all terms, or with --intermediate_epochs those of the layers and then the others.
 
     Args:
-        loss_of: takes {term: weight} to the loss of a Phase.
+        make_loss: takes {term: weight} to the loss of a Phase.
     """
     if not args.intermediate_epochs:
         return one_phase(args, N, make_loss(terms))
     early, late = (
-        {name: terms[name] for name in terms if (name in INTERMEDIATE) == inner} for inner in (True, False)
+        {name: terms[name] for name in names_of_phase(phase, terms)} for phase in (INTERMEDIATE, PREDICTION)
     )
     return two_phases(args, N, make_loss(early), make_loss(late))
 

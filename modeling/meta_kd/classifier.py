@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from modeling.bert.dropout import Dropout, DropoutMasks
 from modeling.bert.model import BertModel
+from modeling.meta_kd.terms import MAPS, TERMS
 from util import load_oneflow
 
 flow = load_oneflow()
@@ -136,27 +137,19 @@ def build_student(config, task, teacher_width, terms, make_encoder=BertModel):
         terms: the names of the loss terms, of "representation", "transfer", "hidden" and others.
     """
     widths = (config.hidden_size, teacher_width)
-    maps = {
-        f"{term}_map": widths
-        for term in ("representation", "transfer", "hidden")
-        if term in terms and len(set(widths)) > 1
-    }
+    projected = [TERMS[name].map_name for name in terms if TERMS[name].projected]
+    maps = {name: widths for name in projected} if len(set(widths)) > 1 else {}
     return DomainClassifier(
         config,
         len(task.labels),
         len(task.domains),
-        "feature" if "transfer" in terms else None,
+        "feature" if any(TERMS[name].domain_feature for name in terms) else None,
         maps,
         make_encoder=make_encoder,
     )
 
 
-STUDENT_ONLY = (
-    "domain_head.",
-    "representation_map.",
-    "transfer_map.",
-    "hidden_map.",
-)  # what a student that serves does without
+STUDENT_ONLY = ("domain_head.", *(f"{name}." for name in MAPS))  # what a student that serves does without
 
 
 def text_embedding(hidden, content_weights):

@@ -1,4 +1,4 @@
-"""What a student learns from the meta-teacher's knowledge: the terms of the loss, by name, and their targets.
+"""What a student learns from the meta-teacher's knowledge: the targets of a batch, and the loss over the terms of terms.py.
 
 B examples, T tokens, M classes, H width of the teacher, A heads.
 """
@@ -9,22 +9,10 @@ import numpy as np
 
 from modeling.inference import tensor
 from modeling.meta_kd import losses
+from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, TERMS, names_of_phase
 from util import UserError, load_oneflow
 
 flow = load_oneflow()
-
-PREDICTION, INTERMEDIATE = (
-    ("soft", "hard"),
-    ("attention", "representation", "hidden", "transfer"),
-)  # the latter weighted by lambda
-FLAGS = {
-    "soft": "soft_label_weight",
-    "hard": "hard_label_weight",
-    "attention": "attention_loss_weight",
-    "representation": "representation_loss_weight",
-    "hidden": "hidden_loss_weight",
-    "transfer": "transfer_loss_weight",
-}
 
 
 def active_terms(args):
@@ -33,7 +21,8 @@ def active_terms(args):
     Raises:
         UserError: no term at all, a phase without one, or two phases and --max_steps.
     """
-    terms = {name: getattr(args, flag) for name, flag in FLAGS.items() if getattr(args, flag) > 0}
+    weights = {name: getattr(args, term.flag) for name, term in TERMS.items()}
+    terms = {name: weight for name, weight in weights.items() if weight > 0}
     if not terms:
         raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
     if args.intermediate_epochs >= args.num_epochs:
@@ -46,7 +35,9 @@ def active_terms(args):
             f"--max_steps {args.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
             "--intermediate_epochs 0."
         )
-    if args.intermediate_epochs and not (set(terms) & set(INTERMEDIATE) and set(terms) & set(PREDICTION)):
+    if args.intermediate_epochs and not all(
+        names_of_phase(phase, terms) for phase in (PREDICTION, INTERMEDIATE)
+    ):
         raise UserError(
             "--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0."
         )
@@ -60,26 +51,9 @@ def needs_teacher(terms):
 
 def check_knowledge_covers(terms, manifest, config):
     """Raises a UserError where the knowledge of that manifest cannot serve a term for a student of that BertConfig."""
-    if "transfer" in terms and not manifest["domain_feature"]:
-        raise UserError(
-            "--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain feature to pass "
-            "on: set --transfer_loss_weight 0, or train a teacher with its domain head."
-        )
-    if "hidden" in terms and not manifest["hidden_states"]:
-        raise UserError(
-            "--hidden_loss_weight: the knowledge holds no hidden states: run meta_teacher_eval.py with --hidden_states."
-        )
-    heads = manifest["attention_heads"]
-    if "attention" in terms and not manifest["layers"]:
-        raise UserError(
-            "--attention_loss_weight: the knowledge holds answers and vectors alone: set it to 0, or run meta_teacher_eval.py with "
-            "--knowledge_layers."
-        )
-    if "attention" in terms and heads not in ("mean", config.num_attention_heads):
-        raise UserError(
-            f"the knowledge holds the scores of each of {heads} heads, and the student has {config.num_attention_heads}: "
-            "run meta_teacher_eval.py with --attention_heads mean."
-        )
+    for name in terms:
+        if fault := TERMS[name].missing(manifest, config):
+            raise UserError(fault)
 
 
 # --------------------------------------------------------------------------------------- targets
@@ -176,65 +150,17 @@ def student_loss(model, batch, targets, terms):
     """soft CE + hard CE + mean over the batch of lambda(x) * (attention + representation + hidden + gamma2 * transfer).
 
     Args:
-        batch: a TensorBatch; lesson: its TeacherTargets, or NO_TARGETS for the term "hard" alone; terms: {name: weight}, the terms that count.
+        batch: a TensorBatch; targets: its TeacherTargets, or NO_TARGETS for the term "hard" alone; terms: {name: weight}, the terms that count.
     Returns:
         the loss, and {term: its batch mean, before its weight and lambda}.
     """
-    last_hidden = "transfer" in terms
+    last_hidden = any(TERMS[name].domain_feature for name in terms)
     answers = model(
         batch, tuple(targets.attention), tuple(targets.hidden), targets.mean_over_heads, last_hidden
     )
-    values = {name: TERMS[name](model, answers, batch, targets) for name in terms}  # each [B]
+    values = {name: TERMS[name].value(model, answers, batch, targets) for name in terms}  # each [B]
     loss = 0.0
     for name, value in values.items():
-        loss = loss + terms[name] * losses.batch_mean(
-            value, targets.expertise if name in INTERMEDIATE else None
-        )
+        expertise = targets.expertise if TERMS[name].phase == INTERMEDIATE else None
+        loss = loss + terms[name] * losses.batch_mean(value, expertise)
     return loss, {name: losses.batch_mean(value) for name, value in values.items()}
-
-
-def _soft(model, answers, batch, targets):
-    return losses.soft_cross_entropy(answers.logits, targets.logits, targets.temperature)
-
-
-def _hard(model, answers, batch, targets):
-    return losses.cross_entropy(answers.logits, batch.label)
-
-
-def _attention(model, answers, batch, targets):
-    student = [answers.encoder.scores[layer] for layer in targets.attention]
-    return losses.attention_loss(
-        student, list(targets.attention.values()), targets.pair_weights, targets.centring
-    )
-
-
-def _representation(model, answers, batch, targets):
-    return losses.squared_error(
-        _mapped(model, "representation_map", answers.encoder.pooled), targets.representation
-    )
-
-
-def _hidden(model, answers, batch, targets):
-    student = [_mapped(model, "hidden_map", answers.encoder.hidden[layer]) for layer in targets.hidden]
-    return losses.hidden_loss(student, list(targets.hidden.values()), targets.token_weights)
-
-
-def _transfer(model, answers, batch, targets):
-    return losses.squared_error(
-        _mapped(model, "transfer_map", model.domain_feature(answers.encoder, batch)), targets.domain_feature
-    )
-
-
-TERMS = {
-    "soft": _soft,
-    "hard": _hard,
-    "attention": _attention,
-    "representation": _representation,
-    "hidden": _hidden,
-    "transfer": _transfer,
-}
-
-
-def _mapped(model, name, values):
-    """`values` through the learned map of that name, or as they are where teacher and student are of one width."""
-    return getattr(model, name)(values) if hasattr(model, name) else values

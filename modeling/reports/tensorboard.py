@@ -1,13 +1,5 @@
 """TensorBoard event files, where one of the two packages that write them is installed."""
 
-import importlib.util
-
-
-def is_installed():
-    """Whether there is a package that writes event files."""
-    found = importlib.util.find_spec
-    return bool(found("tensorboardX") or found("tensorboard") and found("torch"))
-
 
 class Board:
     """The numbers of metrics.jsonl as scalars of TensorBoard in the folder `log_dir`.

@@ -18,6 +18,7 @@ from data.store.manifest import TYPES
 from modeling.bert.config import BertConfig, check_model_type
 from modeling.bert.names import encoder_shapes
 from modeling.meta_kd.classifier import evenly_spaced_layers
+from modeling.meta_kd.terms import MAPS
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.sources import source_format
 from modeling.snapshots.tokenizer_file import save_tokenizer_files
@@ -48,15 +49,8 @@ META_TYPES = {
 }
 TEACHER_TYPES = {"domain_head": "true or false", "seen_domains": "a list of counts"}
 LAYERS = "bert.encoder.layer."
-HEADS = (
-    "classifier.",
-    "domain_classifiers.",
-    "domain_head.",
-    "representation_map.",
-    "transfer_map.",
-    "hidden_map.",
-    "bert.pooler.",
-)
+MAP_PREFIXES = tuple(f"{name}." for name in MAPS)
+HEADS = ("classifier.", "domain_classifiers.", "domain_head.", *MAP_PREFIXES, "bert.pooler.")
 
 
 class ModelFolder(NamedTuple):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import html.parser
+import importlib.util
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from conftest import DATA, best, call, stage_flags
 import config
 from data.store.records import Records
 from data.tasks import BUILT_IN
-from modeling.reports import charts, tensorboard
+from modeling.reports import charts
 from modeling.reports.model_card import model_card
 from modeling.reports.prototype_report import scores_page
 from modeling.reports.run_report import (
@@ -564,7 +565,7 @@ def test_a_run_with_a_board_is_the_same_run(golden, sandbox, written):
 
 def test_a_board_without_a_package_is_refused_at_the_start(monkeypatch):
     """Before anything is read."""
-    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     argv = ["--task_name", "senti", "--data_dir", DATA["data_dir"], "--log_dir", "x"]
     with pytest.raises(UserError, match="pip install tensorboardX"):
         config.parse("", config.task, config.training, argv=argv)

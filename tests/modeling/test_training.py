@@ -19,6 +19,7 @@ from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, classification_metrics, evaluate, infer, tensor, to_device
 from modeling.meta_kd.classifier import DomainClassifier, build_student, build_teacher
 from modeling.meta_kd.distillation import active_terms, check_knowledge_covers, make_targets, student_loss
+from modeling.meta_kd.terms import add_flags
 from modeling.snapshots.manager import Snapshots
 from modeling.training.loop import Phase, StepLog, one_phase, train, two_phases
 from modeling.training.optimization import is_undecayed, learning_rate_at
@@ -226,6 +227,7 @@ def test_terms_of_weight_zero_cost_nothing():
     """They are no terms: no target is made for them, no scores, no map and no head are asked of the student."""
     parser = config.Parser("")
     config.distillation(parser)
+    add_flags(parser)
     config.training(parser)
     args = parser.parse_args(
         ["--attention_loss_weight", "0", "--transfer_loss_weight", "0", "--representation_loss_weight", "0"]
@@ -264,6 +266,7 @@ def test_losses_that_cannot_be_are_refused(flags, words):
     """No term at all, no epoch or no term for a phase."""
     parser = config.Parser("")
     config.distillation(parser)
+    add_flags(parser)
     config.training(parser)
     args = parser.parse_args([])
     vars(args).update(flags)

@@ -19,6 +19,7 @@ from conftest import ROOT, lay_out
 import config
 from data.selection import select
 from data.tasks import load_task, read_examples
+from modeling.meta_kd.terms import add_flags
 from scripts.reproduce import __main__ as reproduce
 from scripts.reproduce import flags as flag_groups
 from scripts.reproduce import outcomes, plan, plots, rows, runner, state, statistics, tables
@@ -57,6 +58,7 @@ GROUPS = {
         config.training,
         config.knowledge,
         config.distillation,
+        add_flags,
     ),
 }
 FLAGS = {

@@ -18,6 +18,7 @@ from test_training import Loop, metrics_with
 import config
 from modeling.bert import dropout
 from modeling.distributed.collective import shared_loss
+from modeling.meta_kd.terms import add_flags
 from modeling.snapshots.folder import load_weights
 from modeling.snapshots.manager import PATHS, PER_CALL, read_model
 from modeling.training.loop import StepLog, accumulate_gradients, one_phase
@@ -399,6 +400,7 @@ def parsed(folder, flags, *words):
         config.device,
         config.training,
         config.distillation,
+        add_flags,
         argv=["--config", str(folder / "flags.json"), *words],
     )
 
