@@ -50,7 +50,9 @@ def parse(argv=None):
         help="of random weights (default: 6 384)",
     )
     parser.add_argument(
-        "--reviews", help="the folder sorted_data_acl (default: made-up texts with as many words)"
+        "--reviews",
+        help="the folder sorted_data_acl, or a data folder of one text column such as the demo's (default: made-up "
+        "texts with as many words as the reviews)",
     )
     parser.add_argument(
         "--examples",

@@ -21,6 +21,7 @@ from data.batches import epoch_batches, lengths
 from data.prepare.amazon import TASK, read_reviews, split_reviews
 from data.prepare.task_files import write_task
 from data.store.writing import encode_split
+from data.tasks import read_examples, read_task, split_path
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier, build_teacher
@@ -110,7 +111,12 @@ def write_teacher(path, config, tokenizer, weights=None):
 
 
 def iterate_rows(source, vocab):
-    """8,000 shuffled rows (text, domain, label): the Amazon reviews in `source`, or words of the vocabulary where it is None."""
+    """Shuffled rows (text, domain, label): the Amazon reviews in `source`, the texts of a data folder with task.json
+    and four domains, such as the demo's, or made-up ones of words of the vocabulary where it is None."""
+    if source and pathlib.Path(source, "task.json").exists():
+        task = read_task(pathlib.Path(source, "task.json"))
+        examples = read_examples(task, split_path(source, "train"))
+        return [(each.text_a, TASK.domains[each.domain], TASK.labels[each.label]) for each in examples]
     if source:
         splits = split_reviews(read_reviews(source))
         return splits["train"] + splits["dev"] + splits["test"]
