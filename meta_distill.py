@@ -112,7 +112,7 @@ def main():
         if knowledge
         else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
     )
-    run = open_run(args)
+    run = open_run(args, None if args.do_train else folder.path)
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
 
     # ------------ model

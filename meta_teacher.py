@@ -76,7 +76,7 @@ def main():
         else teacher_meta(folder.meta, task, folder.path)["seen_domains"]
     )
     domains = DomainTable(len(task.domains), tuple(seen))
-    run = open_run(args)
+    run = open_run(args, None if args.do_train else folder.path)
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
     if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
         run.log(

@@ -13,7 +13,7 @@ from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
 from modeling.meta_kd.losses import softmax
-from modeling.predict_output import check_output, open_output
+from modeling.predict_output import check_no_model_file, check_output, open_output
 from modeling.snapshots.folder import check_fits_model, check_meta, load_weights, read_model, teacher_meta
 from tokenization import encode, tokenizer_for
 from util import UserError, progress
@@ -77,6 +77,8 @@ def predict(args):
         UserError: a fault in the snapshot, or in the file of texts as a whole.
     """
     folder = read_model(args.model_load_dir)
+    if args.output_file is not None:
+        check_no_model_file(args.output_file, folder.path, args.vocab_file)
     task, seq_length, domains = task_from_meta(folder)
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, seq_length, tokenizer)

@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 
+from modeling.snapshots.best import RUN_FILES
 from util import CLOSED, UserError, read_json, sync_folder, write_json
 
 PROGRESS_TYPES = {
@@ -115,6 +116,17 @@ def check_output(name, texts, form):
     if suffixes and suffixes != [f".{form}"]:
         raise UserError(
             f"--output_file {path}: the texts are answered in {form}, their own form: name it .{form}, or .{form}.gz."
+        )
+
+
+def check_no_model_file(name, snapshot, vocab_file=None):
+    """Refuses an output file that is there already as a file of the snapshot in that folder, of its run, or as the vocabulary."""
+    path, folder = pathlib.Path(os.path.realpath(name)), pathlib.Path(os.path.realpath(snapshot))
+    of_run = path.parent == folder.parent and path.name in RUN_FILES
+    is_vocab = vocab_file is not None and path == pathlib.Path(os.path.realpath(vocab_file))
+    if path.is_file() and (path.parent == folder or of_run or is_vocab):
+        raise UserError(
+            f"--output_file {name}: this is a file of the model or of its run, which would be overwritten: name another."
         )
 
 

@@ -6,6 +6,9 @@ import pathlib
 from util import UserError, new_path, read_json, remove_folder, sync_folder, write_json
 
 LINK = "best"
+RUN_FILES = (
+    "log.txt metrics.jsonl timing.jsonl flags.json best.json results.json predictions.tsv report.html".split()
+)  # what a run writes into its folder, beside its snapshots
 
 
 def name_best(folder, best):

@@ -23,7 +23,7 @@ from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.model_card import model_card
 from modeling.reports.run_report import read_predictions, run_page, teacher_predictions, write_report
 from modeling.reports.tensorboard import Board
-from modeling.snapshots.best import best_snapshot_path, is_snapshot_name, name_best
+from modeling.snapshots.best import RUN_FILES, best_snapshot_path, is_snapshot_name, name_best
 from modeling.snapshots.folder import check_meta, check_task, load_weights, read_model, save_snapshot
 from modeling.snapshots.rewrite import rewrite_card
 from modeling.training.calibration import calibration_figures, calibration_sentence
@@ -112,9 +112,6 @@ ABSENT_IN_OLD = {
     "shard_tokens",
 }  # facts that the snapshots of earlier versions do not have
 FIRST_WORDS = "run folder: "  # of a log.txt
-RUN_FILES = (
-    "log.txt metrics.jsonl timing.jsonl flags.json best.json results.json predictions.tsv report.html".split()
-)
 END = ", since the learning rate has to fall to 0 at its end"
 
 
@@ -308,12 +305,14 @@ def load_initial_model(args, task, path, flag):
     return folder
 
 
-def open_run(args):
+def open_run(args, evaluated=None):
     """The Run of a training script, locked, with the first lines of its log written.
 
     Its folder is --model_save_dir, or the one of --resume_from, or a new one named after the time.
+    Args:
+        evaluated: the folder of the snapshot that is evaluated, and not trained.
     Raises:
-        UserError: the folder holds a run already, and this is not its resumption.
+        UserError: the folder holds a run already, and this is neither its resumption nor an evaluation of its snapshot.
     """
     if args.resume_from:
         folder = pathlib.Path(args.resume_from).resolve().parent
@@ -334,6 +333,7 @@ def open_run(args):
                 f"--resume_from {folder / 'snapshot_last'}, or name another folder."
             )
         check_own_run(folder)
+        check_same_run(folder, evaluated)
     run = Run(folder)
     if args.log_dir and get_rank() == 0:
         run.board = Board(args.log_dir)
@@ -345,6 +345,17 @@ def open_run(args):
             run.forget_after(0)  # of a run that was stopped before its first snapshot
             write_flags(folder, args)
     return run
+
+
+def check_same_run(folder, evaluated):
+    """Refuses to write the results of a snapshot, the folder `evaluated`, over those of another run."""
+    if evaluated is None or not (folder / "best.json").exists():
+        return
+    if evaluated.resolve().parent != folder.resolve():
+        raise UserError(
+            f"--model_save_dir {folder}: it holds another run, whose results this evaluation of {evaluated} would replace: "
+            "name another folder."
+        )
 
 
 def check_own_run(folder):

@@ -204,3 +204,19 @@ def test_a_folder_that_is_removed_leaves_the_temporary_names_of_others(tmp_path)
     remove_folder(tmp_path / "snapshot")
     assert_kept(before)
     assert not (tmp_path / "snapshot").exists() and sorted(os.listdir(tmp_path)) == sorted(THEIRS)
+
+
+def test_an_evaluation_does_not_replace_the_results_of_another_run(sandbox):
+    """--do_eval of a student into the teacher's run folder: a sentence, and the teacher's results stay."""
+    before = (sandbox / "teacher" / "results.json").read_bytes()
+    flags = {
+        **stage_flags(sandbox)["meta_distill"],
+        "do_train": False,
+        "student_model": "student",
+        "student_layers": None,
+        "teacher_model": None,
+        "model_save_dir": "teacher",
+    }
+    refused(sandbox, "meta_distill", "it holds another run", flags=flags)
+    assert (sandbox / "teacher" / "results.json").read_bytes() == before
+    assert call("meta_distill", sandbox, {**flags, "model_save_dir": "student"}).code == 0

@@ -305,6 +305,15 @@ def test_an_output_file_that_cannot_be_is_refused_before_the_model_is_read(place
     assert (place / "texts").read_bytes() == texts
 
 
+@pytest.mark.parametrize("name", ["student/model.safetensors", "student/vocab.txt", "results.json"])
+def test_no_file_of_the_model_or_its_run_is_overwritten(place, name):
+    """Its weights were, and the model could not be read any more; a new name in the folder is the user's choice."""
+    (place / "results.json").write_text("{}")  # of the run that the snapshot lies in
+    before = (place / name).read_bytes()
+    says(place, f"--output_file {name}", "would be overwritten", output_file=name)
+    assert (place / name).read_bytes() == before
+
+
 # --------------------------------------------------------------------------------------- faults
 
 
