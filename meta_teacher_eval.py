@@ -33,6 +33,7 @@ from data.selection import (
     records_line,
     select,
 )
+from data.store.files import LOCK
 from data.store.knowledge import PREFIX, Knowledge, knowledge_folder
 from data.store.knowledge_format import check_space, expected_sizes
 from data.store.knowledge_writer import KnowledgeWriter
@@ -46,8 +47,9 @@ from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind, evenly_spaced_layers
 from modeling.snapshots.folder import check_fits_model, load_weights, read_model, teacher_meta
+from modeling.training.run import Run, version_and_flag_lines
 from tokenization import describe_tokenizer, tokenizer_for
-from util import LOCK, Run, UserError, entry, get_rank, version_and_flag_lines
+from util import UserError, entry, get_rank
 
 
 @entry

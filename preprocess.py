@@ -26,6 +26,7 @@ from data.selection import (
     records_line,
     select,
 )
+from data.store.files import remove_partial_writes
 from data.store.parts import PartsFolder, windows
 from data.store.writing import with_scores
 from data.tasks import SPLITS, load_task
@@ -38,8 +39,9 @@ from modeling.meta_kd.prototypes import directions, prototype_score, prototypes
 from modeling.reports.prototype_report import scores_page
 from modeling.reports.run_report import write_report
 from modeling.snapshots.folder import check_fits_model, load_weights, read_model
+from modeling.training.run import Run, version_and_flag_lines
 from tokenization import describe_tokenizer, tokenizer_for
-from util import Run, UserError, entry, get_rank, remove_partial_writes, version_and_flag_lines
+from util import UserError, entry, get_rank
 
 
 @entry

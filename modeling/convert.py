@@ -23,7 +23,9 @@ import types
 if importlib.util.find_spec("tqdm") is None:  # no bar is drawn here, and TensorFlow comes without it
     sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
 
-from util import UserError, atomic_folder, entry, read_json, write_json  # isort: skip  (before numpy: it names the BLAS kernel)
+from data.store.files import atomic_folder, write_json
+
+from util import UserError, entry, read_json  # isort: skip  (before numpy: it names the BLAS kernel)
 
 import numpy as np
 

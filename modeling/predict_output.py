@@ -10,8 +10,9 @@ import os
 import pathlib
 import sys
 
+from data.store.files import sync_folder, write_json
 from modeling.snapshots.best import RUN_FILES
-from util import CLOSED, UserError, read_json, sync_folder, write_json
+from util import CLOSED, UserError, read_json
 
 PROGRESS_TYPES = {
     "facts": dict,

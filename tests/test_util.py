@@ -1,5 +1,6 @@
 """What every run needs: whole files and folders, the lock, keyed randomness, errors as sentences."""
 
+import ctypes
 import errno
 import json
 import os
@@ -13,19 +14,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import util
-from util import (
-    Run,
-    UserError,
-    atomic_file,
-    atomic_folder,
-    entry,
-    lock,
-    make_folder,
-    random_stream,
-    read_json,
-    write_json,
-)
+from data.store.files import atomic_file, atomic_folder, lock, make_folder, write_json
+from modeling.training.run import Run
+from util import UserError, entry, random_stream, read_json
 
 
 class Broken(Exception):
@@ -90,7 +81,7 @@ def test_a_folder_keeps_its_old_content_when_writing_fails(tmp_path, exists):
 
 def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch):
     """A file system that cannot exchange two names gets renames: the new folder is there, the old one gone."""
-    monkeypatch.setattr(util.ctypes, "CDLL", lambda *args, **kwargs: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **kwargs: object())
     for text in ("old", "new"):
         with atomic_folder(tmp_path / "snapshot") as folder:
             (folder / "file").write_text(text)
@@ -100,7 +91,7 @@ def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch
 def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_path):
     """SIGKILL in the block: the old folder is whole; what the dead writer left is not mixed into the next one's folder."""
     code = (
-        "import os, sys, util\nwith util.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
+        "import os, sys\nfrom data.store import files\nwith files.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
         "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')"
     )
     path = tmp_path / "snapshot"
@@ -129,7 +120,9 @@ def test_json_that_cannot_be_read_is_named(tmp_path, content, words):
 
 def test_the_lock_refuses_a_second_holder_and_dies_with_the_first(tmp_path):
     """The sentence names the process that holds the folder; a killed holder leaves nothing that must be removed by hand."""
-    holder = python(f"import util\nheld = util.lock({str(tmp_path)!r})\nprint('held', flush=True)\ninput()")
+    holder = python(
+        f"from data.store import files\nheld = files.lock({str(tmp_path)!r})\nprint('held', flush=True)\ninput()"
+    )
     assert holder.stdout.readline() == "held\n"
     for _ in range(2):
         with pytest.raises(UserError, match=f"process {holder.pid} is writing here"):

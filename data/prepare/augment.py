@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from config import count, module_parser, natural, share
 from data.selection import select
+from data.store.files import atomic_file
 from data.tasks import Example, Task, clean, load_task, read_examples, split_path
 from tokenization import FullTokenizer, tokenizer_for
-from util import UserError, atomic_file, entry, random_stream
+from util import UserError, entry, random_stream
 
 NEIGHBOURS = 15  # candidates for the place of a word, as in TinyBERT
 WORD_VECTORS = ("bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight")

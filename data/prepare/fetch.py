@@ -18,8 +18,9 @@ from typing import NamedTuple
 from config import module_parser
 from data.prepare import vader
 from data.prepare.task_files import count_table, write_task
+from data.store.files import atomic_file, atomic_folder, lock, make_folder
 from data.tasks import SPLITS
-from util import UserError, atomic_file, atomic_folder, entry, lock, make_folder, progress, sha256
+from util import UserError, entry, progress, sha256
 
 
 class Archive(NamedTuple):

@@ -15,10 +15,8 @@ import os
 import pathlib
 
 from data.lines import open_text, split_fields
-from data.tasks import BUILT_IN, REPLACEMENT, SPLITS, Task, clean, read_task, split_path
-from util import (
+from data.store.files import (
     NO_LOCKS,
-    UserError,
     atomic_file,
     create_folder,
     discard,
@@ -28,6 +26,8 @@ from util import (
     sync_folder,
     write_json,
 )
+from data.tasks import BUILT_IN, REPLACEMENT, SPLITS, Task, clean, read_task, split_path
+from util import UserError
 
 OLD = "old"  # the folder in the folder that the old files are put into
 

@@ -6,12 +6,13 @@ import pathlib
 
 import numpy as np
 
+from data.store.files import place_folder, write_json
 from data.store.knowledge import FORMAT, PREFIX, STAGE_3
 from data.store.knowledge_format import HALVED, VECTORS, make_schema, make_shapes
 from data.store.manifest import MANIFEST, OFFSETS
 from data.store.ofrecord import encode_frame, part_name
 from data.store.parts import PartsFolder
-from util import UserError, place_folder, write_json
+from util import UserError
 
 
 class KnowledgeWriter:

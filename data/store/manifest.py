@@ -5,8 +5,9 @@ import os
 import pathlib
 import re
 
+from data.store.files import is_temporary
 from data.store.ofrecord import part_name
-from util import UserError, is_temporary, read_json
+from util import UserError, read_json
 
 MANIFEST, OFFSETS = "manifest.json", "offsets.npy"
 OURS = (MANIFEST, OFFSETS)  # beside the parts

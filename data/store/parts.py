@@ -13,9 +13,10 @@ import pathlib
 import re
 import shutil
 
+from data.store.files import atomic_file, remove_partial_writes, write_json
 from data.store.manifest import check_replaceable, is_count
 from data.store.ofrecord import part_name
-from util import UserError, atomic_file, read_json, remove_partial_writes, write_json
+from util import UserError, read_json
 
 PLAN = ".plan.json"
 # Examples to a part: few enough that ranks come out even and little is lost, enough for batches of like length.

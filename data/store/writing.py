@@ -12,12 +12,13 @@ import pathlib
 import numpy as np
 
 from data.encoding import encode_rows
+from data.store.files import atomic_folder, write_json
 from data.store.layout import encode_block
 from data.store.manifest import MANIFEST, check_replaceable
 from data.store.ofrecord import part_name
 from data.store.records import FORMAT, STAGE_1, RecordCounter, Records, record_schema
 from data.tasks import check_counts, example_parser, example_rows, split_path
-from util import UserError, atomic_folder, sha256, write_json
+from util import UserError, sha256
 
 PART_SIZE = 4096  # records to a part
 

@@ -4,11 +4,12 @@ import collections
 import json
 import pathlib
 
+from data.store.files import atomic_file
 from modeling.reports import charts
 from modeling.reports.acceptance import abstaining_section, calibration_section, class_table, comparison_table
 from modeling.reports.html import note, page, percent, shaded, table
 from modeling.snapshots.best import find_snapshot
-from util import atomic_file, read_json
+from util import read_json
 
 POINTS = 200  # of a curve at most
 MISTAKES = 10

@@ -3,7 +3,8 @@
 import os
 import pathlib
 
-from util import UserError, new_path, read_json, remove_folder, sync_folder, write_json
+from data.store.files import new_path, remove_folder, sync_folder, write_json
+from util import UserError, read_json
 
 LINK = "best"
 RUN_FILES = (

@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from data.batches import make_batch
+from data.store.files import atomic_file, open_own, remove_folder, write_json
 from data.store.manifest import is_count
 from data.tasks import read_examples, split_path
 from modeling.cpu.encoder import SHARD_TOKENS
@@ -28,19 +29,8 @@ from modeling.snapshots.folder import check_meta, check_task, load_weights, read
 from modeling.snapshots.rewrite import rewrite_card
 from modeling.training.calibration import calibration_figures, calibration_sentence
 from modeling.training.loop import metrics_line
-from util import (
-    Run,
-    UserError,
-    atomic_file,
-    get_rank,
-    get_world_size,
-    new_run_folder,
-    open_own,
-    remove_folder,
-    sha256,
-    version_and_flag_lines,
-    write_json,
-)
+from modeling.training.run import Run, new_run_folder, version_and_flag_lines
+from util import UserError, get_rank, get_world_size, sha256
 
 PATHS = {
     "data_dir",

@@ -3,9 +3,10 @@
 import re
 import shutil
 
+from data.store.files import atomic_folder, write_json
 from modeling.snapshots.folder import CHECKED, FORMAT, save_arrays
 from modeling.snapshots.weights import WEIGHTS
-from util import atomic_folder, sha256, write_json
+from util import sha256
 
 
 def rewrite_snapshot(path, arrays=None, meta=None, card=None):

@@ -1,7 +1,7 @@
 """The tokenizer's files in a model folder that we write: as the `tokenizers` library and transformers read them."""
 
+from data.store.files import write_json
 from data.wordpiece.added_tokens import BERT_TOKENS, AddedToken
-from util import write_json
 
 
 def save_tokenizer_files(folder, tokenizer, seq_length):

@@ -14,13 +14,14 @@ from typing import Optional
 
 import config  # isort: skip  (first: it says what is not installed)
 
+from data.store.files import lock
 from data.tasks import Task, load_task
 from scripts.reproduce import flags, outcomes, tables
 from scripts.reproduce.plan import base, list_domains, list_seeds, run_name
 from scripts.reproduce.rows import ROWS, Row, chosen_rows, with_teachers
 from scripts.reproduce.runner import Runner
 from scripts.reproduce.state import all_steps, survey
-from util import UserError, entry, lock
+from util import UserError, entry
 
 
 def collect(rows: list[Row], task: Task, args: Namespace) -> None:

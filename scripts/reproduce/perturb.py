@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data.prepare.task_files import write_tsv
+from data.store.files import make_folder
 from data.tasks import SPLITS, Example, Task, read_examples, split_path
-from util import UserError, make_folder, random_stream
+from util import UserError, random_stream
 
 
 class Perturbation(NamedTuple):

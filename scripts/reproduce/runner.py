@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Collection, Iterable
 from typing import Optional
 
+from data.store.files import remove_folder, write_json
 from data.tasks import Task
 from scripts.reproduce import outcomes
 from scripts.reproduce.plan import Step, base
@@ -23,7 +24,7 @@ from scripts.reproduce.state import (
     resolve_command,
     survey,
 )
-from util import remove_folder, stop_with_parent, write_json
+from util import stop_with_parent
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.1

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+from data.store.files import atomic_file, make_folder
 from data.tasks import Task
 from scripts.reproduce import plots
 from scripts.reproduce.outcomes import Outcome, portion_size
 from scripts.reproduce.statistics import DRAWS, Summary, scores, summaries
-from util import atomic_file, make_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 

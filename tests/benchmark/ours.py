@@ -25,8 +25,8 @@ from modeling.meta_kd.classifier import DomainClassifier
 from modeling.meta_kd.losses import batch_mean, cross_entropy
 from modeling.snapshots.folder import load_weights, read_model
 from modeling.training.loop import one_phase, train
+from modeling.training.run import Run
 from tests.benchmark import EVAL_B, SEED, STEPS, B, T
-from util import Run
 
 flow = load_oneflow()
 TASK, DOMAINS, CPU = BUILT_IN["senti"], DomainTable(4, (0, 1, 2, 3)), flow.device("cpu")

@@ -14,12 +14,13 @@ import pytest
 from fuzz import WRONG, with_value
 
 from data.store import knowledge_format as module
+from data.store.files import write_json
 from data.store.knowledge import Knowledge, knowledge_folder
 from data.store.knowledge_format import check_space, expected_bytes, expected_sizes
 from data.store.knowledge_writer import KnowledgeWriter
 from data.store.layout import FRAME
 from data.store.ofrecord import OFRecord
-from util import UserError, load_oneflow, write_json
+from util import UserError, load_oneflow
 
 L, A, M, H = 3, 2, 2, 4
 FACTS = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from protobuf_parts import write_parts
 
+from data.store.files import write_json
 from data.store.layout import FRAME
 from data.store.manifest import read_manifest
 from data.store.ofrecord import (
@@ -17,7 +18,7 @@ from data.store.ofrecord import (
     open_part,
     read_part,
 )
-from util import UserError, load_oneflow, write_json
+from util import UserError, load_oneflow
 
 T = 5
 SCHEMA = {

@@ -15,6 +15,7 @@ from fuzz import WRONG, with_value
 from protobuf_parts import write_parts
 
 from data.store import records as module
+from data.store.files import write_json
 from data.store.ofrecord import read_part
 from data.store.records import (
     CONTENT,
@@ -34,7 +35,7 @@ from data.store.writing import (
 )
 from data.tasks import Task
 from tokenization import FullTokenizer
-from util import UserError, load_oneflow, sha256, write_json
+from util import UserError, load_oneflow, sha256
 
 T, WORDS = 8, "good bad book film a very . phone".split()
 TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films", "phones"))

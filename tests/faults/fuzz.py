@@ -27,7 +27,9 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from util import Run, UserError, write_json  # noqa: E402  (before numpy: it names the BLAS kernel)
+from data.store.files import write_json
+from modeling.training.run import Run
+from util import UserError  # noqa: E402  (before numpy: it names the BLAS kernel)
 
 import numpy as np  # isort: skip
 

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from util import Run, UserError
+from modeling.training.run import Run
+from util import UserError
 
 
 def test_a_run_folder_that_is_moved_is_followed(tmp_path):

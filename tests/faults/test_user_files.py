@@ -6,9 +6,7 @@ import pytest
 from conftest import call, stage_flags
 from test_cli import refused
 
-from data.store.parts import PartsFolder
-from util import (
-    UserError,
+from data.store.files import (
     atomic_file,
     atomic_folder,
     create_file,
@@ -19,6 +17,8 @@ from util import (
     remove_folder,
     remove_partial_writes,
 )
+from data.store.parts import PartsFolder
+from util import UserError
 
 THEIRS = (".env.tmpl", ".cache.tmpfiles", ".notes.txt.tmp", ".old.tmp.old", ".meta-kd-1.tmp", "x.tmp", ".tmp")
 

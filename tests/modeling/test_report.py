@@ -14,6 +14,7 @@ import pytest
 from conftest import DATA, best, call, stage_flags
 
 import config
+from data.store.files import write_json
 from data.store.records import Records
 from data.tasks import BUILT_IN
 from modeling.reports import charts
@@ -30,7 +31,8 @@ from modeling.reports.run_report import (
 )
 from modeling.reports.tensorboard import Board
 from modeling.snapshots.folder import read_model
-from util import Run, UserError, write_json
+from modeling.training.run import Run
+from util import UserError
 
 RUNS = ("teacher", "student")
 NASTY = (

@@ -8,13 +8,14 @@ import pytest
 from conftest import best, call, stage_flags
 from test_tokenization import SPECIAL, WORDS, hard_texts, reference, write_vocab
 
+from data.store.files import new_path, remove_partial_writes
 from modeling.snapshots import best as best_names
 from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.best import find_snapshot, name_best
 from modeling.snapshots.folder import ModelFolder, read_model, read_snapshot_meta
 from modeling.snapshots.tokenizer_file import tokenizer_json
 from tokenization import BasicTokenizer, FullTokenizer, encode
-from util import UserError, new_path, remove_partial_writes
+from util import UserError
 
 # --------------------------------------------------------------------------------------- tokenizer.json
 

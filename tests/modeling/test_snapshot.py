@@ -15,6 +15,7 @@ import pytest
 from fuzz import WRONG, rehash_snapshot, with_value
 from safetensors.numpy import load_file, save_file
 
+from data.store.files import write_json
 from data.tasks import BUILT_IN
 from modeling.bert.config import BertConfig
 from modeling.bert.model import flow, init_weights
@@ -33,7 +34,7 @@ from modeling.snapshots.folder import (
 from modeling.snapshots.manager import best_snapshot, load_initial_model
 from modeling.training.optimization import make_optimizer, restore_optimizer
 from tokenization import tokenizer_for
-from util import UserError, sha256, write_json
+from util import UserError, sha256
 
 TASK = BUILT_IN["senti"]
 META = {

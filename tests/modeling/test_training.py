@@ -23,8 +23,9 @@ from modeling.meta_kd.terms import add_flags
 from modeling.snapshots.manager import Snapshots
 from modeling.training.loop import Phase, StepLog, one_phase, train, two_phases
 from modeling.training.optimization import is_undecayed, learning_rate_at
+from modeling.training.run import Run
 from tokenization import tokenizer_for
-from util import Run, UserError
+from util import UserError
 
 TASK, CPU, DOMAINS = BUILT_IN["senti"], flow.device("cpu"), DomainTable(4, (0, 1, 2, 3))
 CONFIG = BertConfig.from_dict({**BertConfig().to_dict(), **TINY, "num_hidden_layers": 2})

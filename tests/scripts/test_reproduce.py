@@ -18,12 +18,13 @@ from conftest import ROOT, lay_out
 
 import config
 from data.selection import select
+from data.store.files import write_json
 from data.tasks import load_task, read_examples
 from modeling.meta_kd.terms import add_flags
 from scripts.reproduce import __main__ as reproduce
 from scripts.reproduce import flags as flag_groups
 from scripts.reproduce import outcomes, plan, plots, rows, runner, state, statistics, tables
-from util import UserError, sha256, write_json
+from util import UserError, sha256
 
 GROUPS = {
     "preprocess.py": (

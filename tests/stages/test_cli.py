@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT, STAGES, best, call, call_process, stage_flags
 from test_stages import CLOCKED, tree
 
-from util import LOCK, lock, sha256
+from data.store.files import LOCK, lock
+from util import sha256
 
 TRAINING_STAGES = ("meta_teacher", "meta_distill")
 NEW = {stage: {"model_save_dir": "new"} for stage in TRAINING_STAGES}  # a run folder that is not there yet
