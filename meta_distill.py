@@ -58,18 +58,11 @@ from modeling.snapshots.folder import (
     read_snapshot_meta,
     teacher_meta,
 )
-from modeling.snapshots.manager import (
-    Snapshots,
-    best_snapshot,
-    describe,
-    evaluate_snapshot,
-    load_initial_model,
-    model_card_writer,
-    open_run,
-    run_facts,
-)
+from modeling.snapshots.manager import Snapshots, best_snapshot
 from modeling.training.calibration import calibrate_snapshot
+from modeling.training.evaluation import evaluate_snapshot
 from modeling.training.loop import one_phase, train, two_phases
+from modeling.training.stage import describe, load_initial_model, model_card_writer, open_run, run_facts
 from tokenization import check_same_tokens, describe_tokenizer, tokenizer_for
 from util import Signals, UserError, entry, sha256
 

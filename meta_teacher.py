@@ -39,17 +39,10 @@ from modeling.meta_kd.losses import balance_classes, batch_mean, cross_entropy, 
 from modeling.predict import predict, wants_prediction
 from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.folder import HEADS, check_fits_model, load_weights, teacher_meta
-from modeling.snapshots.manager import (
-    Snapshots,
-    best_snapshot,
-    describe,
-    evaluate_snapshot,
-    load_initial_model,
-    model_card_writer,
-    open_run,
-    run_facts,
-)
+from modeling.snapshots.manager import Snapshots, best_snapshot
+from modeling.training.evaluation import evaluate_snapshot
 from modeling.training.loop import one_phase, train
+from modeling.training.stage import describe, load_initial_model, model_card_writer, open_run, run_facts
 from tokenization import describe_tokenizer, tokenizer_for
 from util import Signals, entry
 

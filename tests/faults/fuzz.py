@@ -49,8 +49,9 @@ from modeling.snapshots.folder import (
     save_snapshot,
     teacher_meta,
 )
-from modeling.snapshots.manager import best_snapshot, load_initial_model
+from modeling.snapshots.manager import best_snapshot
 from modeling.training.optimization import make_optimizer, restore_optimizer
+from modeling.training.stage import load_initial_model
 from tokenization import FullTokenizer, encode, tokenizer_for
 
 LIMIT, ROOM = 5, 32 << 20  # seconds, bytes

@@ -18,6 +18,7 @@ from modeling.meta_kd.distillation import student_loss
 from modeling.meta_kd.losses import softmax
 from modeling.snapshots import manager
 from modeling.snapshots.folder import load_weights, read_model
+from modeling.training import stage as training_stage
 
 HARD = {
     "hard_label_weight": 1,
@@ -257,9 +258,10 @@ def test_the_teacher_speaks_in_eval_mode(golden):
 def test_no_epoch_runs_the_teacher(sandbox, monkeypatch):
     """Stage 4 makes one model, the student, and reads the weights of no other."""
     read, made = [], []
-    monkeypatch.setattr(
-        manager, "read_model", lambda path, *rest: read.append(str(path)) or read_model(path, *rest)
-    )
+    for module in (manager, training_stage):
+        monkeypatch.setattr(
+            module, "read_model", lambda path, *rest: read.append(str(path)) or read_model(path, *rest)
+        )
     built = DomainClassifier.__init__
     monkeypatch.setattr(
         DomainClassifier,

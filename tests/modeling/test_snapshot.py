@@ -31,8 +31,9 @@ from modeling.snapshots.folder import (
     save_snapshot,
     teacher_meta,
 )
-from modeling.snapshots.manager import best_snapshot, load_initial_model
+from modeling.snapshots.manager import best_snapshot
 from modeling.training.optimization import make_optimizer, restore_optimizer
+from modeling.training.stage import load_initial_model
 from tokenization import tokenizer_for
 from util import UserError, sha256
 
