@@ -415,13 +415,27 @@ def training(parser):
         "--early_stopping_patience",
         type=count,
         metavar="N",
-        help="the run ends after N evaluations in a row without a better accuracy on dev (default: it does not)",
+        help="the run ends after N evaluations in a row that are no better on dev, by --select_by (default: it does not)",
+    )
+    group.add_argument(
+        "--select_by",
+        choices=("accuracy", "domain_average", "macro_f1"),
+        default="accuracy",
+        help="the figure on dev that says which snapshot is best, and when to stop early; macro_f1 where classes are rare, "
+        "domain_average where domains are small. The name of the snapshot has its accuracy all the same",
     )
     group.add_argument(
         "--save_total_limit",
         type=count,
         default=1,
         help="best snapshots to keep, each of another accuracy on dev; best.json names the best of them",
+    )
+    group.add_argument(
+        "--class_weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: an example of a rare class counts the more, so that all classes weigh the same; in stage 2 it divides the "
+        "instance weights by the number of examples of the class, in stage 4 it weighs the hard labels; they average 1",
     )
     group.add_argument(
         "--save_every_step_num",
@@ -510,13 +524,6 @@ def teacher(parser):
         type=weight,
         default=0.5,
         help="standard deviation of the weights with --weight_scaling spread",
-    )
-    group.add_argument(
-        "--class_weights",
-        choices=("none", "balanced"),
-        default="none",
-        help="balanced: the instance weights divided by the number of examples of the class, so that rare classes count as much "
-        "as frequent ones; they average 1",
     )
     group.add_argument(
         "--class_heads",

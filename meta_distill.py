@@ -37,7 +37,7 @@ from modeling.bert.model import init_weights
 from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
-from modeling.inference import DomainTable, evaluate, select_device, to_device
+from modeling.inference import DomainTable, evaluate, select_device, tensor, to_device
 from modeling.meta_kd.classifier import STUDENT_ONLY, build_student, match_layers
 from modeling.meta_kd.distillation import (
     NO_TARGETS,
@@ -47,6 +47,7 @@ from modeling.meta_kd.distillation import (
     needs_teacher,
     student_loss,
 )
+from modeling.meta_kd.losses import balance_classes
 from modeling.predict import predict, wants_prediction
 from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.best import find_snapshot
@@ -138,6 +139,12 @@ def main():
     if args.resume_from:
         snapshots.resume(folder)
 
+    balanced = (
+        balance_classes(np.ones(len(examples)), examples["label"])
+        if args.class_weights == "balanced"
+        else None
+    )
+
     def make_loss(terms):
         def loss(rows, epoch):
             batch = make_batch(examples, rows)
@@ -146,7 +153,8 @@ def main():
                 targets = make_targets(
                     knowledge.read(batch.idxs), batch, terms, matches, teacher_facts, args, device
                 )
-            return student_loss(model, to_device(batch, domains, device), targets, terms)
+            weights = None if balanced is None else tensor(balanced[rows], device)
+            return student_loss(model, to_device(batch, domains, device), targets, terms, weights)
 
         return loss
 

@@ -19,12 +19,17 @@ def active_terms(args):
     """{term: its weight} by the flags of the group `distillation`; terms of weight 0 are left out.
 
     Raises:
-        UserError: no term at all, a phase without one, or two phases and --max_steps.
+        UserError: no term at all, a phase without one, weights for the hard labels without these, or two phases and --max_steps.
     """
     weights = {name: getattr(args, term.flag) for name, term in TERMS.items()}
     terms = {name: weight for name, weight in weights.items() if weight > 0}
     if not terms:
         raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
+    if args.class_weights != "none" and "hard" not in terms:
+        raise UserError(
+            f"--class_weights {args.class_weights} weighs hard labels here, and --hard_label_weight is 0: raise it, or leave "
+            "--class_weights out."
+        )
     if args.intermediate_epochs >= args.num_epochs:
         raise UserError(
             f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
@@ -146,13 +151,15 @@ def pad(arrays, T, axes):
 # --------------------------------------------------------------------------------------- the loss
 
 
-def student_loss(model, batch, targets, terms):
-    """soft CE + hard CE + mean over the batch of lambda(x) * (attention + representation + hidden + gamma2 * transfer).
+def student_loss(model, batch, targets, terms, class_weights=None):
+    """soft CE + mean over the batch of v(y) * hard CE + lambda(x) * (attention + representation + hidden + gamma2 * transfer).
 
     Args:
-        batch: a TensorBatch; targets: its TeacherTargets, or NO_TARGETS for the term "hard" alone; terms: {name: weight}, the terms that count.
+        batch: a TensorBatch; targets: its TeacherTargets, or NO_TARGETS for the term "hard" alone.
+        terms: {name: weight}, the terms that count.
+        class_weights: v(y) of each example, a tensor [B]; None: 1.
     Returns:
-        the loss, and {term: its batch mean, before its weight and lambda}.
+        the loss, and {term: its batch mean, before its weight, v and lambda}.
     """
     last_hidden = any(TERMS[name].domain_feature for name in terms)
     answers = model(
@@ -161,6 +168,7 @@ def student_loss(model, batch, targets, terms):
     values = {name: TERMS[name].value(model, answers, batch, targets) for name in terms}  # each [B]
     loss = 0.0
     for name, value in values.items():
-        expertise = targets.expertise if TERMS[name].phase == INTERMEDIATE else None
-        loss = loss + terms[name] * losses.batch_mean(value, expertise)
+        weights = targets.expertise if TERMS[name].phase == INTERMEDIATE else None
+        weights = class_weights if name == "hard" else weights
+        loss = loss + terms[name] * losses.batch_mean(value, weights)
     return loss, {name: losses.batch_mean(value) for name, value in values.items()}

@@ -111,15 +111,12 @@ class Snapshots:
         flags = {name: value for name, value in sorted(vars(args).items()) if name not in PATHS | PER_CALL}
         sharing = {"ranks": get_world_size(), "devices": devices(args), "shard_tokens": SHARD_TOKENS}
         self.meta, self.step = {**meta, **sharing, "flags": flags}, 0
-        self.limit, self.defaults, self.kept = (
-            args.save_total_limit,
-            args.defaults,
-            [],
-        )  # kept: the best first
+        self.limit, self.select_by, self.defaults = args.save_total_limit, args.select_by, args.defaults
+        self.kept = []  # the best first
 
     @property
     def best(self):
-        """Name, step and accuracy of the best snapshot so far, or None."""
+        """Name, step, accuracy and --select_by's figure of the best snapshot so far, or None."""
         return self.kept[0] if self.kept else None
 
     def resume(self, folder):
@@ -166,13 +163,18 @@ class Snapshots:
         return shlex.join(["python3", *kept, "--resume_from", str(self.run.folder / "snapshot_last")])
 
     def save_best(self, step, metrics):
-        """Saves the model where its accuracy on dev is among the best so far, and none that is kept has the same."""
-        accuracy = metrics["accuracy"]
+        """Saves the model where its figure on dev, by --select_by, is among the best so far.
+
+        Of several with the same accuracy, and so the same name, the best is kept, the first of those that are equal.
+        """
+        accuracy, figure = metrics["accuracy"], self.select_by
         prefix = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_"
         name = f"{prefix}{accuracy!r}"
-        found = {"snapshot": name, "step": step, "accuracy": accuracy}
-        ranked = sorted([*self.kept, found], key=lambda each: -each["accuracy"])[: self.limit]
-        if found not in ranked or accuracy in [each["accuracy"] for each in self.kept]:
+        found = {"snapshot": name, "step": step, "accuracy": accuracy, figure: metrics[figure]}
+        others = [each for each in self.kept if each["snapshot"] != name]
+        namesakes = [each for each in self.kept if each["snapshot"] == name]
+        ranked = sorted([*others, found], key=lambda each: -each[figure])[: self.limit]
+        if found not in ranked or any(each[figure] >= found[figure] for each in namesakes):
             return
         self.kept = ranked
         if get_rank() == 0:
@@ -228,13 +230,14 @@ def best_snapshot(run):
     return read_model(best_snapshot_path(run.folder))
 
 
-def is_best_entry(value):
-    """Whether a value of meta.json tells of a best snapshot."""
+def is_best_entry(value, select_by):
+    """Whether a value of meta.json tells of a best snapshot, by the figure `select_by`."""
     return (
         isinstance(value, dict)
-        and value.keys() == {"snapshot", "step", "accuracy"}
+        and value.keys() == {"snapshot", "step", "accuracy", select_by}
         and is_snapshot_name(value["snapshot"])
         and is_count(value["step"])
-        and type(value["accuracy"]) in (int, float)
-        and 0 <= value["accuracy"] <= 1
+        and all(
+            type(value[name]) in (int, float) and 0 <= value[name] <= 1 for name in ("accuracy", select_by)
+        )
     )

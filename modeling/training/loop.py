@@ -120,7 +120,8 @@ def train(model, examples, phases, args, run, snapshots, on_dev=None):
                 )
             if enough:
                 run.log(
-                    f"no better accuracy on dev in {args.early_stopping_patience} evaluations: the run ends with step {done}"
+                    f"no better {args.select_by.replace('_', ' ')} on dev in {args.early_stopping_patience} evaluations: "
+                    f"the run ends with step {done}"
                 )
                 break
     log.close()

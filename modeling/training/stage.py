@@ -41,6 +41,10 @@ def load_initial_model(args, task, path, flag):
         raise UserError(
             "--early_stopping_patience counts evaluations on dev, and without --do_eval there are none: give --do_eval too."
         )
+    if not args.do_eval and "select_by" in args.changed:
+        raise UserError(
+            "--select_by chooses between evaluations on dev, and without --do_eval there are none: give --do_eval too."
+        )
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
     if args.resume_from:
         if "best" not in (folder.meta or {}):
@@ -48,8 +52,9 @@ def load_initial_model(args, task, path, flag):
                 f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run."
             )
         check_meta({"runners_up": [], **folder.meta}, PROGRESS_TYPES, path)  # older ones have none
+        select_by = folder.meta["flags"].get("select_by", "accuracy")  # older ones have none
         for best in list_best_snapshots(folder.meta):
-            if not is_best_entry(best):
+            if not is_best_entry(best, select_by):
                 raise UserError(
                     f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step "
                     "and accuracy: resume from another snapshot_last, or start a new run."

@@ -401,7 +401,9 @@ def test_a_reader_beside_a_writer_gets_one_version_or_a_sentence(tiny_model, tmp
 
 def test_the_best_snapshot_changes_at_once(tiny_model, tmp_path):
     """A better one in the place of another, killed before any file event: best.json names a whole snapshot, and no half of one has a name."""
-    args = argparse.Namespace(device="cpu", num_nodes=1, gpu_num_per_node=1, save_total_limit=1, defaults={})
+    args = argparse.Namespace(
+        device="cpu", num_nodes=1, gpu_num_per_node=1, save_total_limit=1, select_by="accuracy", defaults={}
+    )
     meta = {"kind": "teacher", "step": 0, "task": "senti", "labels": ["a", "b"], "domains": ["c"]}
     snapshots = Snapshots(
         types.SimpleNamespace(folder=tmp_path),

@@ -344,6 +344,7 @@ class Loop:
                 "lr_schedule": "linear",
                 "early_stopping_patience": None,
                 "save_total_limit": 1,
+                "select_by": "accuracy",
                 "defaults": {},
                 **flags,
             }
