@@ -141,7 +141,9 @@ def file_words(parser, path):
 
 
 def file_word(name, action, value):
-    """The word for one flag of a file, in a list; none for a flag that is off. ValueError, ArgumentTypeError: it cannot have this value."""
+    """The words for one flag of a file; none for a flag that is off. ValueError, ArgumentTypeError: it cannot have this value."""
+    if isinstance(value, list) and action.nargs == "+":
+        return [f"--{name}", *(file_word(name, action, each)[0].partition("=")[2] for each in value)]
     if action.nargs in (0, "?"):  # it is there or not
         if not isinstance(value, bool):
             raise ValueError(f"found {value!r:.60}, expected true or false")
@@ -537,7 +539,9 @@ def knowledge(parser):
     group = parser.add_argument_group("knowledge")
     group.add_argument(
         "--knowledge_dir",
-        help="folder of the knowledge (default: OFRECORD_DIR/knowledge-<start of the teacher's hash>)",
+        nargs="+",
+        help="folder of the knowledge, in stage 4 one for each teacher "
+        "(default: OFRECORD_DIR/knowledge-<start of the teacher's hash>)",
     )
     group.add_argument(
         "--unlabelled_file",
@@ -580,8 +584,16 @@ def distillation(parser):
     )
     group.add_argument(
         "--teacher_model",
+        nargs="+",
         help="the meta-teacher's snapshot or run folder, whose knowledge stage 3 wrote; its weights are not loaded. "
-        "Not needed to learn from hard labels alone",
+        "Several: the student learns from their mean. Not needed to learn from hard labels alone",
+    )
+    group.add_argument(
+        "--teacher_weights",
+        nargs="+",
+        type=number(float, 0.0, open_low=True),
+        metavar="W",
+        help="how much each of several teachers counts in the mean (default: all the same)",
     )
     group.add_argument(
         "--intermediate_epochs",

@@ -30,7 +30,6 @@ import numpy as np
 
 from data.batches import make_batch
 from data.selection import open_splits, records_folder, records_line
-from data.store.knowledge import Knowledge, knowledge_folder
 from data.tasks import load_task
 from data.unlabelled import unlabelled_examples, with_pseudo_labels
 from modeling.bert.model import init_weights
@@ -47,6 +46,7 @@ from modeling.meta_kd.distillation import (
     needs_teacher,
     student_loss,
 )
+from modeling.meta_kd.ensemble import open_teachers, terms_in_reach
 from modeling.meta_kd.losses import balance_classes
 from modeling.predict import predict, wants_prediction
 from modeling.snapshots.base_model import base_facts
@@ -56,8 +56,6 @@ from modeling.snapshots.folder import (
     check_fits_model,
     keep_layers,
     load_weights,
-    read_snapshot_meta,
-    teacher_meta,
 )
 from modeling.snapshots.manager import Snapshots, best_snapshot
 from modeling.training.calibration import calibrate_snapshot
@@ -65,7 +63,7 @@ from modeling.training.evaluation import evaluate_snapshot
 from modeling.training.loop import one_phase, train, two_phases
 from modeling.training.stage import describe, load_initial_model, model_card_writer, open_run, run_facts
 from tokenization import check_same_tokens, describe_tokenizer, tokenizer_for
-from util import Signals, UserError, entry, sha256
+from util import Signals, UserError, entry
 
 
 @entry
@@ -90,13 +88,13 @@ def main():
         folder = keep_layers(folder, args.student_layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    teacher = find_snapshot(config.require_flag(args, "teacher_model")) if needs_teacher(terms) else None
-    if teacher and (teacher / "vocab.txt").is_file():
-        check_same_tokens(tokenizer, tokenizer_for(teacher))
+    for model in config.require_flag(args, "teacher_model") if needs_teacher(terms) else ():
+        if ((teacher := find_snapshot(model)) / "vocab.txt").is_file():
+            check_same_tokens(tokenizer, tokenizer_for(teacher))
     with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
-    knowledge = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
+    knowledge, terms = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
     if args.do_train and args.unlabelled_file:
         examples = with_unlabelled(args, task, tokenizer, records["train"], examples, knowledge)
     if knowledge:
@@ -183,7 +181,7 @@ def main():
 def summarise_knowledge(knowledge, terms, matches):
     """A line for the log: from what the student learns, and by which terms."""
     return (
-        f"{f'knowledge {knowledge.folder}' if knowledge else 'no teacher'}; "
+        f"{knowledge.summary if knowledge else 'no teacher'}; "
         f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
         f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}"
     )
@@ -216,20 +214,26 @@ def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
 
 
 def open_knowledge(args, task, records, idxs, terms, bert):
-    """The Knowledge of the teacher that --teacher_model names, made from these records, with every training example in it.
+    """The Knowledge of the teachers that --teacher_model names, made from these records, with every training
+    example in it, and those of the `terms` that can be learned from it.
 
-    It has what the `terms` need for a student with the BertConfig `bert`; None where they need no teacher.
+    It has what these need for a student with the BertConfig `bert`; None where they need no teacher.
     """
     if not needs_teacher(terms):
-        return None
-    path = find_snapshot(config.require_flag(args, "teacher_model"))
-    teacher_meta(read_snapshot_meta(path, "--teacher_model"), task, path)
-    teacher = sha256(path / "model.safetensors")
-    knowledge = Knowledge(knowledge_folder(records_folder(args), teacher, args.knowledge_dir))
-    knowledge.require(teacher_sha256=teacher, content_sha256=records.content_sha256)
+        return None, terms
+    knowledge = open_teachers(
+        config.require_flag(args, "teacher_model"),
+        args.knowledge_dir,
+        args.teacher_weights,
+        args.temperature,
+        task,
+        records,
+        records_folder(args),
+    )
     knowledge.rows(idxs)
+    terms = terms_in_reach(terms, knowledge)
     check_knowledge_covers(terms, knowledge.manifest, bert)
-    return knowledge
+    return knowledge, terms
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main():
     # ------------ what to write, where, and whether it is there already
     layers, facts = knowledge_facts(args, folder, meta, records, rows)
     facts, count = {**facts, "unlabelled_sha256": more_sha256}, len(rows) + (len(more) if more else 0)
-    target = knowledge_folder(records_folder(args), folder.sha256, args.knowledge_dir)
+    target = knowledge_folder(records_folder(args), folder.sha256, knowledge_dir(args))
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     run.hold(target.parent, f".{target.name}{LOCK}")
     if is_there(target, facts):
@@ -197,6 +197,15 @@ def knowledge_facts(args, folder, meta, records, rows):
         "domain_feature": meta["domain_head"],
         "vectors": args.knowledge_vectors,
     }
+
+
+def knowledge_dir(args):
+    """The one folder that --knowledge_dir names here, or None."""
+    if args.knowledge_dir and len(args.knowledge_dir) > 1:
+        raise UserError(
+            f"--knowledge_dir: found {len(args.knowledge_dir)} folders, expected one: this stage runs one teacher."
+        )
+    return args.knowledge_dir[0] if args.knowledge_dir else None
 
 
 def is_there(target, facts):

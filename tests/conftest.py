@@ -130,13 +130,16 @@ class Outcome(NamedTuple):
 def words(flags):
     """The words of a command line: {flag: value}.
 
-    True stands for a flag without a value, None and False for its absence.
+    True stands for a flag without a value, None and False for its absence, a list for several values.
     """
     return [
         word
         for name, value in flags.items()
         if value is not None and value is not False
-        for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+        for word in (
+            f"--{name}",
+            *map(str, () if value is True else value if isinstance(value, list) else [value]),
+        )
     ]
 
 

@@ -136,6 +136,11 @@ class Knowledge:
     def __len__(self):
         return len(self.idxs)
 
+    @property
+    def summary(self):
+        """For the log: whose knowledge it is."""
+        return f"knowledge {self.folder}"
+
     def require(self, **facts):
         """Raises a UserError where the manifest says otherwise, as in require(teacher_sha256=...,
         content_sha256=...).

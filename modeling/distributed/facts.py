@@ -58,9 +58,11 @@ def _file_facts(args):
     """A hash of each file that the flags lead to; "nothing" for one that is not there."""
     facts = {}
     for flag, names in CONTENT.items():
-        folder = getattr(args, flag, None)
-        for name in names if folder else ():
-            facts[f"{name} of --{flag}"] = _hash(pathlib.Path(folder, name))
+        value = getattr(args, flag, None)
+        folders = value if isinstance(value, list) else [value] if value else []
+        for name in names if folders else ():
+            hashes = [_hash(pathlib.Path(folder, name)) for folder in folders]
+            facts[f"{name} of --{flag}"] = ", ".join(hashes)
     for flag in ("vocab_file", "unlabelled_file"):
         if getattr(args, flag, None):
             facts[f"the file of --{flag}"] = _hash(pathlib.Path(getattr(args, flag)))

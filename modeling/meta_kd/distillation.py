@@ -117,8 +117,9 @@ def make_targets(items, batch, terms, matches, manifest, args, device):
     pairs = losses.pair_weights(mask) if attention else None
     tokens = tensor(losses.token_weights(mask), device) if hidden else None
     centring = losses.centring_matrix(mask) if args.attention_match == "centred" and attention else None
+    softened = np.stack([item.get("softened", item["logits"]) for item in items])  # the mean of several
     return TeacherTargets(
-        tensor(logits, device),
+        tensor(softened, device),
         tensor(expertise, device),
         tensor(representation, device),
         tensor(feature, device),

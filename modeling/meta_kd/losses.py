@@ -88,6 +88,20 @@ def softmax(logits):
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
+def log_mean_softmax(logits, weights, temperature=1.0):
+    """T * log(sum over teachers of w * softmax(z / T)): logits whose softmax at T is the mean of the teachers'.
+
+    logits [E, B, M] of E teachers; weights [E], which add up to 1 -> float32 [B, M]. In float64, by the largest
+    term of each sum, so that no probability is rounded to 0.
+    """
+    scaled = logits.astype(np.float64) / temperature  # [E, B, M]
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    terms = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))  # log softmax
+    terms += np.log(weights)[:, None, None]
+    largest = terms.max(axis=0)  # [B, M]
+    return (temperature * (largest + np.log(np.exp(terms - largest).sum(axis=0)))).astype(np.float32)
+
+
 def domain_expertise(scores, teacher_logits, labels):
     """lambda(x) = (1 + t(x)) / (exp((p_y - 1)^2) + 1), p_y the teacher's probability of the gold class.
 

@@ -137,8 +137,11 @@ def _limits(meta):
 
 def _training(meta, flags):
     lines = [f"Step {meta['step']} of the run."]
-    if meta.get("teacher_sha256"):
-        lines.append(f"SHA-256 of its teacher's weights: {meta['teacher_sha256']}.")
+    taught = meta.get("teacher_sha256")
+    if isinstance(taught, list):
+        lines.append(f"SHA-256 of its teachers' weights, from whose mean it learned: {', '.join(taught)}.")
+    elif taught:
+        lines.append(f"SHA-256 of its teacher's weights: {taught}.")
     if not flags:
         return "\n\n".join([*lines, "All flags had their defaults."])
     return "\n\n".join(

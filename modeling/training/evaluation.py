@@ -51,7 +51,7 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
     if get_rank() == 0:
         with atomic_file(run.folder / "predictions.tsv", "w") as file:
             file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-        results.update(acceptance_figures(run.folder, task, getattr(args, "teacher_model", None)))
+        results.update(acceptance_figures(run.folder, task, sole_teacher(args)))
         results["predictions_sha256"] = sha256(run.folder / "predictions.tsv")
         write_json(run.folder / "results.json", results)
         write_report(
@@ -61,12 +61,18 @@ def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
             run.folder,
             folder.meta,
             changed_flags(args),
-            getattr(args, "teacher_model", None),
+            sole_teacher(args),
             read_test_texts(task, args.data_dir, len(labels["test"])),
         )
         if folder.path.resolve().parent == run.folder.resolve():
             rewrite_card(folder.path, calibration_sentence(results["calibration"]))
     return results
+
+
+def sole_teacher(args):
+    """The teacher that a student is shown beside, as --teacher_model names it; None: it has none, or several."""
+    models = getattr(args, "teacher_model", None) or ()
+    return models[0] if len(models) == 1 else None
 
 
 def acceptance_figures(folder, task, teacher_model):
