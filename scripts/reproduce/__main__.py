@@ -6,10 +6,10 @@ A row is a kind of teacher or of student. Every row has the same candidates of l
 with the first seed chooses. The same command goes on where it was stopped.
 """
 
-import pathlib
 import shlex
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import Optional
 
 import config  # isort: skip  (first: it says what is not installed)
@@ -17,6 +17,7 @@ import config  # isort: skip  (first: it says what is not installed)
 from data.store.files import lock
 from data.tasks import Task, load_task
 from scripts.reproduce import flags, outcomes, tables
+from scripts.reproduce.perturb import perturbation, with_perturbed_data, write_perturbed
 from scripts.reproduce.plan import base, list_domains, list_seeds, run_name
 from scripts.reproduce.rows import ROWS, Row, chosen_rows, with_teachers
 from scripts.reproduce.runner import Runner
@@ -49,7 +50,7 @@ def collect(rows: list[Row], task: Task, args: Namespace) -> None:
         train=outcomes.training_examples(task, args.data_dir, args.train_example_num),
         missing=[row.name for row in rows if row.name not in {each.row.name for each in found}],
     )
-    for path in tables.write_all(found, task, pathlib.Path(args.results), facts):
+    for path in tables.write_all(found, task, Path(args.results), facts):
         print(path)
 
 
@@ -93,9 +94,12 @@ def print_commands(rows: list[Row], task: Task, args: Namespace) -> None:
 
 @entry
 def main():
-    args = config.parse(__doc__.split("\n\n")[0], flags.what, flags.training, flags.running)
+    groups = (flags.what, flags.perturbation, flags.training, flags.running)
+    args = config.parse(__doc__.split("\n\n")[0], *groups)
     task, reported = load_task(args.task_name, args.data_dir), chosen_rows(args.rows)
-    rows = with_teachers(reported)
+    rows, original, change = with_teachers(reported), args, perturbation(args, task)
+    if change:
+        args = with_perturbed_data(args)
     check(rows, args)
     if args.dry_run:
         print_commands(rows, task, args)
@@ -104,6 +108,9 @@ def main():
         collect(reported, task, args)
         return
     held = lock(base(args))
+    if change:
+        limit = original.train_example_num
+        write_perturbed(task, original.data_dir, Path(args.data_dir), change, args.noise_seed, limit)
     try:
         failed = Runner(rows, task, args).run()
     except KeyboardInterrupt as error:

@@ -45,6 +45,24 @@ def what(parser: ArgumentParser) -> None:
     )
 
 
+def perturbation(parser: ArgumentParser) -> None:
+    """How the training split is made worse; dev and test stay as they are."""
+    add = parser.add_argument
+    add(
+        "--label_noise",
+        type=config.share,
+        default=0.0,
+        help="share of the training examples that get a wrong label, in each domain and class",
+    )
+    add(
+        "--thin_domains",
+        default="",
+        metavar="DOMAIN=SHARE,...",
+        help="domains of which that share of the training examples is kept, as in kitchen=0.1",
+    )
+    add("--noise_seed", type=config.natural, default=1, help="which labels are wrong and which examples stay")
+
+
 def training(parser: ArgumentParser) -> None:
     """How teachers and students are trained."""
     rates, add = comma_list(config.number(float, 0.0, open_low=True)), parser.add_argument

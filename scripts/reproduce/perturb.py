@@ -1,8 +1,11 @@
 """Data made worse on purpose, for experiments: wrong labels and thinned domains, in the training split alone."""
 
+import itertools
 import pathlib
 import shutil
-from typing import NamedTuple
+import urllib.parse
+from argparse import Namespace
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -82,14 +85,19 @@ def group_cells(examples: list) -> dict:
     return cells
 
 
-def write_perturbed(task: Task, data_dir: str, target: pathlib.Path, how: Perturbation, seed: int) -> None:
-    """Writes the task's data into the folder `target`, train.tsv perturbed, dev.tsv and test.tsv as they are."""
+def write_perturbed(
+    task: Task, data_dir: str, target: pathlib.Path, how: Perturbation, seed: int, limit: Optional[int] = None
+) -> None:
+    """Writes the task's data into the folder `target`, train.tsv perturbed, dev.tsv and test.tsv as they are.
+
+    limit: the first so many training examples are taken, and the others left out; None: all.
+    """
     make_folder(target)
     for split in SPLITS[1:]:
         shutil.copyfile(split_path(data_dir, split), split_path(target, split))
     if (description := pathlib.Path(data_dir, "task.json")).exists():
         shutil.copyfile(description, target / description.name)
-    examples = list(read_examples(task, split_path(data_dir, "train")))
+    examples = list(itertools.islice(read_examples(task, split_path(data_dir, "train")), limit))
     rows = (row_of_task(task, example) for example in perturb(task, examples, how, seed))
     write_tsv(task, split_path(target, "train"), rows)
 
@@ -98,3 +106,26 @@ def row_of_task(task: Task, example: Example) -> tuple:
     """(texts..., domain name, label name), as `write_tsv` takes it."""
     texts = (example.text_a, example.text_b)[: len(task.text)]
     return (*texts, task.domains[example.domain], task.labels[example.label])
+
+
+# ------------------------------------------------------------------------------ of scripts.reproduce
+
+
+def perturbation(args: Namespace, task: Task) -> Perturbation:
+    """What --label_noise and --thin_domains ask for."""
+    return Perturbation(args.label_noise, parse_kept(args.thin_domains, task))
+
+
+def variant_name(args: Namespace) -> str:
+    """The name of the folder of perturbed data, of its runs and of their results."""
+    parts = {"noise": f"{args.label_noise:g}", "thin": urllib.parse.quote(args.thin_domains, safe="=,")}
+    parts |= {"seed": args.noise_seed, "first": args.train_example_num or "all"}
+    return "-".join(f"{name}={value}" for name, value in parts.items() if value not in ("", "0", "all"))
+
+
+def with_perturbed_data(args: Namespace) -> Namespace:
+    """The flags of a set on perturbed data: its folders are within those of `args`, and it takes all examples."""
+    name = variant_name(args)
+    folders = {key: str(pathlib.Path(getattr(args, key), name)) for key in ("output", "results")}
+    data_dir = str(pathlib.Path(folders["output"], "data"))
+    return Namespace(**{**vars(args), **folders, "data_dir": data_dir, "train_example_num": None})

@@ -3,6 +3,7 @@ written out by hand.
 """
 
 import argparse
+import collections
 import csv
 import json
 import os
@@ -81,6 +82,7 @@ def flags(*words, **more):
     return config.parse(
         "",
         flag_groups.what,
+        flag_groups.perturbation,
         flag_groups.training,
         flag_groups.running,
         argv=command_line(*words, **more),
@@ -750,3 +752,27 @@ def test_a_dry_run_starts_nothing(tmp_path, tiny_data):
         and not (tmp_path / "out").exists()
         and "11 steps in all, 8 of them training runs; 8 are known" in out
     )
+
+
+def test_a_set_with_wrong_labels_trains_on_them_and_keeps_dev_and_test(tmp_path, tiny_model, tiny_data):
+    """The runs read a train.tsv of the first 24 examples, books thinned, a quarter of the rest wrong; folders
+    and results have a name of their own.
+    """
+    folder = lay_out(tmp_path, tiny_model, tiny_data)
+    more = {"label_noise": 0.25, "thin_domains": "books=0.5", "train_example_num": 24}
+    driver = start(folder, rows="hard", seeds="1", student_learning_rates="3e-3", **more)
+    _, err = driver.communicate()
+    assert driver.returncode == 0, err
+    name = "noise=0.25-thin=books=0.5-seed=1-first=24"
+    data, task = folder / "out" / name / "data", load_task("senti", folder / "data")
+    before = {each.text_a: each for each in read_examples(task, folder / "data" / "train.tsv")}
+    after = list(read_examples(task, data / "train.tsv"))
+    assert collections.Counter(each.domain for each in after) == {0: 4, 1: 6, 2: 6, 3: 6}
+    assert sum(each.label != before[each.text_a].label for each in after) == 6  # one of three in a cell, none of two
+    for split in ("dev", "test"):
+        assert (data / f"{split}.tsv").read_bytes() == (folder / "data" / f"{split}.tsv").read_bytes()
+    run = folder / "out" / name / "senti" / "student-hard-0.003-s1"
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 1 and "22 train" in (run / "log.txt").read_text()
+    table = (folder / "results" / name / "senti.md").read_text()
+    assert "22 training examples" in table and "--label_noise 0.25" in table
