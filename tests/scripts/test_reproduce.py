@@ -238,7 +238,7 @@ def test_the_group_table_has_every_row_of_the_paper():
         ),
         (
             "student-single-layers-dvd-0.0001-s1",
-            {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-single-dvd-5e-05-s1"},
+            {"domain": "dvd", "teacher_model": ["BEST:output/reproduce/senti/teacher-single-dvd-5e-05-s1"]},
         ),
         (
             "student-meta-full-0.0001-s2",
@@ -251,13 +251,13 @@ def test_the_group_table_has_every_row_of_the_paper():
                 "expertise_weight": "lambda",
                 "num_epochs": 6,
                 "student_layers": 2,
-                "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s2",
+                "teacher_model": ["BEST:output/reproduce/senti/teacher-meta-5e-05-s2"],
             },
         ),
         ("student-meta-two-phase-0.0001-s1", {"intermediate_epochs": 2, "num_epochs": 6}),
         (
             "student-meta-full-by-domain-dvd-0.0001-s1",
-            {"domain": "dvd", "teacher_model": "BEST:output/reproduce/senti/teacher-meta-5e-05-s1"},
+            {"domain": "dvd", "teacher_model": ["BEST:output/reproduce/senti/teacher-meta-5e-05-s1"]},
         ),
         (
             "student-meta-full-transfer-30-0.0001-s1",
