@@ -768,7 +768,9 @@ def test_a_set_with_wrong_labels_trains_on_them_and_keeps_dev_and_test(tmp_path,
     before = {each.text_a: each for each in read_examples(task, folder / "data" / "train.tsv")}
     after = list(read_examples(task, data / "train.tsv"))
     assert collections.Counter(each.domain for each in after) == {0: 4, 1: 6, 2: 6, 3: 6}
-    assert sum(each.label != before[each.text_a].label for each in after) == 6  # one of three in a cell, none of two
+    assert (
+        sum(each.label != before[each.text_a].label for each in after) == 6
+    )  # one of three in a cell, none of two
     for split in ("dev", "test"):
         assert (data / f"{split}.tsv").read_bytes() == (folder / "data" / f"{split}.tsv").read_bytes()
     run = folder / "out" / name / "senti" / "student-hard-0.003-s1"
