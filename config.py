@@ -615,9 +615,16 @@ def distillation(parser):
     )
     group.add_argument(
         "--expertise_weight",
-        choices=("lambda", "none"),
+        choices=("lambda", "spread", "none"),
         default="lambda",
-        help="the domain-expertise weight of an example, or 1 for all",
+        help="the domain-expertise weight of an example: lambda, as the paper has it, which varies little; spread: lambda "
+        "stretched or compressed to --expertise_spread; none: 1 for all",
+    )
+    group.add_argument(
+        "--expertise_spread",
+        type=weight,
+        default=0.5,
+        help="standard deviation of the weights with --expertise_weight spread, which average 1",
     )
     group.add_argument(
         "--calibrate",

@@ -44,6 +44,7 @@ from modeling.meta_kd.distillation import (
     check_knowledge_covers,
     make_targets,
     needs_teacher,
+    spread_expertise,
     student_loss,
 )
 from modeling.meta_kd.ensemble import open_teachers, terms_in_reach
@@ -142,15 +143,18 @@ def main():
         if args.class_weights == "balanced"
         else None
     )
+    spread = None
+    if knowledge and args.expertise_weight == "spread":
+        spread = spread_expertise(examples, knowledge, args.expertise_spread)
 
     def make_loss(terms):
         def loss(rows, epoch):
             batch = make_batch(examples, rows)
             targets = NO_TARGETS
             if needs_teacher(terms):
-                targets = make_targets(
-                    knowledge.read(batch.idxs), batch, terms, matches, teacher_facts, args, device
-                )
+                expertise = None if spread is None else spread[rows]
+                items = knowledge.read(batch.idxs)
+                targets = make_targets(items, batch, terms, matches, teacher_facts, args, device, expertise)
             weights = None if balanced is None else tensor(balanced[rows], device)
             return student_loss(model, to_device(batch, domains, device), targets, terms, weights)
 

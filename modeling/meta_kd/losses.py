@@ -111,20 +111,32 @@ def domain_expertise(scores, teacher_logits, labels):
     return ((1 + scores) / (np.exp((gold - 1) ** 2) + 1)).astype(np.float32)
 
 
+def spread_weights(values, spread):
+    """max(0, 1 + spread * (v - mean) / standard deviation), divided by its mean: weights that average 1 and vary by
+    `spread`, but for what is cut at 0. 1 where all values are equal.
+
+    [N] -> float32 [N].
+    """
+    if np.ptp(values) == 0:
+        return np.ones(len(values), np.float32)
+    values = values.astype(np.float64)
+    clipped = np.maximum(1 + spread * (values - values.mean()) / values.std(), 0)
+    return (clipped / clipped.mean()).astype(np.float32)
+
+
 def instance_weights(scores, scaling, spread=0.5):
     """The teacher's instance weights made of the raw prototype scores t of the N training examples, [N] -> float32 [N].
 
-    scaling: `mean`: max(t, 0) divided by its mean; `spread`: max(0, 1 + spread * (t - mean) / standard deviation) divided by its
-        mean, so that they differ by as much whichever encoder made the scores; `raw`: t; `none`: 1. All but `raw` average 1.
+    scaling: `mean`: max(t, 0) divided by its mean; `spread`: `spread_weights`, so that they differ by as much whichever
+        encoder made the scores; `raw`: t; `none`: 1. All but `raw` average 1.
     """
-    if scaling == "none" or scaling == "spread" and np.ptp(scores) == 0:
+    if scaling == "none":
         return np.ones(len(scores), np.float32)
     if scaling == "raw":
         return scores.astype(np.float32)
-    scores = scores.astype(np.float64)
     if scaling == "spread":
-        scores = 1 + spread * (scores - scores.mean()) / scores.std()
-    clipped = np.maximum(scores, 0)
+        return spread_weights(scores, spread)
+    clipped = np.maximum(scores.astype(np.float64), 0)
     return (clipped / clipped.mean() if clipped.any() else np.ones_like(clipped)).astype(np.float32)
 
 

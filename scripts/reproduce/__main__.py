@@ -73,6 +73,11 @@ def check(rows: list[Row], args: Namespace) -> None:
         raise UserError(
             f"--baseline {args.baseline}: there is no such row, expected one of {', '.join(ROWS)}."
         )
+    if any(row.ensemble for row in rows) and len(args.teacher_seeds or args.seeds) < 2:
+        raise UserError(
+            "--rows ensemble: there is one seed of the teachers, and an ensemble takes several: "
+            "give --teacher_seeds two or more, or other rows."
+        )
     if args.student_epochs < 2 and any(row.student == "two-phase" for row in rows):
         raise UserError(
             "--student_epochs 1 has no room for the two phases of the row meta-two-phase: "

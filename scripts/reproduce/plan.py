@@ -14,11 +14,13 @@ from scripts.reproduce.rows import ROWS, STUDENTS, TEACHERS, Row
 
 MOST_EPOCHS = 8  # a run over a portion of the examples has at most this many times the epochs of one over all
 
+BEST = "BEST:"  # what stands before a run folder in the words of a Step
+
 
 class Step(NamedTuple):
     """A call of one of the four scripts.
 
-    words: its command line after `python3`; BEST:<run folder> stands for the best snapshot of that run.
+    words: its command line after `python3`; BEST and a run folder stand for the best snapshot of that run.
     needs: the names of the steps whose results it uses.
     """
 
@@ -69,7 +71,8 @@ def run_name(row: Row, domain: Optional[str], rate: float, seed: int) -> str:
 def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]) -> dict[str, Step]:
     """The steps that are known, {name: Step}, each after those that it needs.
 
-    They come seed by seed, so that a set that is stopped has compared its rows over the seeds before.
+    They come seed by seed, so that a set that is stopped has compared its rows over the seeds before; ensembles,
+    which need the teachers of all seeds, come last.
 
     Args:
         rows: with their teachers.
@@ -77,8 +80,9 @@ def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]
     """
     steps = {}
     known = [row for row in rows if row.teacher is None or row.teacher in choices]
-    for number in range(max(len(args.seeds), len(args.teacher_seeds or ()))):
-        for row in known:
+    numbers = range(max(len(args.seeds), len(args.teacher_seeds or ())))
+    for ensembles, number in itertools.product((False, True), numbers):
+        for row in (row for row in known if row.ensemble == ensembles):
             runs = itertools.product(attempts(row, number, args, choices), list_domains(row, task))
             for (rate, seed), domain in runs:
                 for step in run_steps(row, domain, rate, seed, task, args, choices):
@@ -102,7 +106,7 @@ def run_steps(
     row: Row, domain: Optional[str], rate: float, seed: int, task: Task, args: Namespace, choices: dict
 ) -> list[Step]:
     """The steps of a run: records, for a student its teacher's knowledge, training."""
-    left_out = domain if "leave-one-out" in row.groups else None
+    left_out = domain if "without" in (row.runs, row.teacher_runs) else None
     records = records_step(left_out, args)
     name, folder = run_name(row, domain, rate, seed), base(args)
     flags = [*common_flags(args, records.name), *training_flags(row, domain, rate, seed, task, args)]
@@ -111,15 +115,16 @@ def run_steps(
         words = ("meta_teacher.py", *flags, "--model_load_dir", args.model, *target)
         return [records, Step(name, words, (records.name,))]
 
-    flags += ["--student_model", args.model, "--student_layers", str(args.student_layers), *target]
-    if row.teacher is None:
-        return [records, Step(name, ("meta_distill.py", *flags), (records.name,))]
-
-    knowledge, teacher = knowledge_step(row, domain, seed, records, args, choices)
-    flags += ["--teacher_model", f"BEST:{folder / teacher}"]
-    flags += ["--knowledge_dir", str(folder / knowledge.name)]
-    needs = (records.name, teacher, knowledge.name)
-    return [records, knowledge, Step(name, ("meta_distill.py", *flags), needs)]
+    teachers = list_teachers(row, domain, seed, task, args, choices)
+    snapshots = [f"{BEST}{folder / teacher}" for teacher in teachers]
+    start = snapshots[0] if row.start == "teacher" else args.model
+    flags += ["--student_model", start, "--student_layers", str(args.student_layers), *target]
+    knowledge = [knowledge_step(row, domain, teacher, records, args) for teacher in teachers]
+    if teachers:
+        flags += ["--teacher_model", *snapshots]
+        flags += ["--knowledge_dir", *(str(folder / step.name) for step in knowledge)]
+    needs = (records.name, *teachers, *(step.name for step in knowledge))
+    return [records, *knowledge, Step(name, ("meta_distill.py", *flags), needs)]
 
 
 def records_step(left_out: Optional[str], args: Namespace) -> Step:
@@ -132,24 +137,37 @@ def records_step(left_out: Optional[str], args: Namespace) -> Step:
     return Step(name, ("preprocess.py", *common_flags(args, name), *without, *model, "--resave_ofrecord"), ())
 
 
-def knowledge_step(
-    row: Row, domain: Optional[str], seed: int, records: Step, args: Namespace, choices: dict
-) -> tuple[Step, str]:
-    """Stage 3 of the teacher that a student of this seed learns from, and the name of that teacher's run."""
+def list_teachers(
+    row: Row, domain: Optional[str], seed: int, task: Task, args: Namespace, choices: dict
+) -> list[str]:
+    """The names of the runs of the teachers that a student of this seed learns from."""
+    if row.teacher is None:
+        return []
     teacher = ROWS[row.teacher]
-    seeds = list_seeds(teacher, args)
-    teacher_seed = seeds[args.seeds.index(seed) % len(seeds)]
-    where = None if teacher.runs == "all" else domain
-    run = run_name(teacher, where, choices[teacher.name], teacher_seed)
-    hidden = row.student == "hidden"
-    name = f"knowledge-{run}-hidden" if hidden else f"knowledge-{run}"
+    seeds, rate = list_seeds(teacher, args), choices[teacher.name]
+    if row.ensemble:
+        return [run_name(teacher, None, rate, each) for each in seeds]
+    own = seeds[args.seeds.index(seed) % len(seeds)]
+    domains = task.domains if row.several else [None if teacher.runs == "all" else domain]
+    return [run_name(teacher, each, rate, own) for each in domains]
+
+
+def knowledge_step(row: Row, domain: Optional[str], teacher: str, records: Step, args: Namespace) -> Step:
+    """Stage 3 of the run `teacher`, for a student over this domain; None: over all.
+
+    A teacher of one domain that is one of several has to answer the texts of all.
+    """
+    folder, name, more = base(args), f"knowledge-{teacher}", []
+    if row.several and row.teacher_runs == "domain":
+        name += "-all"
+    elif row.teacher_runs != "all":
+        more += ["--domain", domain]
+    if row.student == "hidden":
+        name += "-hidden"
+        more += ["--hidden_states"]
     words = ["meta_teacher_eval.py", *common_flags(args, records.name)]
-    words += ["--model_load_dir", f"BEST:{base(args) / run}", "--knowledge_dir", str(base(args) / name)]
-    if where:
-        words += ["--domain", where]
-    if hidden:
-        words += ["--hidden_states"]
-    return Step(name, tuple(words), (records.name, run)), run
+    words += ["--model_load_dir", f"{BEST}{folder / teacher}", "--knowledge_dir", str(folder / name), *more]
+    return Step(name, tuple(words), (records.name, teacher))
 
 
 # ------------------------------------------------------------------ flags of the scripts

@@ -16,6 +16,7 @@ TEACHERS = {  # flags of meta_teacher.py
     "meta-spread-1": "--weight_scaling spread --weight_spread 1",
     "meta-no-domain-loss": "--domain_loss_weight 0",
     "leave-one-out": "",
+    "leave-one-out-mixed": PLAIN,
 }
 NO_FEATURES = "--attention_loss_weight 0 --representation_loss_weight 0 --transfer_loss_weight 0"
 ATTENTION = "--attention_loss_weight {attention_weight}"
@@ -27,6 +28,7 @@ STUDENTS = {  # flags of meta_distill.py; {third} is a third of the epochs
     "two-phase": f"--intermediate_epochs {{third}} {ATTENTION}",
     "hidden": f"--hidden_loss_weight 1 {ATTENTION}",
     "full-no-lambda": f"--expertise_weight none {ATTENTION}",
+    "full-lambda-spread": f"--expertise_weight spread --expertise_spread 0.5 {ATTENTION}",
     "full-no-transfer": f"--transfer_loss_weight 0 {ATTENTION}",
     # at 0.3, its default, this term is a hundredth of the loss or less
     "full-transfer-30": f"--transfer_loss_weight 30 {ATTENTION}",
@@ -45,6 +47,8 @@ class Row(NamedTuple):
     runs: "all": one run over all domains; "domain": one on each domain; "without": one without each domain,
         tested on that.
     portion: the share of the training examples that it sees.
+    start: what a student starts from, "model": the pretrained one, or "teacher": its teacher.
+    ensemble: whether a student learns from its teachers of all seeds together.
     """
 
     name: str
@@ -53,6 +57,18 @@ class Row(NamedTuple):
     student: Optional[str] = None
     runs: str = "all"
     portion: float = 1.0
+    start: str = "model"
+    ensemble: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether a student learns from several teachers: those of all domains, or of all seeds."""
+        return self.ensemble or (self.runs == "all" and self.teacher_runs == "domain")
+
+    @property
+    def teacher_runs(self) -> Optional[str]:
+        """`runs` of its teacher; None: it has none."""
+        return ROWS[self.teacher].runs if self.teacher else None
 
 
 def _teacher_rows() -> list[Row]:
@@ -67,17 +83,22 @@ def _teacher_rows() -> list[Row]:
         Row("meta-spread-1", "weights"),
         Row("meta-no-domain-loss", "weights"),
         Row("leave-one-out", "leave-one-out", runs="without"),
+        Row("leave-one-out-mixed", "leave-one-out", runs="without"),
     ]
 
 
 def _table_rows() -> list[Row]:
-    """The students of the paper's table: without a teacher, and of each teacher by logits and by layers."""
+    """The students of the paper's table: without a teacher, and of each teacher by logits and by layers.
+
+    multi-: of the single-domain teachers of all domains together, the paper's MTN-KD.
+    """
     rows = [Row("hard", "table variants few-shot", None, "hard")]
     for teacher in ("single", "mixed", "multi-task", "meta"):
         groups = "table few-shot" if teacher == "meta" else "table"
         runs = "domain" if teacher == "single" else "all"
         for kind in ("logits", "layers"):
             rows.append(Row(f"{teacher}-{kind}", groups, teacher, kind, runs))
+    rows += [Row(f"multi-{kind}", "table", "single", kind) for kind in ("logits", "layers")]
     return [*rows, Row("meta-full", "table variants few-shot", "meta", "full")]
 
 
@@ -87,13 +108,23 @@ def _variant_rows() -> list[Row]:
         "two-phase",
         "hidden",
         "full-no-lambda",
+        "full-lambda-spread",
         "full-no-transfer",
         "full-transfer-30",
         "full-centred",
         "full-hard",
     )
     rows = [Row(f"meta-{kind}", "variants", "meta", kind) for kind in kinds]
+    rows.append(Row("meta-full-from-teacher", "variants", "meta", "full", start="teacher"))
     return [*rows, Row("meta-full-by-domain", "variants", "meta", "full", "domain")]
+
+
+def _unseen_rows() -> list[Row]:
+    """Students on a domain that their teacher has not seen."""
+    kinds = ("full", "full-no-lambda", "full-lambda-spread", "full-no-transfer", "layers")
+    rows = [Row(f"leave-one-out-{kind}", "leave-one-out", "leave-one-out", kind, "domain") for kind in kinds]
+    mixed = "leave-one-out-mixed"
+    return [*rows, Row(f"{mixed}-layers", "leave-one-out", mixed, "layers", "domain")]
 
 
 def _few_shot_rows(rows: list[Row]) -> list[Row]:
@@ -109,8 +140,8 @@ def _few_shot_rows(rows: list[Row]) -> list[Row]:
 def _all_rows() -> dict[str, Row]:
     """Every row there is, {name: Row}, teachers before their students."""
     table = _table_rows()
-    unseen = Row("leave-one-out-full", "leave-one-out", "leave-one-out", "full", "domain")
-    rows = [*_teacher_rows(), *table, *_variant_rows(), *_few_shot_rows(table), unseen]
+    ensemble = Row("ensemble", "ensemble", "meta", "full", ensemble=True)
+    rows = [*_teacher_rows(), *table, *_variant_rows(), *_few_shot_rows(table), *_unseen_rows(), ensemble]
     return {row.name: row for row in rows}
 
 

@@ -11,11 +11,9 @@ from collections.abc import Collection
 
 from data.tasks import SPLITS, Task, split_path
 from scripts.reproduce import outcomes
-from scripts.reproduce.plan import Step, base, candidates, list_domains, list_seeds, plan, run_name
+from scripts.reproduce.plan import BEST, Step, base, candidates, list_domains, list_seeds, plan, run_name
 from scripts.reproduce.rows import Row
 from util import UserError, read_json, sha256
-
-BEST = "BEST:"  # what stands before a run folder in the words of a Step
 
 
 def resolve_command(step: Step) -> list[str]:

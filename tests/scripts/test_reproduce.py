@@ -63,6 +63,7 @@ GROUPS = {
         add_flags,
     ),
 }
+DOMAINS, RUNS = ("books", "dvd", "electronics", "kitchen"), "output/reproduce/senti"
 FLAGS = {
     "task_name": "senti",
     "data_dir": "data",
@@ -156,14 +157,15 @@ def test_every_planned_command_is_one_that_its_script_accepts_and_needs_only_ear
 
 
 def test_the_group_table_has_every_row_of_the_paper():
-    """Four teachers; each distilled by logits and by layers; the meta-teacher in full.
-
-    A student without a teacher.
+    """Four teachers; each distilled by logits and by layers, the single-domain ones also together; the
+    meta-teacher in full. A student without a teacher.
     """
     names = {row.name for row in rows.chosen_rows("table")}
     assert names == {
         "hard",
         "meta-full",
+        "multi-logits",
+        "multi-layers",
         *(
             f"{teacher}{kind}"
             for teacher in ("single", "mixed", "multi-task", "meta")
@@ -279,7 +281,46 @@ def test_the_group_table_has_every_row_of_the_paper():
             "knowledge-teacher-leave-one-out-dvd-5e-05-s1",
             {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"},
         ),
+        (
+            "knowledge-teacher-leave-one-out-mixed-dvd-5e-05-s1",
+            {"domain": "dvd", "ofrecord_dir": "output/reproduce/senti/ofrecord-without-dvd"},
+        ),
+        (
+            "teacher-leave-one-out-mixed-dvd-5e-05-s1",
+            {"exclude_domain": "dvd", "domain_loss_weight": 0, "weight_scaling": "none"},
+        ),
+        (
+            "student-leave-one-out-mixed-layers-dvd-0.0001-s1",
+            {"domain": "dvd", "expertise_weight": "none", "transfer_loss_weight": 0},
+        ),
         ("knowledge-teacher-meta-5e-05-s1-hidden", {"hidden_states": True}),
+        (
+            "student-multi-layers-0.0001-s2",
+            {
+                "domain": None,
+                "transfer_loss_weight": 0,
+                "teacher_model": [f"BEST:{RUNS}/teacher-single-{name}-5e-05-s2" for name in DOMAINS],
+                "knowledge_dir": [f"{RUNS}/knowledge-teacher-single-{name}-5e-05-s2-all" for name in DOMAINS],
+            },
+        ),
+        ("knowledge-teacher-single-dvd-5e-05-s1-all", {"domain": None}),
+        ("knowledge-teacher-single-dvd-5e-05-s1", {"domain": "dvd"}),
+        (
+            "student-ensemble-0.0001-s2",
+            {
+                "expertise_weight": "lambda",
+                "teacher_model": [f"BEST:{RUNS}/teacher-meta-5e-05-s{seed}" for seed in (1, 2)],
+                "student_model": "bert",
+            },
+        ),
+        (
+            "student-meta-full-from-teacher-0.0001-s2",
+            {"student_model": f"BEST:{RUNS}/teacher-meta-5e-05-s2", "student_layers": 2},
+        ),
+        (
+            "student-meta-full-lambda-spread-0.0001-s1",
+            {"expertise_weight": "spread", "expertise_spread": 0.5, "transfer_loss_weight": 0.3},
+        ),
     ],
 )
 def test_steps_have_the_flags_of_their_row(tiny_data, name, expected):
@@ -319,6 +360,19 @@ def test_students_take_turns_with_fewer_teachers_and_wait_for_the_choice(tiny_da
     steps = plan.plan(chosen, task, args, {"meta": 5e-5, "meta-full": 2e-3})
     assert steps["student-meta-full-0.002-s3"].needs[1] == "teacher-meta-5e-05-s7"
     assert steps["student-meta-full-0.002-s2"].needs[1] == "teacher-meta-5e-05-s8"
+
+
+def test_an_ensemble_waits_for_the_teachers_of_all_seeds_and_needs_several(tiny_data):
+    """It is planned last, with every teacher and its knowledge among its needs; one seed is refused."""
+    task, args = load_task("senti", tiny_data), flags(seeds="1,2", teacher_seeds="7,8,9")
+    chosen = rows.with_teachers(rows.chosen_rows("ensemble,meta-full"))
+    steps = plan.plan(chosen, task, args, {"meta": 5e-5, "meta-full": 1e-4, "ensemble": 1e-4})
+    teachers = [f"teacher-meta-5e-05-s{seed}" for seed in (7, 8, 9)]
+    needs = ("ofrecord", *teachers, *(f"knowledge-{name}" for name in teachers))
+    assert steps["student-ensemble-0.0001-s1"].needs == needs
+    assert list(steps)[-2:] == ["student-ensemble-0.0001-s1", "student-ensemble-0.0001-s2"]
+    with pytest.raises(UserError, match="an ensemble takes several"):
+        reproduce.check(chosen, flags(seeds="1"))
 
 
 def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparisons(tiny_data):
@@ -736,6 +790,24 @@ def test_what_needs_a_failed_step_is_left_out_and_the_rest_goes_on(tmp_path, tin
     assert driver.returncode == 1 and "teacher-meta-5e-05-s1 failed: error: " in err
     table = (folder / "results" / "senti.md").read_text()
     assert "| hard |" in table and "not finished: meta, meta-full" in table
+
+
+def test_students_of_several_teachers_learn_from_all_of_them(tmp_path, tiny_model, tiny_data):
+    """The single-domain teachers together, and the meta-teachers of two seeds: each log names its teachers."""
+    folder = lay_out(tmp_path, tiny_model, tiny_data)
+    driver = start(folder, rows="multi-logits,ensemble,meta-full-from-teacher", student_learning_rates="3e-3")
+    _, err = driver.communicate()
+    assert driver.returncode == 0, err
+    runs = folder / "out" / "senti"
+    for seed in (1, 2):
+        log = (runs / f"student-multi-logits-0.003-s{seed}" / "log.txt").read_text()
+        assert "knowledge of 4 teachers" in log
+        log = (runs / f"student-ensemble-0.003-s{seed}" / "log.txt").read_text()
+        assert "knowledge of 2 teachers" in log
+        log = (runs / f"student-meta-full-from-teacher-0.003-s{seed}" / "log.txt").read_text()
+        assert f"weights from {runs.relative_to(folder)}/teacher-meta-5e-05-s{seed}/" in log
+    table = (folder / "results" / "senti.md").read_text()
+    assert all(f"| {row} | " in table for row in ("multi-logits", "ensemble", "meta-full-from-teacher"))
 
 
 def test_a_dry_run_starts_nothing(tmp_path, tiny_data):
