@@ -73,6 +73,16 @@ def check(rows: list[Row], args: Namespace) -> None:
         raise UserError(
             f"--baseline {args.baseline}: there is no such row, expected one of {', '.join(ROWS)}."
         )
+    if any(row.unlabelled for row in rows) != bool(args.unlabelled_file):
+        raise UserError(
+            "--unlabelled_file goes with the rows of the group unlabelled, and these with it: "
+            "give both, or leave both out."
+        )
+    if args.unlabelled_file and not Path(args.unlabelled_file).is_file():
+        raise UserError(
+            f"--unlabelled_file {args.unlabelled_file}: there is no such file, expected a TSV with texts: "
+            "check the path, or make one with data.prepare.augment."
+        )
     if any(row.ensemble for row in rows) and len(args.teacher_seeds or args.seeds) < 2:
         raise UserError(
             "--rows ensemble: there is one seed of the teachers, and an ensemble takes several: "

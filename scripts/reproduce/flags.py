@@ -39,6 +39,10 @@ def what(parser: ArgumentParser) -> None:
         help="comma list; the i-th student learns from the i-th of these, counted round (default: the seeds)",
     )
     add(
+        "--unlabelled_file",
+        help="a TSV with texts without labels, for the rows of the group unlabelled",
+    )
+    add(
         "--baseline",
         default="hard",
         help="the row that student rows are compared with; teachers are compared with mixed",

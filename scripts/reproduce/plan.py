@@ -165,6 +165,12 @@ def knowledge_step(row: Row, domain: Optional[str], teacher: str, records: Step,
     if row.student == "hidden":
         name += "-hidden"
         more += ["--hidden_states"]
+    if row.unlabelled:
+        name += "-unlabelled"
+        more += ["--unlabelled_file", args.unlabelled_file]
+        if row.student == "logits":  # kilobytes a text, where layers take many times as much
+            name += "-answers"
+            more += ["--knowledge_layers", "none", "--knowledge_vectors", "float16"]
     words = ["meta_teacher_eval.py", *common_flags(args, records.name)]
     words += ["--model_load_dir", f"{BEST}{folder / teacher}", "--knowledge_dir", str(folder / name), *more]
     return Step(name, tuple(words), (records.name, teacher))
@@ -220,4 +226,6 @@ def training_flags(
         words += ["--exclude_domain", domain]
     if row.portion < 1:
         words += ["--data_portion", str(row.portion)]
+    if row.unlabelled:
+        words += ["--unlabelled_file", args.unlabelled_file]
     return words

@@ -49,6 +49,7 @@ class Row(NamedTuple):
     portion: the share of the training examples that it sees.
     start: what a student starts from, "model": the pretrained one, or "teacher": its teacher.
     ensemble: whether a student learns from its teachers of all seeds together.
+    unlabelled: whether it learns from the texts of --unlabelled_file too.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Row(NamedTuple):
     portion: float = 1.0
     start: str = "model"
     ensemble: bool = False
+    unlabelled: bool = False
 
     @property
     def several(self) -> bool:
@@ -127,6 +129,12 @@ def _unseen_rows() -> list[Row]:
     return [*rows, Row(f"{mixed}-layers", "leave-one-out", mixed, "layers", "domain")]
 
 
+def _unlabelled_rows() -> list[Row]:
+    """Students of the meta-teacher that get texts without labels beside the training examples."""
+    kinds = ("logits", "full")
+    return [Row(f"meta-{kind}-unlabelled", "unlabelled", "meta", kind, unlabelled=True) for kind in kinds]
+
+
 def _few_shot_rows(rows: list[Row]) -> list[Row]:
     """The rows of the group few-shot, on each portion of the training examples."""
     return [
@@ -141,7 +149,8 @@ def _all_rows() -> dict[str, Row]:
     """Every row there is, {name: Row}, teachers before their students."""
     table = _table_rows()
     ensemble = Row("ensemble", "ensemble", "meta", "full", ensemble=True)
-    rows = [*_teacher_rows(), *table, *_variant_rows(), *_few_shot_rows(table), *_unseen_rows(), ensemble]
+    rows = [*_teacher_rows(), *table, *_variant_rows(), *_few_shot_rows(table)]
+    rows += [*_unseen_rows(), *_unlabelled_rows(), ensemble]
     return {row.name: row for row in rows}
 
 

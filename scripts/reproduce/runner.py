@@ -18,10 +18,10 @@ from scripts.reproduce.plan import Step, base
 from scripts.reproduce.rows import Row
 from scripts.reproduce.state import (
     all_steps,
-    data_hashes,
     is_finished,
     read_step_record,
     resolve_command,
+    step_data,
     survey,
 )
 from util import stop_with_parent
@@ -44,7 +44,7 @@ class Job:
         self.path, self.out = base(args) / f"{step.name}.json", base(args) / f"{step.name}.out"
         command = resolve_command(step)
         earlier = {"seconds": 0.0, **read_step_record(step, args)}
-        facts = {"command": command, "commit": git_commit(), "data": data_hashes(args.data_dir)}
+        facts = {"command": command, "commit": git_commit(), "data": step_data(step, args)}
         self.record = {**earlier, **facts}
         write_json(self.path, self.record)
         parent = os.getpid()

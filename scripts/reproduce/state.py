@@ -47,12 +47,29 @@ def read_step_record(step: Step, args: Namespace) -> dict:
             f"{folder}: made by another command, which had '{there}' where this one has '{here}': "
             f"remove that folder and {path}, or name another --output."
         )
-    if "data" in record and record["data"] != data_hashes(args.data_dir):
+    if "data" in record and record["data"] != step_data(step, args):
+        texts = f" and {args.unlabelled_file} hold" if takes_unlabelled(step) else " holds"
         raise UserError(
-            f"{folder}: made of other TSV files than {args.data_dir} holds now: "
+            f"{folder}: made of other TSV files than {args.data_dir}{texts} now: "
             "bring them back, or name another --output."
         )
     return record
+
+
+def takes_unlabelled(step: Step) -> bool:
+    return "--unlabelled_file" in step.words
+
+
+def step_data(step: Step, args: Namespace) -> dict:
+    """{what: SHA-256} of the files that a step is made of: those of the task, and texts without labels."""
+    texts = {"unlabelled": file_hash(args.unlabelled_file)} if takes_unlabelled(step) else {}
+    return {**data_hashes(args.data_dir), **texts}
+
+
+@functools.lru_cache
+def file_hash(path) -> str:
+    """The SHA-256 of a file, taken once."""
+    return sha256(path)
 
 
 @functools.lru_cache

@@ -139,7 +139,7 @@ def test_every_planned_command_is_one_that_its_script_accepts_and_needs_only_ear
     """
     steps = full_plan(
         ",".join(rows.GROUPS),
-        flags(seeds="1,2", student_epochs=4, student_learning_rates="1e-4,5e-5"),
+        flags(seeds="1,2", student_epochs=4, student_learning_rates="1e-4,5e-5", unlabelled_file="more.tsv"),
         tiny_data,
     )
     seen = set()
@@ -321,12 +321,30 @@ def test_the_group_table_has_every_row_of_the_paper():
             "student-meta-full-lambda-spread-0.0001-s1",
             {"expertise_weight": "spread", "expertise_spread": 0.5, "transfer_loss_weight": 0.3},
         ),
+        (
+            "student-meta-full-unlabelled-0.0001-s1",
+            {
+                "unlabelled_file": "more.tsv",
+                "knowledge_dir": [f"{RUNS}/knowledge-teacher-meta-5e-05-s1-unlabelled"],
+            },
+        ),
+        ("student-meta-full-0.0001-s1", {"unlabelled_file": None}),
+        (
+            "knowledge-teacher-meta-5e-05-s1-unlabelled",
+            {"unlabelled_file": "more.tsv", "knowledge_layers": None, "knowledge_vectors": "float32"},
+        ),
+        (
+            "knowledge-teacher-meta-5e-05-s1-unlabelled-answers",
+            {"unlabelled_file": "more.tsv", "knowledge_layers": (), "knowledge_vectors": "float16"},
+        ),
     ],
 )
 def test_steps_have_the_flags_of_their_row(tiny_data, name, expected):
     """The flags by which a row differs from the others."""
     _, args, _ = full_plan(
-        ",".join(rows.GROUPS), flags(seeds="1,2", student_epochs=6, eval_every=100), tiny_data
+        ",".join(rows.GROUPS),
+        flags(seeds="1,2", student_epochs=6, eval_every=100, unlabelled_file="more.tsv"),
+        tiny_data,
     )[name]
     assert {flag: getattr(args, flag) for flag in expected} == expected
 
@@ -808,6 +826,30 @@ def test_students_of_several_teachers_learn_from_all_of_them(tmp_path, tiny_mode
         assert f"weights from {runs.relative_to(folder)}/teacher-meta-5e-05-s{seed}/" in log
     table = (folder / "results" / "senti.md").read_text()
     assert all(f"| {row} | " in table for row in ("multi-logits", "ensemble", "meta-full-from-teacher"))
+
+
+def test_students_get_texts_without_labels_and_other_texts_are_another_set(tmp_path, tiny_model, tiny_data):
+    """By answers alone and by layers they see 20 texts more; a changed file is refused, as are rows without it."""
+    folder = lay_out(tmp_path, tiny_model, tiny_data)
+    texts = [line.split("\t")[0] for line in (folder / "data" / "dev.tsv").read_text().splitlines()[1:21]]
+    text_name = load_task("senti", tiny_data).text[0]
+    (folder / "more.tsv").write_text("\n".join([text_name, *texts]) + "\n")
+    more = {"rows": "unlabelled", "seeds": "1", "student_learning_rates": "3e-3"}
+    driver = start(folder, unlabelled_file="more.tsv", **more)
+    _, err = driver.communicate()
+    assert driver.returncode == 0, err
+    examples = len((folder / "data" / "train.tsv").read_text().splitlines()) - 1
+    for row in ("logits", "full"):
+        log = (folder / "out" / "senti" / f"student-meta-{row}-unlabelled-0.003-s1" / "log.txt").read_text()
+        assert f"{examples + len(texts)} train" in log
+    (folder / "more.tsv").write_text("\n".join([text_name, *texts[1:]]) + "\n")
+    for words, expected in (
+        ({"unlabelled_file": "more.tsv"}, "made of other TSV files"),
+        ({}, "--unlabelled_file goes with the rows"),
+        ({"unlabelled_file": "gone.tsv"}, "there is no such file"),
+    ):
+        driver = start(folder, **more, **words)
+        assert expected in driver.communicate()[1] and driver.returncode == 2
 
 
 def test_a_dry_run_starts_nothing(tmp_path, tiny_data):
