@@ -228,6 +228,13 @@ def task(parser):
         help="longest text in tokens, [CLS] and [SEP] included",
     )
     group.add_argument(
+        "--truncate",
+        choices=("head", "head_tail"),
+        default="head",
+        help="what is kept of a longer text, the same in all stages: its beginning; or a quarter from its "
+        "beginning and three from its end, where reviews have their verdict (not for pairs of texts)",
+    )
+    group.add_argument(
         "--vocab_file", help="WordPiece vocabulary (default: vocab.txt or tokenizer.json in the model folder)"
     )
     case(group)

@@ -87,7 +87,7 @@ def main():
     )
     if args.student_layers and not args.resume_from:
         folder = keep_layers(folder, args.student_layers)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     for model in config.require_flag(args, "teacher_model") if needs_teacher(terms) else ():
         if ((teacher := find_snapshot(model)) / "vocab.txt").is_file():

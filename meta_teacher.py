@@ -59,7 +59,7 @@ def main():
     folder = load_initial_model(
         args, task, args.resume_from or config.require_flag(args, "model_load_dir"), "--model_load_dir"
     )
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with main_rank_first():
         records, examples, heldout = open_splits(args, task, tokenizer)

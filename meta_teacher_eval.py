@@ -63,7 +63,7 @@ def main():
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.require_flag(args, "model_load_dir"))
     meta = teacher_meta(folder.meta, task, folder.path)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     with main_rank_first():
         records = open_records(args, task, tokenizer, "train")

@@ -54,7 +54,7 @@ def main():
     run.log("\n".join(version_and_flag_lines(args)))
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.require_flag(args, "model_load_dir"))
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
     run.hold(records_folder(args))
     check_report(records_folder(args))

@@ -12,6 +12,7 @@ snapshots the ids that they were trained on. Where that one and the code of the 
   equally long.
 """
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -29,6 +30,7 @@ from util import UserError
 
 CACHE_SIZE = 1 << 16  # pieces of text whose ids are remembered, about 20 MB
 CACHED_CHARS = 64  # longer ones are worked out each time
+TRUNCATIONS = ("head", "head_tail")  # what is kept of a long text
 
 # --------------------------------------------------------------------------------------- the tokenizers
 
@@ -112,6 +114,7 @@ class FullTokenizer:
         added_tokens: AddedTokens, which a text is searched for before it is split.
         reason: where the case is from, in words.
         vocab: what load_vocab made of the file, where that is known.
+        truncate: one of TRUNCATIONS, for `encode`.
     Attributes:
         vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without added tokens.
         vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it is unusual.
@@ -126,9 +129,10 @@ class FullTokenizer:
         added_tokens=(),
         reason="",
         vocab=None,
+        truncate="head",
     ):
         self.vocab_file, self.do_lower_case, self.reason = vocab_file, do_lower_case, reason
-        self.added_tokens = tuple(added_tokens)
+        self.added_tokens, self.truncate = tuple(added_tokens), truncate
         self.model_vocab = load_vocab(vocab_file) if vocab is None else vocab
         self.vocab = {**self.model_vocab, **{token.content: token.id for token in self.added_tokens}}
         self.inv_vocab = list_by_id(self.vocab)
@@ -188,19 +192,21 @@ class FullTokenizer:
                 yield self.model_vocab[piece]
 
 
-def tokenizer_for(model_dir, vocab_file=None, do_lower_case=None):
+def tokenizer_for(model_dir, vocab_file=None, do_lower_case=None, truncate="head"):
     """The FullTokenizer of a model: vocabulary, case and added tokens by the one rule of the package `wordpiece`.
 
     Args:
         model_dir: the model's folder.
         vocab_file: of the flag; None: the vocabulary in the folder.
         do_lower_case: of the flag; None: as the folder says.
+        truncate: one of TRUNCATIONS.
     Raises:
         UserError: there is no vocabulary, it is broken, or the folder asks for tokens of another kind.
     """
     vocab_file = vocab_file or find_vocab_file(model_dir)
     vocab = load_vocab(vocab_file)
-    return FullTokenizer(vocab_file, *read_settings(model_dir, vocab_file, vocab, do_lower_case), vocab)
+    settings = read_settings(model_dir, vocab_file, vocab, do_lower_case)
+    return FullTokenizer(vocab_file, *settings, vocab, truncate)
 
 
 def check_same_tokens(student, teacher):
@@ -252,7 +258,8 @@ class Features(NamedTuple):
 def encode(tokenizer, text_a, text_b, seq_length):
     """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by the library `tokenizers`.
 
-    No more of a text is tokenized than is kept, unless it takes more to know which of two is the longer. A text without a single token gives [CLS] [SEP] alone.
+    No more of a text is tokenized than is kept, unless it takes more to know which of two is the longer,
+    or its end is kept. A text without a single token gives [CLS] [SEP] alone.
     """
     vocab, room = tokenizer.vocab, seq_length - (2 if text_b is None else 3)
     if room < 1:
@@ -261,6 +268,9 @@ def encode(tokenizer, text_a, text_b, seq_length):
         )
     more_a, more_b = (iter(()) if text is None else tokenizer.ids(text) for text in (text_a, text_b))
     a, b = (list(itertools.islice(more, room + 1)) for more in (more_a, more_b))
+    was_cut = len(a) + len(b) > room
+    if was_cut and text_b is None and tokenizer.truncate == "head_tail":
+        a = head_and_tail(itertools.chain(a, more_a), room)
     smaller = (
         room // 2
     )  # what the shorter text keeps where both are cut; a is the shorter of two that are equally long
@@ -277,7 +287,17 @@ def encode(tokenizer, text_a, text_b, seq_length):
     input_ids[: len(ids)] = ids
     input_mask[: len(ids)] = 1
     segment_ids[segment_1 : len(ids)] = 1
-    return Features(input_ids, input_mask, segment_ids, len(a) + len(b) > room)
+    return Features(input_ids, input_mask, segment_ids, was_cut)
+
+
+def head_and_tail(ids, room):
+    """The first quarter of `room` ids and the last three, a list; all ids where there are no more.
+
+    So are 128 and 382 of 510 tokens in Sun et al., arXiv 1905.05583, who found it best for reviews.
+    """
+    ids = iter(ids)
+    head = list(itertools.islice(ids, room // 4))
+    return head + list(collections.deque(ids, maxlen=room - room // 4))
 
 
 def _is_longer(a, b, more_a, more_b, room):

@@ -57,6 +57,7 @@ def records_line(records):
     missing = missing_names(records.domains, records.labels, counts)
     return (
         f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
+        + (", of which three quarters are from the end" if records.truncate == "head_tail" else "")
         + (f"; note: none of {missing}" if missing else "")
     )
 

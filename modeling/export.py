@@ -28,6 +28,7 @@ import numpy as np
 import config
 from data.tasks import load_task, read_examples, split_path
 from modeling.snapshots.best import find_snapshot
+from tokenization import head_and_tail
 
 INSTALL = "run it in a Python with pip install 'optimum-onnx==0.1.0' 'transformers==4.57.6' 'onnxruntime==1.32.0' 'torch==2.13.0'"
 FILES = (
@@ -201,8 +202,18 @@ def measure_snapshot(libraries, snapshot, tokenizer, meta, texts):
 
 def encode(tokenizer, rows, meta, kind):
     """The texts of `rows` as arrays of `kind`, cut as in training and padded to the longest."""
+    if meta.get("truncate", "head") == "head_tail":
+        return encode_ends(tokenizer, [text for (text,) in rows], meta["seq_length"], kind)
     options = {"truncation": True, "max_length": meta["seq_length"], "padding": True, "return_tensors": kind}
     return tokenizer(*(list(column) for column in zip(*rows)), **options)
+
+
+def encode_ends(tokenizer, texts, seq_length, kind):
+    """The same for texts of which beginning and end are kept, which transformers' own cut does not do."""
+    whole = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    cut = [tokenizer.build_inputs_with_special_tokens(head_and_tail(ids, seq_length - 2)) for ids in whole]
+    features = {"input_ids": cut, "token_type_ids": [[0] * len(ids) for ids in cut]}
+    return tokenizer.pad(features, padding=True, return_tensors=kind)
 
 
 def measure(answer, size, texts, meta):

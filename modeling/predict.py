@@ -15,7 +15,7 @@ from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
 from modeling.meta_kd.losses import softmax
 from modeling.predict_output import check_no_model_file, check_output, open_output
 from modeling.snapshots.folder import check_fits_model, check_meta, load_weights, read_model, teacher_meta
-from tokenization import encode, tokenizer_for
+from tokenization import TRUNCATIONS, encode, tokenizer_for
 from util import UserError, progress
 
 WINDOW = 4096  # texts among which those of like length meet in a batch
@@ -80,7 +80,8 @@ def predict(args):
     if args.output_file is not None:
         check_no_model_file(args.output_file, folder.path, args.vocab_file)
     task, seq_length, domains = task_from_meta(folder)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case)
+    truncate = folder.meta.get("truncate", "head")  # older snapshots do not say it
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, truncate)
     check_fits_model(folder, task, seq_length, tokenizer)
     device = select_device(args.device)
     make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
@@ -252,6 +253,11 @@ def task_from_meta(folder):
     if not any(name.startswith(CLASS_HEADS) for name in folder.arrays):
         raise UserError(f"--model_load_dir {path}: its weights have no class head: take another snapshot.")
     check_meta(meta, META_TYPES, path)
+    if meta.get("truncate", "head") not in TRUNCATIONS:
+        raise UserError(
+            f"{pathlib.Path(path, 'meta.json')}: found {meta['truncate']!r:.60} as 'truncate', "
+            f"expected one of {', '.join(TRUNCATIONS)}: take another snapshot."
+        )
     if len(meta["text"]) > 2:
         raise UserError(
             f"{pathlib.Path(path, 'meta.json')}: found {len(meta['text'])} columns of text, expected 1 or 2: take another snapshot."

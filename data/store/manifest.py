@@ -68,7 +68,7 @@ TYPES = {
 }
 
 
-def read_manifest(folder, version, types, prefix, what, remedy):
+def read_manifest(folder, version, types, prefix, what, remedy, absent_in_old=None):
     """The manifest of a folder of parts, checked: its format, the types of its keys, and the names of its
     parts.
 
@@ -77,6 +77,7 @@ def read_manifest(folder, version, types, prefix, what, remedy):
         types: {key: a key of TYPES}; it may have more keys.
         prefix: of the parts; a file of that prefix which the manifest does not name is a fault as well.
         what: the manifest's name in a sentence; remedy: the end of the sentence.
+        absent_in_old: {key: what it stands for where an older manifest does not say it}.
     Raises:
         UserError: it is missing, no JSON, or anything above does not hold.
     """
@@ -84,7 +85,7 @@ def read_manifest(folder, version, types, prefix, what, remedy):
     if not os.path.isfile(path):
         raise UserError(f"{path}: {what} is missing: {remedy}.")
     try:
-        manifest = read_json(path, what)
+        manifest = {**(absent_in_old or {}), **read_json(path, what)}
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}: {remedy}.") from None
     if manifest.get("format") != version:

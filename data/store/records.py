@@ -20,11 +20,13 @@ from data.store.ofrecord import decode_part, open_part, read_whole
 from util import UserError
 
 FORMAT = "meta-kd-records-1"
+ABSENT_IN_OLD = {"truncate": "head"}
 STAGE_1 = "run preprocess.py with --resave_ofrecord"
 SOURCE_TYPES = {
     "task": "a text",
     "split": "a text",
     "seq_length": "a count",
+    "truncate": "a text",
     "labels": "a list of different names",
     "domains": "a list of different names",
     "vocab_size": "a count",
@@ -125,7 +127,7 @@ class Records:
     def __init__(self, folder, split):
         self.folder = pathlib.Path(folder)
         manifest = read_manifest(
-            folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1
+            folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1, ABSENT_IN_OLD
         )
         if manifest["split"] != split:
             raise UserError(

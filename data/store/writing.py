@@ -44,10 +44,16 @@ def source_facts(task, tsv, split, tokenizer, seq_length):
             f"{tsv}: found nothing, expected the {split} split: name the folder that holds it with "
             "--data_dir."
         )
+    if len(task.text) == 2 and tokenizer.truncate != "head":
+        raise UserError(
+            f"--truncate {tokenizer.truncate}: the task {task.name} has pairs of texts, which share their "
+            "room, and of each its beginning is kept: leave --truncate out."
+        )
     return {
         "task": task.name,
         "split": split,
         "seq_length": seq_length,
+        "truncate": tokenizer.truncate,
         "labels": list(task.labels),
         "domains": list(task.domains),
         "vocab_size": tokenizer.vocab_size,

@@ -10,7 +10,7 @@ PIPELINE = """
 ```python
 from transformers import pipeline
 classify = pipeline("text-classification", "FOLDER")  # this folder
-classify({example}, truncation=True)  # cut after {seq_length} tokens, as in training
+classify({example}, truncation=True)  # cut after {seq_length} tokens{as_in_training}
 ```
 """
 NO_PIPELINE = (
@@ -123,13 +123,24 @@ def _usage(meta):
         if len(meta["text"]) == 1
         else '{"text": "first text", "text_pair": "second text"}',
         seq_length=meta["seq_length"],
+        as_in_training="; training kept the end too" if _keeps_end(meta) else ", as in training",
     )
 
 
+def _keeps_end(meta):
+    return meta.get("truncate", "head") == "head_tail"
+
+
 def _limits(meta):
+    end = (
+        ", of which three quarters are from its end; transformers and servers keep the beginning alone, "
+        "and answer otherwise"
+        if _keeps_end(meta)
+        else ""
+    )
     return (
         f"- It answers with one of {_listed(meta['labels'])} whatever the text is.\n"
-        f"- A text is cut after {meta['seq_length']} tokens.\n"
+        f"- A text is cut {'to' if end else 'after'} {meta['seq_length']} tokens{end}.\n"
         "- How it does in domains or languages other than those above was not measured, nor whether it treats groups of people alike.\n"
         "- The probabilities were not calibrated."
     )

@@ -78,6 +78,7 @@ FACTS = {
     "shard_tokens": "batches in shards of another size",
 }  # in words
 ABSENT_IN_OLD = {
+    "truncate",
     "dev_sha256",
     "knowledge",
     "base",

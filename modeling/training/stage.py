@@ -204,6 +204,7 @@ def run_facts(task, splits, domains):
         "domains": task.domains,
         "seen_domains": domains.seen,
         "seq_length": records.seq_length,
+        "truncate": records.truncate,
         "content_sha256": records.content_sha256,
         "dev_sha256": splits["dev"].content_sha256,
         "scores": records.scores,
