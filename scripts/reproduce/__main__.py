@@ -2,8 +2,8 @@
 
     python3 -m scripts.reproduce --task_name demo --data_dir data/DEMO --rows table --seeds 1,2,3
 
-A row is a kind of teacher or of student. Every row has the same candidates of learning rate; accuracy on dev
-with the first seed chooses. The same command goes on where it was stopped.
+A row is a kind of teacher or of student. Every row has the same candidates of learning rate, or as many settings
+of a grid; accuracy on dev with the first seed chooses. The same command goes on where it was stopped.
 """
 
 import shlex
@@ -17,11 +17,12 @@ import config  # isort: skip  (first: it says what is not installed)
 from data.store.files import lock
 from data.tasks import Task, load_task
 from scripts.reproduce import flags, outcomes, tables
+from scripts.reproduce.grid import describe_candidates, read_grid
 from scripts.reproduce.perturb import perturbation, with_perturbed_data, write_perturbed
 from scripts.reproduce.plan import base, list_domains, list_seeds, run_name
 from scripts.reproduce.rows import ROWS, Row, chosen_rows, with_teachers
 from scripts.reproduce.runner import Runner
-from scripts.reproduce.state import all_steps, survey
+from scripts.reproduce.state import all_steps, survey, tried
 from util import UserError, entry
 
 
@@ -45,8 +46,8 @@ def collect(rows: list[Row], task: Task, args: Namespace) -> None:
         command=shlex.join(["python3", "-m", "scripts.reproduce", *sys.argv[1:]]),
         baseline=args.baseline,
         baselines={row.name: baseline_row(row, args) for row in rows},
-        teacher_rates=args.teacher_learning_rates,
-        student_rates=args.student_learning_rates,
+        candidates=describe_candidates(args),
+        tried={row.name: tried(row, task, args, finished) for row in rows},
         train=outcomes.training_examples(task, args.data_dir, args.train_example_num),
         missing=[row.name for row in rows if row.name not in {each.row.name for each in found}],
     )
@@ -113,6 +114,8 @@ def main():
     args = config.parse(__doc__.split("\n\n")[0], *groups)
     task, reported = load_task(args.task_name, args.data_dir), chosen_rows(args.rows)
     rows, original, change = with_teachers(reported), args, perturbation(args, task)
+    if args.grid:
+        args.grid = read_grid(args.grid, rows, args)
     if change:
         args = with_perturbed_data(args)
     check(rows, args)

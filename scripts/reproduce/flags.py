@@ -105,6 +105,12 @@ def training(parser: ArgumentParser) -> None:
         help="comma list of candidates, of which dev chooses for each row",
     )
     add("--student_learning_rates", type=rates, default=[1e-4], help="the same for students")
+    add(
+        "--grid",
+        metavar="FILE",
+        help='a file of flags with values to choose from, as {"students": {"temperature": [1, 2]}}, each '
+        "combination a setting; a row's name in place of students or teachers gives that row its own, as many",
+    )
 
 
 def running(parser: ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from data.tasks import Task, read_examples, split_path
+from scripts.reproduce.grid import Setting
 from scripts.reproduce.rows import Row
 from util import UserError, read_json, sha256
 
@@ -18,7 +19,7 @@ class Outcome(NamedTuple):
 
     row: Row
     seed: int
-    rate: float  # the learning rate
+    setting: Setting  # learning rate and what else was chosen
     dev: float  # accuracy on dev over all its runs
     test: dict  # {idxs: (domain, label, predicted)}
     parameters: int  # of one of its models
@@ -47,7 +48,7 @@ def read_predictions(folder: Path) -> dict[str, dict]:
         except (ValueError, KeyError):
             raise UserError(f"{path}:{number}: found a line that is cut or changed: {remedy}.") from None
     if not splits["dev"]:
-        raise UserError(f"{path}: holds no predictions on dev, by which a learning rate is chosen: {remedy}.")
+        raise UserError(f"{path}: holds no predictions on dev, by which settings are chosen: {remedy}.")
     return splits
 
 
@@ -58,7 +59,7 @@ def dev_accuracy(folders: list[Path]) -> float:
     return sum(right) / len(right)
 
 
-def read_outcome(row: Row, seed: int, rate: float, runs: list[tuple[Path, Optional[str]]]) -> Outcome:
+def read_outcome(row: Row, seed: int, setting: Setting, runs: list[tuple[Path, Optional[str]]]) -> Outcome:
     """The Outcome of a row.
 
     Args:
@@ -74,7 +75,7 @@ def read_outcome(row: Row, seed: int, rate: float, runs: list[tuple[Path, Option
     return Outcome(
         row,
         seed,
-        rate,
+        setting,
         dev=dev_accuracy(folders),
         test=dict(sorted(test.items())),
         parameters=read_json(folders[0] / "results.json", "the results of a run")["parameters"],

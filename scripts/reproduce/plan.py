@@ -10,6 +10,7 @@ from argparse import Namespace
 from typing import NamedTuple, Optional
 
 from data.tasks import Task
+from scripts.reproduce.grid import Setting, candidates
 from scripts.reproduce.rows import ROWS, STUDENTS, TEACHERS, Row
 
 MOST_EPOCHS = 8  # a run over a portion of the examples has at most this many times the epochs of one over all
@@ -50,25 +51,20 @@ def list_seeds(row: Row, args: Namespace) -> list[int]:
     return args.seeds if row.student else args.teacher_seeds or args.seeds
 
 
-def candidates(row: Row, args: Namespace) -> list[float]:
-    """The learning rates of which dev chooses for a row."""
-    return args.student_learning_rates if row.student else args.teacher_learning_rates
-
-
 def list_domains(row: Row, task: Task) -> tuple:
     """The domain of each run of a row; None: all."""
     return (None,) if row.runs == "all" else task.domains
 
 
-def run_name(row: Row, domain: Optional[str], rate: float, seed: int) -> str:
+def run_name(row: Row, domain: Optional[str], setting: Setting, seed: int) -> str:
     where = "" if domain is None else f"-{urllib.parse.quote(domain, safe='')}"
-    return f"{'student' if row.student else 'teacher'}-{row.name}{where}-{rate!r}-s{seed}"
+    return f"{'student' if row.student else 'teacher'}-{row.name}{where}-{setting.name}-s{seed}"
 
 
 # ------------------------------------------------------------------ the plan
 
 
-def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]) -> dict[str, Step]:
+def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, Setting]) -> dict[str, Step]:
     """The steps that are known, {name: Step}, each after those that it needs.
 
     They come seed by seed, so that a set that is stopped has compared its rows over the seeds before; ensembles,
@@ -76,7 +72,7 @@ def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]
 
     Args:
         rows: with their teachers.
-        choices: {row: learning rate} of the rows for which it has been chosen.
+        choices: {row: setting} of the rows for which it has been chosen.
     """
     steps = {}
     known = [row for row in rows if row.teacher is None or row.teacher in choices]
@@ -84,32 +80,32 @@ def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]
     for ensembles, number in itertools.product((False, True), numbers):
         for row in (row for row in known if row.ensemble == ensembles):
             runs = itertools.product(attempts(row, number, args, choices), list_domains(row, task))
-            for (rate, seed), domain in runs:
-                for step in run_steps(row, domain, rate, seed, task, args, choices):
+            for (setting, seed), domain in runs:
+                for step in run_steps(row, domain, setting, seed, task, args, choices):
                     steps[step.name] = step
     return steps
 
 
-def attempts(row: Row, number: int, args: Namespace, choices: dict) -> list[tuple[float, int]]:
-    """(learning rate, seed) of the runs of a row with its seed of that number.
+def attempts(row: Row, number: int, args: Namespace, choices: dict) -> list[tuple[Setting, int]]:
+    """(setting, seed) of the runs of a row with its seed of that number.
 
     The first seed tries each candidate, the others the one that was chosen.
     """
     if number == 0:
-        rates = candidates(row, args)
+        settings = candidates(row, args)
     else:
-        rates = [choices[row.name]] if row.name in choices else []
-    return [(rate, seed) for rate in rates for seed in list_seeds(row, args)[number : number + 1]]
+        settings = [choices[row.name]] if row.name in choices else []
+    return [(setting, seed) for setting in settings for seed in list_seeds(row, args)[number : number + 1]]
 
 
 def run_steps(
-    row: Row, domain: Optional[str], rate: float, seed: int, task: Task, args: Namespace, choices: dict
+    row: Row, domain: Optional[str], setting: Setting, seed: int, task: Task, args: Namespace, choices: dict
 ) -> list[Step]:
     """The steps of a run: records, for a student its teacher's knowledge, training."""
     left_out = domain if "without" in (row.runs, row.teacher_runs) else None
     records = records_step(left_out, args)
-    name, folder = run_name(row, domain, rate, seed), base(args)
-    flags = [*common_flags(args, records.name), *training_flags(row, domain, rate, seed, task, args)]
+    name, folder = run_name(row, domain, setting, seed), base(args)
+    flags = [*common_flags(args, records.name), *training_flags(row, domain, setting, seed, task, args)]
     target = ["--model_save_dir", str(folder / name)]
     if not row.student:
         words = ("meta_teacher.py", *flags, "--model_load_dir", args.model, *target)
@@ -119,7 +115,8 @@ def run_steps(
     snapshots = [f"{BEST}{folder / teacher}" for teacher in teachers]
     start = snapshots[0] if row.start == "teacher" else args.model
     flags += ["--student_model", start, "--student_layers", str(args.student_layers), *target]
-    knowledge = [knowledge_step(row, domain, teacher, records, args) for teacher in teachers]
+    hidden = row.student == "hidden" or dict(setting.flags).get("hidden_loss_weight", 0) > 0
+    knowledge = [knowledge_step(row, domain, hidden, teacher, records, args) for teacher in teachers]
     if teachers:
         flags += ["--teacher_model", *snapshots]
         flags += ["--knowledge_dir", *(str(folder / step.name) for step in knowledge)]
@@ -144,16 +141,18 @@ def list_teachers(
     if row.teacher is None:
         return []
     teacher = ROWS[row.teacher]
-    seeds, rate = list_seeds(teacher, args), choices[teacher.name]
+    seeds, setting = list_seeds(teacher, args), choices[teacher.name]
     if row.ensemble:
-        return [run_name(teacher, None, rate, each) for each in seeds]
+        return [run_name(teacher, None, setting, each) for each in seeds]
     own = seeds[args.seeds.index(seed) % len(seeds)]
     domains = task.domains if row.several else [None if teacher.runs == "all" else domain]
-    return [run_name(teacher, each, rate, own) for each in domains]
+    return [run_name(teacher, each, setting, own) for each in domains]
 
 
-def knowledge_step(row: Row, domain: Optional[str], teacher: str, records: Step, args: Namespace) -> Step:
-    """Stage 3 of the run `teacher`, for a student over this domain; None: over all.
+def knowledge_step(
+    row: Row, domain: Optional[str], hidden: bool, teacher: str, records: Step, args: Namespace
+) -> Step:
+    """Stage 3 of the run `teacher`, for a student over this domain; None: over all. hidden: with hidden states.
 
     A teacher of one domain that is one of several has to answer the texts of all.
     """
@@ -162,7 +161,7 @@ def knowledge_step(row: Row, domain: Optional[str], teacher: str, records: Step,
         name += "-all"
     elif row.teacher_runs != "all":
         more += ["--domain", domain]
-    if row.student == "hidden":
+    if hidden:
         name += "-hidden"
         more += ["--hidden_states"]
     if row.unlabelled:
@@ -194,13 +193,14 @@ def common_flags(args: Namespace, records: str) -> list[str]:
 
 
 def training_flags(
-    row: Row, domain: Optional[str], rate: float, seed: int, task: Task, args: Namespace
+    row: Row, domain: Optional[str], setting: Setting, seed: int, task: Task, args: Namespace
 ) -> list[str]:
     """Flags of a run of stage 2 or 4.
 
     A run over fewer examples is evaluated as often as one over all of them.
     """
     epochs, share = (args.student_epochs if row.student else args.teacher_epochs), row.portion
+    epochs = dict(setting.flags).get("num_epochs", epochs)
     if row.portion < 1:
         more = min(round(1 / row.portion), MOST_EPOCHS)
         epochs, share = epochs * more, share * more
@@ -209,7 +209,7 @@ def training_flags(
     flags = {
         "--seed": seed,
         "--num_epochs": epochs,
-        "--learning_rate": repr(rate),
+        "--learning_rate": repr(setting.rate),
         "--batch_size_per_device": args.batch_size,
         "--eval_every_step_num": max(1, round(args.eval_every * share)),
     }
@@ -228,4 +228,4 @@ def training_flags(
         words += ["--data_portion", str(row.portion)]
     if row.unlabelled:
         words += ["--unlabelled_file", args.unlabelled_file]
-    return words
+    return words + setting.words()  # which win over what stands before them

@@ -1,17 +1,17 @@
-"""What of a plan is finished, and which learning rates dev has chosen: read from the folder of the runs.
+"""What of a plan is finished, and which settings dev has chosen: read from the folder of the runs.
 
 Beside the folder of each step lies `<step>.json`: its command, seconds, commit, and the hashes of the data.
 """
 
 import functools
-import itertools
 import pathlib
 from argparse import Namespace
 from collections.abc import Collection
 
 from data.tasks import SPLITS, Task, split_path
 from scripts.reproduce import outcomes
-from scripts.reproduce.plan import BEST, Step, base, candidates, list_domains, list_seeds, plan, run_name
+from scripts.reproduce.grid import Setting, candidates
+from scripts.reproduce.plan import BEST, Step, base, list_domains, list_seeds, plan, run_name
 from scripts.reproduce.rows import Row
 from util import UserError, read_json, sha256
 
@@ -101,26 +101,35 @@ def is_finished(step: Step, args: Namespace) -> bool:
     return record.get("done", False)
 
 
-def choose(rows: list[Row], task: Task, args: Namespace, finished: Collection) -> dict[str, float]:
-    """{row: the learning rate with the highest accuracy on dev with the first seed}.
+def tried(row: Row, task: Task, args: Namespace, finished: Collection) -> dict[Setting, float]:
+    """{setting: accuracy on dev with the first seed} of the candidates of a row that have been run."""
+    found, seed = {}, list_seeds(row, args)[0]
+    for setting in candidates(row, args):
+        names = [run_name(row, domain, setting, seed) for domain in list_domains(row, task)]
+        if set(finished).issuperset(names):
+            found[setting] = outcomes.dev_accuracy([base(args) / name for name in names])
+    return found
+
+
+def choose(rows: list[Row], task: Task, args: Namespace, finished: Collection) -> dict[str, Setting]:
+    """{row: the setting with the highest accuracy on dev with the first seed}.
 
     Rows of which some candidate has not been run are left out. A tie goes to the candidate listed first.
     """
     choices = {}
     for row in rows:
-        rates, seed = candidates(row, args), list_seeds(row, args)[0]
-        runs = [[run_name(row, domain, rate, seed) for domain in list_domains(row, task)] for rate in rates]
-        if len(rates) == 1:
-            choices[row.name] = rates[0]
-        elif set(finished).issuperset(itertools.chain.from_iterable(runs)):
-            dev = [outcomes.dev_accuracy([base(args) / name for name in names]) for names in runs]
-            choices[row.name] = rates[dev.index(max(dev))]
+        settings = candidates(row, args)
+        dev = tried(row, task, args, finished) if len(settings) > 1 else {}
+        if len(settings) == 1:
+            choices[row.name] = settings[0]
+        elif set(dev) == set(settings):
+            choices[row.name] = max(dev, key=dev.get)
     return choices
 
 
 def survey(
     rows: list[Row], task: Task, args: Namespace, finished: Collection = (), running: Collection = ()
-) -> tuple[dict[str, Step], dict[str, float], set[str]]:
+) -> tuple[dict[str, Step], dict[str, Setting], set[str]]:
     """The steps that are known, the choices made, and the names of the finished steps.
 
     Args:
@@ -141,6 +150,6 @@ def survey(
         finished.update(more)  # which may decide a choice, by which more steps are known
 
 
-def all_steps(rows: list[Row], task: Task, args: Namespace, choices: dict[str, float]) -> dict[str, Step]:
+def all_steps(rows: list[Row], task: Task, args: Namespace, choices: dict[str, Setting]) -> dict[str, Step]:
     """Every step of the whole set, as if the first candidate were chosen where none is yet."""
     return plan(rows, task, args, {**{row.name: candidates(row, args)[0] for row in rows}, **choices})

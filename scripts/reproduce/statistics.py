@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from data.tasks import Task
+from scripts.reproduce.grid import Setting
 from scripts.reproduce.outcomes import Outcome, mean_curve
 from scripts.reproduce.rows import Row
 
@@ -26,7 +27,7 @@ class Summary(NamedTuple):
     interval: tuple[float, float]  # of `all`, 95%
     difference: Optional[tuple[float, float, float]]  # to the baseline, with its 95% interval
     dev: float  # accuracy on dev
-    rate: float  # the learning rate
+    setting: Setting  # learning rate and what else was chosen
     seeds: int
     curve: dict  # {step: accuracy on dev}
 
@@ -148,7 +149,7 @@ def summarise(outcomes: list[Outcome], baseline: Optional[list[Outcome]], task: 
         interval=interval(everything, len(outcomes[0].test)),
         difference=difference(outcomes, baseline),
         dev=float(np.mean([outcome.dev for outcome in outcomes])),
-        rate=outcomes[0].rate,
+        setting=outcomes[0].setting,
         seeds=len(outcomes),
         curve=mean_curve(curves),
     )

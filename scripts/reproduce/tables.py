@@ -27,8 +27,8 @@ class Facts(NamedTuple):
     command: str
     baseline: str  # the row of --baseline
     baselines: dict  # {row: the row that it is compared with, or None}
-    teacher_rates: list  # candidates of the learning rate
-    student_rates: list
+    candidates: str  # what there was to choose from, a line
+    tried: dict  # {row: {setting: accuracy on dev with the first seed}}
     train: collections.Counter  # training examples by domain and label
     missing: list  # names of the rows that are not finished
 
@@ -55,7 +55,7 @@ def table_cells(line: Summary, task: Task) -> dict[str, str]:
         "95% interval": f"{percent(low)} to {percent(high)}",
         "difference": points,
         "dev": percent(line.dev),
-        "rate": f"{line.rate:g}",
+        "setting": str(line.setting),
         "seeds": str(line.seeds),
     }
 
@@ -88,12 +88,26 @@ def markdown_tables(lines: list[Summary], task: Task) -> str:
     return "\n".join(text)
 
 
+def tried_table(lines: list[Summary], tried: dict) -> str:
+    """A table of every setting that was tried for a row, the chosen one in bold; "" where there was no choice."""
+    body = []
+    for line in lines:
+        for setting, dev in tried[line.row.name].items():
+            mark = "**" if setting == line.setting else ""
+            body.append(f"| {line.row.name} | {mark}{setting}{mark} | {percent(dev)} |")
+    if len(body) == len(lines):
+        return ""
+    return "\n".join(
+        ["## tried", "", "| row | setting | dev, first seed |", "| --- | --- | --- |", *body, ""]
+    )
+
+
 CAPTION = """Accuracy on test in percent, means over the seeds; `average` is the mean of the domains, `all`
 is over all examples, and `sd` and the 95% interval are of that (Student's t over the seeds; where a row has
 one seed, Wilson's over the test examples). `difference`: points above {baseline} (of the same portion;
 teachers: above mixed), over the same examples, with the 95% interval of a bootstrap of {draws:,} draws over
 examples and seeds (of one seed: over examples alone, which is too narrow). Few-shot rows are students of a
-portion, whose teacher and prototypes know all training examples. Learning rate and snapshot were chosen on
+portion, whose teacher and prototypes know all training examples. Setting (learning rate first) and snapshot were chosen on
 dev, so the column `dev` is higher than it would be on new examples; test chose nothing."""
 
 
@@ -104,15 +118,12 @@ def footer(outcomes: list[Outcome], facts: Facts) -> str:
     seeds = sorted({outcome.seed for outcome in outcomes})
     minutes = sum(record["seconds"] for record in records) / 60
     commits = sorted({str(record["commit"])[:12] for record in records})
-    teacher_rates, student_rates = (
-        ", ".join(f"{rate:g}" for rate in rates) for rates in (facts.teacher_rates, facts.student_rates)
-    )
     lines = [
         CAPTION.format(baseline=facts.baseline, draws=DRAWS).replace("\n", " "),
         "",
         f"- {' or '.join(map(str, counts))} test examples, {sum(facts.train.values())} training examples",
         f"- seeds {', '.join(map(str, seeds))}",
-        f"- learning rates to choose from: {teacher_rates} for teachers, {student_rates} for students",
+        f"- {facts.candidates}",
         f"- {minutes:.0f} machine minutes in all, of commit {', '.join(commits)}",
         f"- made by `{facts.command}`",
     ]
@@ -151,7 +162,8 @@ def csv_lines(outcomes: list[Outcome], task: Task) -> Iterator[dict]:
             "teacher": row.teacher or "",
             "student": row.student or "",
             "seed": outcome.seed,
-            "learning_rate": outcome.rate,
+            "learning_rate": outcome.setting.rate,
+            "setting": str(outcome.setting),
             "dev_accuracy": outcome.dev,
             "test_accuracy": score["all"],
             "test_domain_average": score["average"],
@@ -181,6 +193,7 @@ def write_all(outcomes: list[Outcome], task: Task, folder: Path, facts: Facts) -
     write_csv(sheet, csv_lines(outcomes, task))
     words = bag_of_words(task, facts.data_dir, sum(facts.train.values()))
     with atomic_file(table, "w") as file:
-        file.write(f"# {task.name}\n\n{markdown_tables(lines, task)}\n{footer(outcomes, facts)}\n\n{words}\n")
+        parts = [markdown_tables(lines, task), tried_table(lines, facts.tried), footer(outcomes, facts)]
+        file.write("\n".join([f"# {task.name}", "", *filter(None, parts), "", words, ""]))
     sizes = {outcome.row.portion: portion_size(facts.train, outcome.row.portion) for outcome in outcomes}
     return [sheet, table, *plots.draw_all(lines, task, folder, sizes, set(facts.baselines.values()))]

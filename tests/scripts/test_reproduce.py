@@ -24,7 +24,8 @@ from data.tasks import load_task, read_examples
 from modeling.meta_kd.terms import add_flags
 from scripts.reproduce import __main__ as reproduce
 from scripts.reproduce import flags as flag_groups
-from scripts.reproduce import outcomes, plan, plots, rows, runner, state, statistics, tables
+from scripts.reproduce import grid, outcomes, plan, plots, rows, runner, state, statistics, tables
+from scripts.reproduce.grid import Setting
 from util import UserError, sha256
 
 GROUPS = {
@@ -370,12 +371,12 @@ def test_students_take_turns_with_fewer_teachers_and_wait_for_the_choice(tiny_da
         "teacher-meta-0.0001-s7",
         "teacher-meta-5e-05-s7",
     }
-    steps = plan.plan(chosen, task, args, {"meta": 5e-5})
+    steps = plan.plan(chosen, task, args, {"meta": Setting(5e-5)})
     assert {name for name in steps if name.startswith("student")} == {
         "student-meta-full-0.001-s1",
         "student-meta-full-0.002-s1",
     }
-    steps = plan.plan(chosen, task, args, {"meta": 5e-5, "meta-full": 2e-3})
+    steps = plan.plan(chosen, task, args, {"meta": Setting(5e-5), "meta-full": Setting(2e-3)})
     assert steps["student-meta-full-0.002-s3"].needs[1] == "teacher-meta-5e-05-s7"
     assert steps["student-meta-full-0.002-s2"].needs[1] == "teacher-meta-5e-05-s8"
 
@@ -384,7 +385,8 @@ def test_an_ensemble_waits_for_the_teachers_of_all_seeds_and_needs_several(tiny_
     """It is planned last, with every teacher and its knowledge among its needs; one seed is refused."""
     task, args = load_task("senti", tiny_data), flags(seeds="1,2", teacher_seeds="7,8,9")
     chosen = rows.with_teachers(rows.chosen_rows("ensemble,meta-full"))
-    steps = plan.plan(chosen, task, args, {"meta": 5e-5, "meta-full": 1e-4, "ensemble": 1e-4})
+    choices = {"meta": Setting(5e-5), "meta-full": Setting(1e-4), "ensemble": Setting(1e-4)}
+    steps = plan.plan(chosen, task, args, choices)
     teachers = [f"teacher-meta-5e-05-s{seed}" for seed in (7, 8, 9)]
     needs = ("ofrecord", *teachers, *(f"knowledge-{name}" for name in teachers))
     assert steps["student-ensemble-0.0001-s1"].needs == needs
@@ -424,15 +426,15 @@ def test_dev_chooses_over_all_domains_and_test_does_not(tmp_path, tiny_data):
     for rate, test, dev in ((1e-4, [good], {"kitchen": [bad] * 9}), (5e-5, [bad], {"kitchen": [good] * 9})):
         for domain in task.domains:
             write_run(
-                tmp_path / "senti" / plan.run_name(row, domain, rate, 1),
+                tmp_path / "senti" / plan.run_name(row, domain, Setting(rate), 1),
                 test,
                 dev.get(domain, [good, bad] if rate < 1e-4 else [good, good]),
             )
     finished = {path.name for path in (tmp_path / "senti").iterdir() if path.is_dir()}
-    assert state.choose([row], task, args, finished) == {"single": 5e-5}
+    assert state.choose([row], task, args, finished) == {"single": Setting(5e-5)}
     assert state.choose([row], task, args, finished - {"teacher-single-dvd-0.0001-s1"}) == {}
     args.teacher_learning_rates = [5e-5, 5e-5]
-    assert state.choose([row], task, args, finished) == {"single": 5e-5}
+    assert state.choose([row], task, args, finished) == {"single": Setting(5e-5)}
 
 
 def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_data):
@@ -451,7 +453,7 @@ def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_d
                 domain,
             )
         )
-    outcome = outcomes.read_outcome(rows.ROWS["single"], 1, 5e-5, runs)
+    outcome = outcomes.read_outcome(rows.ROWS["single"], 1, Setting(5e-5), runs)
     score = statistics.scores(outcome, task)
     assert (
         score["domains"] == {"books": 0, "dvd": 1, "electronics": 1, "kitchen": 1}
@@ -464,6 +466,76 @@ def test_single_domain_runs_are_pooled_each_over_its_own_domain(tmp_path, tiny_d
         and outcome.parameters == 7
     )
     assert score["macro_f1"] == pytest.approx((2 * 3 / (4 + 3) + 0) / 2)
+
+
+# --------------------------------------------------------------------------------------- the grid
+
+
+def grid_of(folder, content, names="meta-full", **more):
+    """The settings of the rows by a file of that content, and the flags of the set."""
+    (folder / "grid.json").write_text(json.dumps(content))
+    chosen, args = rows.with_teachers(rows.chosen_rows(names)), flags(seeds="1,2", **more)
+    args.grid = grid.read_grid(folder / "grid.json", chosen, args)
+    return chosen, args
+
+
+def test_a_grid_makes_a_run_of_every_combination_with_the_first_seed_alone(tmp_path, tiny_data):
+    """Two temperatures by two numbers of epochs; teachers, which have no entry, keep their learning rates; the
+    commands have each value once it counts, and the second seed has the setting that was chosen.
+    """
+    content = {"students": {"temperature": [1, 2.5], "num_epochs": [2, 4], "attention_loss_weight": [0.01]}}
+    chosen, args = grid_of(tmp_path, content)
+    task, teacher = load_task("senti", tiny_data), {"meta": Setting(5e-5)}
+    settings = grid.candidates(rows.ROWS["meta-full"], args)
+    assert len(settings) == 4 and grid.candidates(rows.ROWS["meta"], args) == [Setting(5e-5)]
+    steps = plan.plan(chosen, task, args, teacher)
+    students = {name: step for name, step in steps.items() if step.stage == "meta_distill.py"}
+    found = [
+        config.parse("", *GROUPS["meta_distill.py"], argv=list(step.words[1:])) for step in students.values()
+    ]
+    assert {(each.temperature, each.num_epochs) for each in found} == {(1, 2), (1, 4), (2.5, 2), (2.5, 4)}
+    assert {(each.seed, each.attention_loss_weight) for each in found} == {(1, 0.01)}
+    steps = plan.plan(chosen, task, args, {**teacher, "meta-full": settings[3]})
+    second = [name for name, step in steps.items() if name.startswith("student") and name.endswith("s2")]
+    expected = "student-meta-full-0.0001-temperature=2.5-num_epochs=4-attention_loss_weight=0.01-s2"
+    assert second == [expected]
+
+
+def test_hidden_states_are_stored_for_settings_that_learn_from_them(tmp_path, tiny_data):
+    """Of a weight of 0 and one of 1, the second needs knowledge with hidden states."""
+    chosen, args = grid_of(tmp_path, {"students": {"hidden_loss_weight": [0, 1]}})
+    steps = plan.plan(chosen, load_task("senti", tiny_data), args, {"meta": Setting(5e-5)})
+    needs = {name: step.needs[-1] for name, step in steps.items() if name.startswith("student")}
+    assert {name[-4]: need.endswith("-hidden") for name, need in needs.items()} == {"0": False, "1": True}
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (
+            {"students": {"learning_rate": [1e-4, 2e-4]}, "hard": {"learning_rate": [1e-4]}},
+            "1 for hard, 2 for meta-full",
+        ),
+        ({"students": {"attention_loss_weight": [0.1, 1]}}, "hard: .*makes the row what it is"),
+        ({"students": {"seed": [1, 2]}}, "seed: expected a flag of students"),
+        ({"students": {"model_save_dir": ["x"]}}, "model_save_dir: expected a flag of students"),
+        ({"teachers": {"temperature": [1, 2]}}, "temperature: expected a flag of teachers"),
+        ({"students": {"temperature": [1, "warm"]}}, "temperature: found 'warm', expected a"),
+        ({"students": {"temperature": [0]}}, "temperature: 0 is not above 0"),
+        ({"students": {"temperature": 2}}, "expected a list"),
+        ({"students": {"temperature": [2, 2]}}, "expected a list of different values"),
+        (
+            {"meta-layers": {"temperature": [2]}},
+            "entry 'meta-layers', expected one of teachers, students, meta,",
+        ),
+        ({"students": [1]}, "expected flags"),
+    ],
+)
+def test_mistakes_in_a_grid_are_sentences(tmp_path, content, expected):
+    """Among them other numbers of settings for rows that are compared."""
+    with pytest.raises(UserError, match=expected) as error:
+        grid_of(tmp_path, content, "meta-full,hard")
+    assert "grid.json: " in str(error.value) and "\n" not in str(error.value)
 
 
 # --------------------------------------------------------------------------------------- statistics
@@ -592,7 +664,7 @@ def test_rows_over_some_domains_are_compared_over_the_examples_that_both_have():
 
     def outcome(row, right, idxs):
         test = {i: ("d", "a", "a" if i in right else "b") for i in idxs}
-        return [outcomes.Outcome(rows.ROWS[row], 1, 1e-4, 0.5, test, 7, 1.0, {})]
+        return [outcomes.Outcome(rows.ROWS[row], 1, Setting(1e-4), 0.5, test, 7, 1.0, {})]
 
     middle, _, _ = statistics.difference(
         outcome("meta-full", {2, 3}, (2, 3)), outcome("hard", {0, 1, 2}, range(4))
@@ -613,7 +685,9 @@ def made_up(row, seed, share, idxs=range(40)):
         )
         for i in idxs
     }
-    return outcomes.Outcome(rows.ROWS[row], seed, 1e-4, share, test, 7, 1.0, {2: share - 0.1, 4: share})
+    return outcomes.Outcome(
+        rows.ROWS[row], seed, Setting(1e-4), share, test, 7, 1.0, {2: share - 0.1, 4: share}
+    )
 
 
 def test_the_table_has_means_intervals_and_differences_of_each_row(tiny_data):
@@ -640,6 +714,15 @@ def test_the_table_has_means_intervals_and_differences_of_each_row(tiny_data):
     assert text.count("## ") == 1 and first_cells == ["| row", "| ---", "| hard", "| meta-full"]
     assert "| 75.0 | 7.1 | " in text and "| +15.0 [" in text
     assert text.splitlines()[4].split(" | ")[9] == "–"  # a baseline has no difference to itself
+
+
+def test_the_table_of_settings_says_what_was_tried(tiny_data):
+    """Each setting with its accuracy on dev, the chosen one in bold; nothing where no row had a choice."""
+    lines = statistics.summaries([made_up("hard", 1, 0.6)], load_task("senti", tiny_data), {"hard": None})
+    warm = Setting(1e-4, (("temperature", 2.5),))
+    text = tables.tried_table(lines, {"hard": {Setting(1e-4): 0.61, warm: 0.6}})
+    assert "| hard | **0.0001** | 61.0 |" in text and "| hard | 0.0001 temperature=2.5 | 60.0 |" in text
+    assert tables.tried_table(lines, {"hard": {Setting(1e-4): 0.61}}) == ""
 
 
 def test_plots_are_drawn(tmp_path, tiny_data):
@@ -788,7 +871,8 @@ def test_a_set_that_is_stopped_goes_on_skips_what_is_finished_and_makes_the_tabl
         assert float(line["dev_accuracy"]) == pytest.approx(result["dev"]["accuracy"])
         assert float(line["macro_f1"]) == pytest.approx(result["test"]["macro_f1"])
     table = (folder / "results" / "senti.md").read_text()
-    assert "| meta-full | " in table and "16 test examples" in table and table.count("\n## ") == 1
+    assert "| meta-full | " in table and "16 test examples" in table
+    assert [line for line in table.splitlines() if line.startswith("## ")] == ["## table", "## tried"]
 
     third = start(folder)
     started = time.time_ns()
@@ -808,6 +892,24 @@ def test_what_needs_a_failed_step_is_left_out_and_the_rest_goes_on(tmp_path, tin
     assert driver.returncode == 1 and "teacher-meta-5e-05-s1 failed: error: " in err
     table = (folder / "results" / "senti.md").read_text()
     assert "| hard |" in table and "not finished: meta, meta-full" in table
+
+
+def test_a_grid_is_searched_on_dev_and_the_chosen_setting_goes_over_all_seeds(
+    tmp_path, tiny_model, tiny_data
+):
+    """Two settings with the first seed, one with the second; the table has all that were tried."""
+    folder = lay_out(tmp_path, tiny_model, tiny_data)
+    (folder / "grid.json").write_text('{"students": {"num_epochs": [1, 3], "learning_rate": [3e-3]}}')
+    driver = start(folder, rows="hard", grid="grid.json")
+    _, err = driver.communicate()
+    assert driver.returncode == 0, err
+    runs = sorted(path.parent.name for path in (folder / "out" / "senti").glob("*/results.json"))
+    assert len(runs) == 3 and [run[-1] for run in runs].count("2") == 1
+    table = (folder / "results" / "senti.md").read_text()
+    assert table.count("\n| hard | ") == 1 + 2 and "settings to choose from: 2 for hard" in table
+    with open(folder / "results" / "senti.csv") as file:
+        chosen = {line["setting"] for line in csv.DictReader(file)}
+    assert len(chosen) == 1 and f"**{chosen.pop()}**" in table
 
 
 def test_students_of_several_teachers_learn_from_all_of_them(tmp_path, tiny_model, tiny_data):
