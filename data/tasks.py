@@ -13,6 +13,11 @@ from data.lines import check_texts, lookup_index, open_text, split_fields
 from util import UserError, read_json
 
 SPLITS = ("train", "dev", "test")
+ONE_CLASS = "not built, since prototypes and expertise weights know one class per text"
+OTHER_KINDS = {  # of problems, by transformers' names
+    "multi_label_classification": f"several labels a text are {ONE_CLASS}",
+    "regression": f"regression is {ONE_CLASS}",
+}
 REPLACEMENT = ".meta-kd-replacement"  # a folder that is there while the files of a task take their names
 NAME_BYTES = (
     150  # of a task's name, so that with what stands around it the name of a snapshot has 255 at most
@@ -110,6 +115,10 @@ def read_task(path):
         UserError: a key is missing, unknown or of the wrong kind; names repeat or would not fit a TSV file.
     """
     value = read_json(path, "the description of the task")
+    if kind := _other_kind(value):
+        raise UserError(
+            f"{path}: found {kind[0]}, and {OTHER_KINDS[kind[1]]}: give each text one of the labels."
+        )
     keys = [field.name for field in dataclasses.fields(Task)]
     if sorted(value) != sorted(keys):
         raise UserError(
@@ -132,6 +141,18 @@ def read_task(path):
     task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
     _check_names(path, "text, domain, label", list(task.columns), 3, 4)
     return task
+
+
+def _other_kind(value):
+    """What in a task.json asks for another kind of problem, in words, and the kind; None: nothing does."""
+    problem, label, labels = (value.get(key) for key in ("problem_type", "label", "labels"))
+    if isinstance(problem, str) and problem in OTHER_KINDS:
+        return f"problem_type {problem!r}", problem
+    if isinstance(label, list) and len(label) != 1:
+        return f"'label' {label!r:.80}", "multi_label_classification"
+    if isinstance(labels, list) and any(isinstance(name, (list, dict)) for name in labels):
+        return f"'labels' {labels!r:.80}", "multi_label_classification"
+    return None
 
 
 def _check_names(path, key, names, least, most):
@@ -200,6 +221,11 @@ def example_parser(task, path):
         fields = split_fields(path, line, raw, task.columns)
         *texts, domain, label = [fields[k] for k in order]
         check_texts(path, line, task.text, texts)
+        if label not in labels and (kind := _other_label(label, labels)):
+            raise UserError(
+                f"{path}:{line}: found {task.label} {label[:80]!r}, expected one of "
+                f"{', '.join(labels)[:500]}; {OTHER_KINDS[kind]}."
+            )
         return Example(
             texts[0],
             texts[1] if len(texts) == 2 else None,
@@ -209,6 +235,14 @@ def example_parser(task, path):
         )
 
     return parse
+
+
+def _other_label(name, labels):
+    """The kind of problem of which the label of a row is, several labels or a score; None: it is unknown."""
+    parts = [part.strip(" '\"") for part in re.split("[,;|]", name.strip("[]{}()"))]
+    if len(parts) > 1 and all(part in labels for part in parts) or name[:1] in ("[", "{"):
+        return "multi_label_classification"
+    return "regression" if re.fullmatch(r"[+-]?\d*[.]\d+", name) else None
 
 
 def _read_header(task, path, raw):

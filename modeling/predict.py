@@ -14,7 +14,14 @@ from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
 from modeling.meta_kd.losses import softmax
 from modeling.predict_output import check_no_model_file, check_output, open_output
-from modeling.snapshots.folder import check_fits_model, check_meta, load_weights, read_model, teacher_meta
+from modeling.snapshots.folder import (
+    check_fits_model,
+    check_meta,
+    load_weights,
+    not_trained_here,
+    read_model,
+    teacher_meta,
+)
 from tokenization import TRUNCATIONS, encode, tokenizer_for
 from util import UserError, progress
 
@@ -248,7 +255,8 @@ def task_from_meta(folder):
     meta, path = folder.meta, folder.path
     if meta is None:
         raise UserError(
-            f"--model_load_dir {path}: this model was not trained here, and its classes are not known: name a snapshot."
+            f"--model_load_dir {path}: found {not_trained_here(path)}, expected a snapshot, whose classes are "
+            "known: name one."
         )
     if not any(name.startswith(CLASS_HEADS) for name in folder.arrays):
         raise UserError(f"--model_load_dir {path}: its weights have no class head: take another snapshot.")

@@ -6,6 +6,7 @@ import collections
 import shlex
 import unicodedata
 
+from data.tasks import ONE_CLASS
 from data.wordpiece.characters import CLEAN
 from util import UserError
 
@@ -50,8 +51,8 @@ def refuse_scores(column: str, rows: list, order: list[str]) -> None:
     if not order and len(names) > MOST_SCORES and _are_scores(names):
         raise UserError(
             f"--label {column}: found {len(names)} different numbers such as {_fractions(names)[0]}, which "
-            "are scores, and regression is not done here: expected classes: bring the scores into a few, or "
-            "name each with --labels."
+            f"are scores, and regression is {ONE_CLASS}: bring the scores into a few classes, or name each "
+            "with --labels."
         )
 
 
@@ -61,9 +62,8 @@ def refuse_lists(column: str, rows: list, order: list[str]) -> None:
     lists = sorted(name for name in names if name[0] + name[-1] in ("[]", "{}"))
     if not order and 2 * len(lists) > len(names):
         raise UserError(
-            f"--label {column}: found lists such as {lists[0][:80]!r}, and several labels a text are not "
-            "done here: expected one label: choose one for each text, or name each list with --labels, as a "
-            "class of its own."
+            f"--label {column}: found lists such as {lists[0][:80]!r}, and several labels a text are "
+            f"{ONE_CLASS}: choose one for each text, or name each list with --labels, as a class of its own."
         )
 
 

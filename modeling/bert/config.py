@@ -30,6 +30,17 @@ def check_model_type(values, path) -> None:
         )
 
 
+def other_problem(values):
+    """What a model's head is for by its config.json, whose content is `values`, in transformers' words:
+    "regression" or "multi_label_classification"; None: one class per text, or it does not say.
+    """
+    kind, labels = values.get("problem_type"), values.get("id2label")
+    if kind in ("regression", "multi_label_classification"):
+        return kind
+    single = values.get("num_labels") == 1 or isinstance(labels, dict) and len(labels) == 1
+    return "regression" if single else None
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
     """The architecture, by the names of a Hugging Face config.json."""

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from data.store.files import atomic_file, atomic_folder, write_json
 from data.store.manifest import TYPES
-from modeling.bert.config import BertConfig, check_model_type
+from data.tasks import OTHER_KINDS
+from modeling.bert.config import BertConfig, check_model_type, other_problem
 from modeling.bert.names import encoder_shapes
 from modeling.meta_kd.classifier import evenly_spaced_layers
 from modeling.meta_kd.terms import MAPS
@@ -291,15 +292,30 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
 
 def other_heads(folder, parameters, task):
     """{name: why} of the heads in a folder that are not for this task: of another shape, or trained for another task."""
-    same, found = is_same_task(folder, task), {}
+    same, problem, found = is_same_task(folder, task), read_problem(folder.path), {}
     for name, array in folder.arrays.items():
         if name in parameters and name.startswith(HEADS[:-1]):  # the pooler is no task's
             shape = tuple(parameters[name].shape)
             if array.shape != shape:
                 found[name] = f"there of the shape {array.shape}, here {shape}"
+            elif problem:
+                found[name] = OTHER_KINDS[problem]
             elif not same:
                 found[name] = "of another task"
     return found
+
+
+def read_problem(path):
+    """The `other_problem` that the config.json in a folder tells of; None: one class per text, or no such file."""
+    path = pathlib.Path(path, "config.json")
+    return other_problem(read_json(path, "the architecture of a BERT model")) if path.is_file() else None
+
+
+def not_trained_here(path):
+    """Words for a sentence about the plain model in a folder, and why it could not be trained here, where that is so."""
+    problem = read_problem(path)
+    why = f" and whose config.json is for {problem} ({OTHER_KINDS[problem]})" if problem else ""
+    return f"a model that was not trained here{why}"
 
 
 def is_same_task(folder, task):
@@ -324,8 +340,8 @@ def teacher_meta(meta, task, path):
     """
     if (meta or {}).get("kind") != "teacher":
         raise UserError(
-            f"{path}: it holds {'a ' + meta['kind'][:60] if meta else 'a model that was not trained here'}, expected a "
-            "meta-teacher: name a snapshot of meta_teacher.py."
+            f"{path}: it holds {'a ' + meta['kind'][:60] if meta else not_trained_here(path)}, "
+            "expected a meta-teacher: name a snapshot of meta_teacher.py."
         )
     check_task(meta, task, path)
     check_meta(meta, TEACHER_TYPES, path)
