@@ -2,8 +2,8 @@
 
     python3 -m scripts.reproduce --task_name demo --data_dir data/DEMO --rows table --seeds 1,2,3
 
-A row is a kind of teacher or of student. Every row has the same candidates of learning rate, or as many settings
-of a grid; accuracy on dev with the first seed chooses. The same command goes on where it was stopped.
+A row is a kind of teacher or of student. Every row has the same candidates of learning rate, or as many
+settings of a grid; accuracy on dev with the first seed chooses. The same command goes on where it was stopped.
 """
 
 import shlex
@@ -36,7 +36,8 @@ def collect(rows: list[Row], task: Task, args: Namespace) -> None:
             names = [run_name(row, domain, choices[row.name], seed) for domain in domains]
             if finished.issuperset(names):
                 runs = [(base(args) / name, domain) for name, domain in zip(names, domains)]
-                found.append(outcomes.read_outcome(row, seed, choices[row.name], runs))
+                outcome = outcomes.read_outcome(row, seed, choices[row.name], runs)
+                found.append(outcomes.over_domain(outcome, args.test_domain))
     if not found:
         print(f"{base(args)}: no row is finished with any seed, so there is no table to make")
         return
@@ -68,8 +69,12 @@ def baseline_row(row: Row, args: Namespace) -> Optional[str]:
     return few if few in ROWS else None
 
 
-def check(rows: list[Row], args: Namespace) -> None:
-    """Raises a UserError where the flags do not go with the rows."""
+def check(rows: list[Row], task: Task, args: Namespace) -> None:
+    """Raises a UserError where the flags do not go with the rows or the task."""
+    if args.test_domain not in (None, *task.domains):
+        raise UserError(
+            f"--test_domain {args.test_domain}: the task {task.name} has the domains {', '.join(task.domains)}."
+        )
     if args.baseline not in ROWS:
         raise UserError(
             f"--baseline {args.baseline}: there is no such row, expected one of {', '.join(ROWS)}."
@@ -118,7 +123,7 @@ def main():
         args.grid = read_grid(args.grid, rows, args)
     if change:
         args = with_perturbed_data(args)
-    check(rows, args)
+    check(rows, task, args)
     if args.dry_run:
         print_commands(rows, task, args)
         return

@@ -129,4 +129,5 @@ def running(parser: ArgumentParser) -> None:
         action="store_true",
         help="print the commands that are known before anything is chosen, and run nothing",
     )
+    add("--test_domain", help="the table is over the test examples of this domain alone (default: over all)")
     add("--collect", action="store_true", help="run nothing; make table, CSV and plots of what is finished")

@@ -84,6 +84,12 @@ def read_outcome(row: Row, seed: int, setting: Setting, runs: list[tuple[Path, O
     )
 
 
+def over_domain(outcome: Outcome, domain: Optional[str]) -> Outcome:
+    """The Outcome over the test examples of one domain; None: over all."""
+    kept = {idxs: line for idxs, line in outcome.test.items() if domain in (None, line[0])}
+    return outcome._replace(test=kept)
+
+
 def read_curve(folder: Path) -> dict[int, tuple[float, int]]:
     """{step: (accuracy on dev, dev examples)} of a run."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())

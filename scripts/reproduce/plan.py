@@ -67,7 +67,7 @@ def run_name(row: Row, domain: Optional[str], setting: Setting, seed: int) -> st
 def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, Setting]) -> dict[str, Step]:
     """The steps that are known, {name: Step}, each after those that it needs.
 
-    They come seed by seed, so that a set that is stopped has compared its rows over the seeds before; ensembles,
+    They come seed by seed, so that a set that is stopped has compared its rows over the seeds before. Ensembles,
     which need the teachers of all seeds, come last.
 
     Args:

@@ -392,7 +392,9 @@ def test_an_ensemble_waits_for_the_teachers_of_all_seeds_and_needs_several(tiny_
     assert steps["student-ensemble-0.0001-s1"].needs == needs
     assert list(steps)[-2:] == ["student-ensemble-0.0001-s1", "student-ensemble-0.0001-s2"]
     with pytest.raises(UserError, match="an ensemble takes several"):
-        reproduce.check(chosen, flags(seeds="1"))
+        reproduce.check(chosen, task, flags(seeds="1"))
+    with pytest.raises(UserError, match="--test_domain music: the task senti has the domains books"):
+        reproduce.check(chosen, task, flags(test_domain="music"))
 
 
 def test_seeds_come_one_after_another_so_that_a_stopped_set_has_whole_comparisons(tiny_data):
@@ -725,6 +727,19 @@ def test_the_table_of_settings_says_what_was_tried(tiny_data):
     assert tables.tried_table(lines, {"hard": {Setting(1e-4): 0.61}}) == ""
 
 
+def test_a_table_over_one_domain_compares_the_rows_over_its_examples_alone(tiny_data):
+    """Books are every fourth of 40 examples: half right of all leaves 5 of 10; other domains have no cell."""
+    task = load_task("senti", tiny_data)
+    found = [
+        outcomes.over_domain(made_up(row, 1, share), "books")
+        for row, share in (("hard", 1), ("meta-full", 0.5))
+    ]
+    line = statistics.summaries(found, task, {"hard": "hard", "meta-full": "hard"})[1]
+    assert (line.domains, line.all, line.difference[0]) == ({"books": 0.5}, 0.5, -0.5)
+    assert tables.table_cells(line, task)["dvd"] == "–"
+    assert outcomes.over_domain(made_up("hard", 1, 1), None) == made_up("hard", 1, 1)
+
+
 def test_plots_are_drawn(tmp_path, tiny_data):
     """Rows and curves always, the few-shot plot where there are portions."""
     task, names = load_task("senti", tiny_data), ("mixed", "hard", "meta-full", "hard-0.1", "meta-full-0.1")
@@ -931,7 +946,7 @@ def test_students_of_several_teachers_learn_from_all_of_them(tmp_path, tiny_mode
 
 
 def test_students_get_texts_without_labels_and_other_texts_are_another_set(tmp_path, tiny_model, tiny_data):
-    """By answers alone and by layers they see 20 texts more; a changed file is refused, as are rows without it."""
+    """By answers alone and by layers they see more texts; a changed file is refused, as are rows without it."""
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     texts = [line.split("\t")[0] for line in (folder / "data" / "dev.tsv").read_text().splitlines()[1:21]]
     text_name = load_task("senti", tiny_data).text[0]
