@@ -200,6 +200,14 @@ weight = number(float, 0.0)
 share = number(float, 0.0, 1.0)
 
 
+def options(kind, args):
+    """The typed options `kind`, a NamedTuple whose fields are flags, from the flags `args`.
+
+    A flag that this command does not have keeps the default of its field.
+    """
+    return kind(**{name: getattr(args, name) for name in kind._fields if hasattr(args, name)})
+
+
 # --------------------------------------------------------------------------------------- groups
 
 

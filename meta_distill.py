@@ -10,7 +10,7 @@ if sys.flags.isolated:  # python3 -I: it has not put the folder of this script o
     sys.path.insert(0, __file__.rpartition("/")[0] or ".")
 
 import config  # isort: skip  (first: it says what is not installed)
-from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, add_flags, names_of_phase  # isort: skip
+from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, add_flags, names_of_phase, term_weights  # isort: skip
 
 FLAGS = (
     config.task,
@@ -26,20 +26,22 @@ FLAGS = (
 )
 config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
 
+import functools
+from typing import NamedTuple, Optional, Union
+
 import numpy as np
 
 from data.batches import make_batch
-from data.selection import open_splits, records_folder, records_line
-from data.tasks import load_task
+from data.selection import RecordsOptions, Selection, open_splits, records_line
+from data.store.knowledge import Knowledge
 from data.unlabelled import unlabelled_examples, with_pseudo_labels
-from modeling.bert.model import init_weights
-from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
-from modeling.inference import DomainTable, evaluate, select_device, tensor, to_device
+from modeling.inference import DomainTable, Heldout, tensor, to_device
 from modeling.meta_kd.classifier import STUDENT_ONLY, build_student, match_layers
 from modeling.meta_kd.distillation import (
     NO_TARGETS,
+    DistillationOptions,
     active_terms,
     check_knowledge_covers,
     make_targets,
@@ -47,22 +49,25 @@ from modeling.meta_kd.distillation import (
     spread_expertise,
     student_loss,
 )
-from modeling.meta_kd.ensemble import open_teachers, terms_in_reach
+from modeling.meta_kd.ensemble import Ensemble, open_teachers, terms_in_reach
 from modeling.meta_kd.losses import balance_classes
-from modeling.predict import predict, wants_prediction
-from modeling.snapshots.base_model import base_facts
+from modeling.predict import PredictionOptions, predict, wants_prediction
+from modeling.snapshots.base_model import CardOptions, base_facts
 from modeling.snapshots.best import find_snapshot
-from modeling.snapshots.folder import (
-    HEADS,
-    check_fits_model,
-    keep_layers,
-    load_weights,
-)
 from modeling.snapshots.manager import Snapshots, best_snapshot
 from modeling.training.calibration import calibrate_snapshot
-from modeling.training.evaluation import evaluate_snapshot
+from modeling.training.evaluation import ReportOptions, evaluate_snapshot
 from modeling.training.loop import one_phase, train, two_phases
-from modeling.training.stage import describe, load_initial_model, model_card_writer, open_run, run_facts
+from modeling.training.stage import (
+    describe,
+    make_model,
+    model_card_writer,
+    open_model,
+    open_run,
+    run_facts,
+    snapshot_options,
+    training_options,
+)
 from tokenization import check_same_tokens, describe_tokenizer, tokenizer_for
 from util import Signals, UserError, entry
 
@@ -71,160 +76,182 @@ from util import Signals, UserError, entry
 def main():
     args = config.parse(__doc__, *FLAGS)
     if wants_prediction(args):
-        return predict(args)
+        return predict(config.options(PredictionOptions, args))
     launch_ranks(args)
 
-    if args.calibrate and not (args.do_train and args.do_eval):
-        raise UserError(
-            "--calibrate takes a run that trains and evaluates on dev: give --do_train and --do_eval too."
-        )
-
-    # ------------ data
-    terms = active_terms(args) if args.do_train else {"hard": 1.0}  # to evaluate takes no teacher
-    task = load_task(args.task_name, args.data_dir)
-    folder = load_initial_model(
-        args, task, args.resume_from or config.require_flag(args, "student_model"), "--student_model"
-    )
-    if args.student_layers and not args.resume_from:
-        folder = keep_layers(folder, args.student_layers)
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
-    check_fits_model(folder, task, args.seq_length, tokenizer)
-    for model in config.require_flag(args, "teacher_model") if needs_teacher(terms) else ():
-        if ((teacher := find_snapshot(model)) / "vocab.txt").is_file():
-            check_same_tokens(tokenizer, tokenizer_for(teacher))
+    # ------------ data, and what the teacher knows of it
+    learning, terms = choose_terms(args)
+    task, folder, tokenizer = open_model(args, "student_model", args.student_layers)
+    check_teachers_tokens(args, terms, tokenizer)
+    where, selection = config.options(RecordsOptions, args), config.options(Selection, args)
     with main_rank_first():
-        records, examples, heldout = open_splits(args, task, tokenizer)
+        records, examples, splits = open_splits(where, selection, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
-    knowledge, terms = open_knowledge(args, task, records["train"], examples["idxs"], terms, folder.config)
+    teacher, terms = open_teacher(args, task, records["train"], examples["idxs"], terms, folder.config)
     if args.do_train and args.unlabelled_file:
-        examples = with_unlabelled(args, task, tokenizer, records["train"], examples, knowledge)
-    if knowledge:
-        examples.read_beside(knowledge)
-    teacher_facts = (
-        knowledge.manifest
-        if knowledge
-        else {"teacher_sha256": None, "width": folder.config.hidden_size, "layers": []}
-    )
+        examples = with_unlabelled(args, task, tokenizer, len(records["train"]), examples, teacher.knowledge)
+    if teacher.knowledge:
+        examples.read_beside(teacher.knowledge)
     run = open_run(args, None if args.do_train else folder.path)
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
 
     # ------------ model
-    device = select_device(args.device)
-    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
-    model = build_student(folder.config, task, teacher_facts["width"], terms, make_encoder)
-    init_weights(model, args.seed, folder.config.initializer_range)
-    starts = args.do_train and not args.resume_from
-    load_weights(model, folder, run.log, () if args.resume_from else HEADS, task if starts else None)
-    model.to(device)
-    describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
-    matches = match_layers(teacher_facts["layers"], folder.config.num_hidden_layers)
-    run.log(summarise_knowledge(knowledge, terms, matches))
+    build = functools.partial(build_student, folder.config, task, teacher.facts["width"], terms)
+    model, device = make_model(args, run, folder, task, build)
+    describe(run, model, device, {"train": examples, **splits}, task, tokenizer)
+    run.log(summarise_knowledge(teacher, terms))
+    heldout = Heldout(splits, task, domains, device, args.eval_batch_size_per_device)
+    shown = ReportOptions(args.data_dir, args.changed, args.teacher_model)
     if not args.do_train:
-        evaluate_snapshot(run, folder, model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, folder, model, heldout, shown)
         return
 
     # ------------ training
-    meta = {
-        "kind": "student",
-        **run_facts(task, records, domains),
-        "base": base_facts(folder, args),
-        "teacher_sha256": teacher_facts["teacher_sha256"],
-        "knowledge": {name: teacher_facts.get(name) for name in ("layers", "attention_heads")},
-        "unlabelled_sha256": teacher_facts.get("unlabelled_sha256") if args.unlabelled_file else None,
-    }
-    snapshots = Snapshots(
-        run, "student", model, tokenizer, meta, args, STUDENT_ONLY, model_card_writer(model, examples, args)
-    )
+    base = base_facts(folder, config.options(CardOptions, args))
+    meta = {"kind": "student", **run_facts(task, records, domains), "base": base}
+    meta.update(knowledge_facts(teacher.facts, args.unlabelled_file))
+    card = model_card_writer(model, len(examples), args.changed)
+    snapshots = Snapshots(run, "student", model, tokenizer, meta, snapshot_options(args), STUDENT_ONLY, card)
     if args.resume_from:
         snapshots.resume(folder)
-
-    balanced = (
-        balance_classes(np.ones(len(examples)), examples["label"])
-        if args.class_weights == "balanced"
-        else None
-    )
-    spread = None
-    if knowledge and args.expertise_weight == "spread":
-        spread = spread_expertise(examples, knowledge, args.expertise_spread)
-
-    def make_loss(terms):
-        def loss(rows, epoch):
-            batch = make_batch(examples, rows)
-            targets = NO_TARGETS
-            if needs_teacher(terms):
-                expertise = None if spread is None else spread[rows]
-                items = knowledge.read(batch.idxs)
-                targets = make_targets(items, batch, terms, matches, teacher_facts, args, device, expertise)
-            weights = None if balanced is None else tensor(balanced[rows], device)
-            return student_loss(model, to_device(batch, domains, device), targets, terms, weights)
-
-        return loss
-
-    def on_dev():
-        return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
-
+    make_loss = loss_maker(model, examples, teacher, domains, device, learning)
+    options = training_options(args)
+    phases = make_phases(options, len(examples), terms, make_loss)
+    on_dev = functools.partial(heldout.dev_metrics, model) if args.do_eval else None
     with Signals.patience():
-        train(
-            model,
-            examples,
-            make_phases(args, len(examples["label"]), terms, make_loss),
-            args,
-            run,
-            snapshots,
-            on_dev if args.do_eval else None,
-        )
+        train(model, examples, phases, options, run, snapshots, on_dev)
 
     # ------------ test of the best snapshot
     if args.do_eval:
         best = best_snapshot(run)
         if args.calibrate:
-            best = calibrate_snapshot(best, model, heldout["dev"], task, args, domains, device)
-        evaluate_snapshot(run, best, model, task, heldout, args, domains, device)
+            best = calibrate_snapshot(best, model, heldout)
+        evaluate_snapshot(run, best, model, heldout, shown)
 
 
-def summarise_knowledge(knowledge, terms, matches):
+class Teacher(NamedTuple):
+    """What a student learns from.
+
+    knowledge: of one teacher, or of several; None: it learns from hard labels alone.
+    facts: of the knowledge, as its manifest has them: "teacher_sha256", "width", "layers" and more.
+    matches: {student layer: teacher layer}, both from 1.
+    """
+
+    knowledge: Optional[Union[Knowledge, Ensemble]]
+    facts: dict
+    matches: dict
+
+
+def choose_terms(args):
+    """The DistillationOptions, and {term: weight} of the loss.
+
+    Raises:
+        UserError: see `active_terms`; --calibrate without a run that trains and evaluates.
+    """
+    if args.calibrate and not (args.do_train and args.do_eval):
+        raise UserError(
+            "--calibrate takes a run that trains and evaluates on dev: give --do_train and --do_eval too."
+        )
+    learning = config.options(DistillationOptions, args)
+    if not args.do_train:  # to evaluate takes no teacher
+        return learning, {"hard": 1.0}
+    return learning, active_terms(term_weights(vars(args)), learning)
+
+
+def check_teachers_tokens(args, terms, tokenizer):
+    """Raises a UserError where the student splits texts into other tokens than a teacher."""
+    for model in config.require_flag(args, "teacher_model") if needs_teacher(terms) else ():
+        teacher = find_snapshot(model)
+        if (teacher / "vocab.txt").is_file():
+            check_same_tokens(tokenizer, tokenizer_for(teacher))
+
+
+def loss_maker(model, examples, teacher, domains, device, options):
+    """What takes {term: weight} to the loss of a Phase over the examples; options: DistillationOptions."""
+    balanced = None
+    if options.class_weights == "balanced":
+        balanced = balance_classes(np.ones(len(examples)), examples["label"])  # [N]
+    spread = None
+    if teacher.knowledge and options.expertise_weight == "spread":
+        spread = spread_expertise(examples, teacher.knowledge, options.expertise_spread)  # [N]
+
+    def make_loss(terms):
+        def loss(rows, epoch):
+            batch, targets = make_batch(examples, rows), NO_TARGETS
+            if needs_teacher(terms):
+                items, facts = teacher.knowledge.read(batch.idxs), teacher.facts
+                expertise = None if spread is None else spread[rows]
+                targets = make_targets(
+                    items, batch, terms, teacher.matches, facts, options, device, expertise
+                )
+            weights = None if balanced is None else tensor(balanced[rows], device)
+            return student_loss(model, to_device(batch, domains, device), targets, terms, weights)
+
+        return loss
+
+    return make_loss
+
+
+def summarise_knowledge(teacher, terms):
     """A line for the log: from what the student learns, and by which terms."""
+    layers = ", ".join(f"{student}: {layer}" for student, layer in teacher.matches.items())
     return (
-        f"{knowledge.summary if knowledge else 'no teacher'}; "
+        f"{teacher.knowledge.summary if teacher.knowledge else 'no teacher'}; "
         f"terms {', '.join(f'{name} x {weight:g}' for name, weight in terms.items())}; "
-        f"student layers learn from teacher layers {', '.join(f'{s}: {t}' for s, t in matches.items()) or '(none)'}"
+        f"student layers learn from teacher layers {layers or '(none)'}"
     )
 
 
-def make_phases(args, N, terms, make_loss):
-    """The phases of a run over N examples: one with all terms, or with --intermediate_epochs those of the layers and then the others.
+def knowledge_facts(facts, unlabelled_file):
+    """What meta.json says of the knowledge that a student learned from."""
+    return {
+        "teacher_sha256": facts["teacher_sha256"],
+        "knowledge": {name: facts.get(name) for name in ("layers", "attention_heads")},
+        "unlabelled_sha256": facts.get("unlabelled_sha256") if unlabelled_file else None,
+    }
+
+
+def make_phases(options, N, terms, make_loss):
+    """The phases of a run over N examples: one with all terms, or with --intermediate_epochs those of the
+    layers and then the others.
 
     Args:
-        make_loss: takes {term: weight} to the loss of a Phase.
+        options: TrainingOptions; make_loss: takes {term: weight} to the loss of a Phase.
     """
-    if not args.intermediate_epochs:
-        return one_phase(args, N, make_loss(terms))
+    if not options.intermediate_epochs:
+        return one_phase(options, N, make_loss(terms))
     early, late = (
         {name: terms[name] for name in names_of_phase(phase, terms)} for phase in (INTERMEDIATE, PREDICTION)
     )
-    return two_phases(args, N, make_loss(early), make_loss(late))
+    return two_phases(options, N, make_loss(early), make_loss(late))
 
 
-def with_unlabelled(args, task, tokenizer, records, examples, knowledge):
-    """The training examples and, after them, the texts of --unlabelled_file as the teacher labels them."""
+def with_unlabelled(args, task, tokenizer, start, examples, knowledge):
+    """The training examples and, after them, the texts of --unlabelled_file as the teacher labels them.
+
+    Their numbers begin at `start`.
+    """
     if not knowledge:
         raise UserError(
-            "--unlabelled_file: there is no teacher to label these texts where hard labels are all there is to learn from: "
-            "leave it out, or raise --soft_label_weight."
+            "--unlabelled_file: there is no teacher to label these texts where hard labels are all there is "
+            "to learn from: leave it out, or raise --soft_label_weight."
         )
-    more, content = unlabelled_examples(args, task, tokenizer, len(records))
+    selection = config.options(Selection, args)
+    more, content = unlabelled_examples(
+        args.unlabelled_file, args.seq_length, selection, task, tokenizer, start
+    )
     knowledge.require(unlabelled_sha256=content)
     return with_pseudo_labels(examples, more, knowledge)
 
 
-def open_knowledge(args, task, records, idxs, terms, bert):
-    """The Knowledge of the teachers that --teacher_model names, made from these records, with every training
-    example in it, and those of the `terms` that can be learned from it.
+def open_teacher(args, task, records, idxs, terms, bert):
+    """The Teacher that --teacher_model names, one or several, whose knowledge is of these records and has
+    every training example in it; and those of the `terms` that can be learned from it.
 
-    It has what these need for a student with the BertConfig `bert`; None where they need no teacher.
+    The knowledge has what these need for a student with the BertConfig `bert`.
     """
     if not needs_teacher(terms):
-        return None, terms
+        return Teacher(None, {"teacher_sha256": None, "width": bert.hidden_size, "layers": []}, {}), terms
     knowledge = open_teachers(
         config.require_flag(args, "teacher_model"),
         args.knowledge_dir,
@@ -232,12 +259,13 @@ def open_knowledge(args, task, records, idxs, terms, bert):
         args.temperature,
         task,
         records,
-        records_folder(args),
+        config.options(RecordsOptions, args).folder,
     )
     knowledge.rows(idxs)
     terms = terms_in_reach(terms, knowledge)
     check_knowledge_covers(terms, knowledge.manifest, bert)
-    return knowledge, terms
+    matches = match_layers(knowledge.manifest["layers"], bert.num_hidden_layers)
+    return Teacher(knowledge, knowledge.manifest, matches), terms
 
 
 if __name__ == "__main__":

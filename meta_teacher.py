@@ -27,23 +27,29 @@ import functools
 import numpy as np
 
 from data.batches import corrupted_domains, make_batch
-from data.selection import examples_facts, open_splits, records_line
-from data.tasks import load_task
-from modeling.bert.model import init_weights
-from modeling.cpu.encoder import choose_encoder
+from data.selection import RecordsOptions, Selection, examples_facts, open_splits, records_line
 from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
-from modeling.inference import DomainTable, evaluate, select_device, tensor, to_device
+from modeling.inference import DomainTable, Heldout, tensor, to_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind
 from modeling.meta_kd.losses import balance_classes, batch_mean, cross_entropy, instance_weights
-from modeling.predict import predict, wants_prediction
-from modeling.snapshots.base_model import base_facts
-from modeling.snapshots.folder import HEADS, check_fits_model, load_weights, teacher_meta
+from modeling.predict import PredictionOptions, predict, wants_prediction
+from modeling.snapshots.base_model import CardOptions, base_facts
+from modeling.snapshots.folder import teacher_meta
 from modeling.snapshots.manager import Snapshots, best_snapshot
-from modeling.training.evaluation import evaluate_snapshot
+from modeling.training.evaluation import ReportOptions, evaluate_snapshot
 from modeling.training.loop import one_phase, train
-from modeling.training.stage import describe, load_initial_model, model_card_writer, open_run, run_facts
-from tokenization import describe_tokenizer, tokenizer_for
+from modeling.training.stage import (
+    describe,
+    make_model,
+    model_card_writer,
+    open_model,
+    open_run,
+    run_facts,
+    snapshot_options,
+    training_options,
+)
+from tokenization import describe_tokenizer
 from util import Signals, entry
 
 
@@ -51,18 +57,14 @@ from util import Signals, entry
 def main():
     args = config.parse(__doc__, *FLAGS)
     if wants_prediction(args):
-        return predict(args)
+        return predict(config.options(PredictionOptions, args))
     launch_ranks(args)
 
     # ------------ data
-    task = load_task(args.task_name, args.data_dir)
-    folder = load_initial_model(
-        args, task, args.resume_from or config.require_flag(args, "model_load_dir"), "--model_load_dir"
-    )
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
-    check_fits_model(folder, task, args.seq_length, tokenizer)
+    task, folder, tokenizer = open_model(args, "model_load_dir")
+    where, selection = config.options(RecordsOptions, args), config.options(Selection, args)
     with main_rank_first():
-        records, examples, heldout = open_splits(args, task, tokenizer)
+        records, examples, splits = open_splits(where, selection, task, tokenizer)
     seen = (
         np.unique(examples["domain"]).tolist()
         if args.do_train
@@ -71,74 +73,84 @@ def main():
     domains = DomainTable(len(task.domains), tuple(seen))
     run = open_run(args, None if args.do_train else folder.path)
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
-    if not examples_facts(examples["idxs"]).items() <= records["train"].scores.items():
-        run.log(
-            "note: the prototype scores were made of other training examples than these: run preprocess.py with the same flags first"
-        )
+    note_other_scores(run, examples, records["train"])
 
     # ------------ model
-    device = select_device(args.device)
     class_heads = args.class_heads if args.do_train else class_head_kind(folder)
-    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
-    model = build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads, make_encoder)
-    init_weights(model, args.seed, folder.config.initializer_range)
-    starts = args.do_train and not args.resume_from
-    load_weights(model, folder, run.log, () if args.resume_from else HEADS, task if starts else None)
-    model.to(device)
-    describe(run, model, device, {"train": examples, **heldout}, task, tokenizer)
+
+    def build(make_encoder):
+        return build_teacher(folder.config, task, args.domain_loss_weight > 0, class_heads, make_encoder)
+
+    model, device = make_model(args, run, folder, task, build)
+    describe(run, model, device, {"train": examples, **splits}, task, tokenizer)
+    heldout = Heldout(splits, task, domains, device, args.eval_batch_size_per_device)
+    shown = ReportOptions(args.data_dir, args.changed)
     if not args.do_train:
-        evaluate_snapshot(run, folder, model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, folder, model, heldout, shown)
         return
 
     # ------------ training
-    meta = {
-        "kind": "teacher",
-        **run_facts(task, records, domains),
-        "base": base_facts(folder, args),
-        "domain_head": args.domain_loss_weight > 0,
-    }
-    snapshots = Snapshots(
-        run, "mft", model, tokenizer, meta, args, card=model_card_writer(model, examples, args)
-    )
+    base = base_facts(folder, config.options(CardOptions, args))
+    meta = {"kind": "teacher", **run_facts(task, records, domains), "base": base}
+    meta["domain_head"] = args.domain_loss_weight > 0
+    card = model_card_writer(model, len(examples), args.changed)
+    snapshots = Snapshots(run, "mft", model, tokenizer, meta, snapshot_options(args), card=card)
     if args.resume_from:
         snapshots.resume(folder)
-    weights = instance_weights(examples["weights"].reshape(-1), args.weight_scaling, args.weight_spread)
-    if args.class_weights == "balanced":
-        weights = balance_classes(weights, examples["label"].reshape(-1))
-
-    @functools.lru_cache(1)
-    def corrupted(epoch):
-        return corrupted_domains(examples["domain"], args.seed, epoch)
-
-    def loss(rows, epoch):
-        batch = to_device(make_batch(examples, rows), domains, device)
-        return teacher_loss(model, batch, weights[rows], corrupted(epoch)[rows], args.domain_loss_weight)
-
-    def on_dev():
-        return evaluate(model, heldout["dev"], task, args.eval_batch_size_per_device, domains, device)
-
-    if args.domain_loss_weight and len(domains.seen) == 1:
-        run.log(
-            "note: with a single domain to train on, the domain head has nothing to learn: --domain_loss_weight 0 leaves it out"
-        )
-    elif args.domain_loss_weight:
-        run.log(
-            f"a domain head that ignores its input has a loss of log {len(domains.seen)} = {np.log(len(domains.seen)):.4f}"
-        )
+    weights = training_weights(examples, args.weight_scaling, args.weight_spread, args.class_weights)
+    loss = make_loss(model, examples, weights, domains, device, args.seed, args.domain_loss_weight)
+    if args.domain_loss_weight:
+        explain_domain_loss(run, len(domains.seen))
+    options = training_options(args)
+    on_dev = functools.partial(heldout.dev_metrics, model) if args.do_eval else None
     with Signals.patience():
-        train(
-            model,
-            examples,
-            one_phase(args, len(weights), loss),
-            args,
-            run,
-            snapshots,
-            on_dev if args.do_eval else None,
-        )
+        train(model, examples, one_phase(options, len(examples), loss), options, run, snapshots, on_dev)
 
     # ------------ test of the best snapshot
     if args.do_eval:
-        evaluate_snapshot(run, best_snapshot(run), model, task, heldout, args, domains, device)
+        evaluate_snapshot(run, best_snapshot(run), model, heldout, shown)
+
+
+def note_other_scores(run, examples, records):
+    """Says in the log where the prototype scores are of other training examples than the chosen ones."""
+    if not examples_facts(examples["idxs"]).items() <= records.scores.items():
+        run.log(
+            "note: the prototype scores were made of other training examples than these: run preprocess.py "
+            "with the same flags first"
+        )
+
+
+def explain_domain_loss(run, seen):
+    """Says in the log what the domain head can learn from `seen` domains."""
+    if seen == 1:
+        run.log(
+            "note: with a single domain to train on, the domain head has nothing to learn: "
+            "--domain_loss_weight 0 leaves it out"
+        )
+    else:
+        run.log(f"a domain head that ignores its input has a loss of log {seen} = {np.log(seen):.4f}")
+
+
+def training_weights(examples, weight_scaling, weight_spread, class_weights):
+    """The instance weights t(x) of the training examples, float32 [N], from their prototype scores."""
+    weights = instance_weights(examples["weights"].reshape(-1), weight_scaling, weight_spread)
+    if class_weights == "balanced":
+        weights = balance_classes(weights, examples["label"].reshape(-1))
+    return weights
+
+
+def make_loss(model, examples, weights, domains, device, seed, domain_loss_weight):
+    """The loss of a Phase: takes (rows of the examples, epoch) to (loss, {name of a part: its value})."""
+
+    @functools.lru_cache(1)
+    def corrupted(epoch):
+        return corrupted_domains(examples["domain"], seed, epoch)
+
+    def loss(rows, epoch):
+        batch = to_device(make_batch(examples, rows), domains, device)
+        return teacher_loss(model, batch, weights[rows], corrupted(epoch)[rows], domain_loss_weight)
+
+    return loss
 
 
 def teacher_loss(model, batch, weights, corrupted, domain_loss_weight):

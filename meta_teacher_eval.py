@@ -21,15 +21,19 @@ FLAGS = (
 )
 config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
 
+import functools
 import itertools
+from typing import NamedTuple, Optional
 
 import numpy as np
 
+from data.batches import Examples
 from data.selection import (
+    RecordsOptions,
+    Selection,
     chosen_blocks,
     examples_facts,
     open_records,
-    records_folder,
     records_line,
     select,
 )
@@ -39,6 +43,7 @@ from data.store.knowledge_format import check_space, expected_sizes
 from data.store.knowledge_writer import KnowledgeWriter
 from data.store.manifest import check_replaceable
 from data.store.parts import windows
+from data.store.records import Records
 from data.tasks import load_task
 from data.unlabelled import unlabelled_examples
 from modeling.cpu.encoder import choose_encoder
@@ -59,31 +64,24 @@ def main():
 
     # ------------ data
     run = Run()
-    run.log("\n".join(version_and_flag_lines(args)))
+    run.log("\n".join(version_and_flag_lines(args.changed)))
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.require_flag(args, "model_load_dir"))
     meta = teacher_meta(folder.meta, task, folder.path)
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
+    where = config.options(RecordsOptions, args)
     with main_rank_first():
-        records = open_records(args, task, tokenizer, "train")
+        records = open_records(where, task, tokenizer, "train")
     run.log("\n".join([describe_tokenizer(tokenizer), records_line(records)]))
-    if meta.get("content_sha256") != records.content_sha256:
-        run.log(
-            "note: the teacher was trained on other texts than these, and may have seen some that stand in dev or test now"
-        )
-    rows = select(records.domain, records.label, task, args)
-    more, more_sha256 = (
-        unlabelled_examples(args, task, tokenizer, len(records)) if args.unlabelled_file else (None, None)
-    )
-
-    def blocks():
-        return itertools.chain(chosen_blocks(records, rows), [more] if more else [])
+    note_other_texts(run, meta, records)
+    texts = choose_texts(args, task, tokenizer, records)
 
     # ------------ what to write, where, and whether it is there already
-    layers, facts = knowledge_facts(args, folder, meta, records, rows)
-    facts, count = {**facts, "unlabelled_sha256": more_sha256}, len(rows) + (len(more) if more else 0)
-    target = knowledge_folder(records_folder(args), folder.sha256, knowledge_dir(args))
+    kept = config.options(KnowledgeOptions, args)
+    layers = chosen_layers(kept, folder)
+    facts = knowledge_facts(kept, layers, folder, meta, records, texts)
+    target = knowledge_folder(where.folder, folder.sha256, one_folder(args.knowledge_dir))
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     run.hold(target.parent, f".{target.name}{LOCK}")
     if is_there(target, facts):
@@ -91,23 +89,8 @@ def main():
             writer.discard()
         run.log(f"{target} holds the knowledge of this teacher already: nothing to do")
         return
-    lengths = np.concatenate([block.lengths for block in blocks()])
-    sizes = expected_sizes(
-        lengths,
-        len(layers),
-        len(task.labels),
-        folder.config.hidden_size,
-        None if args.attention_heads == "mean" else folder.config.num_attention_heads,
-        args.hidden_states,
-        args.knowledge_vectors,
-    )
-    size, kinds = (
-        sum(sizes.values()),
-        ", ".join(f"{kind} {each / 1e6:.0f} MB" for kind, each in sizes.items()),
-    )
     check_replaceable(target, PREFIX, "--knowledge_dir")
-    run.log(f"{target} will take {size / 1e6:.0f} MB, {size / count / 1000:.0f} kB an example: {kinds}")
-    check_space(target, size)
+    check_room(run, target, texts, layers, kept, folder.config, len(task.labels))
 
     # ------------ the teacher
     device = select_device(args.device)
@@ -118,25 +101,101 @@ def main():
 
     # ------------ knowledge, part by part; the ranks take turns
     domains = DomainTable(len(task.domains), tuple(meta["seen_domains"]))
+    answer = functools.partial(
+        teacher_knowledge,
+        layers=layers,
+        attention_heads=kept.attention_heads,
+        hidden_states=kept.hidden_states,
+    )
     if get_rank() == 0:
         writer.begin()
     barrier()
 
-    def answer(model, batch):
-        return teacher_knowledge(model, batch, layers, args.attention_heads, args.hidden_states)
-
     def write(number, window):
         run.check_held()
         if not writer.has(number):
-            writer.write(
-                number, infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
-            )
+            items = infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
+            writer.write(number, items)
 
-    parts = share_over_ranks(windows(blocks(), count), count, write, "knowledge")
+    parts = share_over_ranks(windows(texts.blocks(), texts.count()), texts.count(), write, "knowledge")
     if get_rank() == 0:
         run.check_held()
         writer.finish(parts)
-        run.log(f"{target}: the knowledge of {count} examples is written")
+        run.log(f"{target}: the knowledge of {texts.count()} examples is written")
+
+
+class KnowledgeOptions(NamedTuple):
+    """The flags of what is stored of the teacher's answers; knowledge_layers None: the default ones."""
+
+    knowledge_layers: Optional[list]
+    attention_heads: str
+    hidden_states: bool
+    knowledge_vectors: str
+
+
+class Texts(NamedTuple):
+    """What the teacher answers: training records, and unlabelled texts after them.
+
+    rows: of the records that are chosen, rising; more: Examples or None, and more_sha256, of all of them.
+    """
+
+    records: Records
+    rows: np.ndarray
+    more: Optional[Examples]
+    more_sha256: Optional[str]
+
+    def count(self) -> int:
+        return len(self.rows) + (len(self.more) if self.more else 0)
+
+    def blocks(self):
+        """Yields Examples, those of one part of the records after the other."""
+        return itertools.chain(chosen_blocks(self.records, self.rows), [self.more] if self.more else [])
+
+
+def choose_texts(args, task, tokenizer, records):
+    """The Texts that the flags choose: of the training records, and of --unlabelled_file."""
+    selection, more = config.options(Selection, args), (None, None)
+    rows = select(records.domain, records.label, task, selection)
+    if args.unlabelled_file:
+        more = unlabelled_examples(
+            args.unlabelled_file, args.seq_length, selection, task, tokenizer, len(records)
+        )
+    return Texts(records, rows, *more)
+
+
+def note_other_texts(run, meta, records):
+    """Says in the log where the teacher was trained on other texts than the records hold."""
+    if meta.get("content_sha256") != records.content_sha256:
+        run.log(
+            "note: the teacher was trained on other texts than these, and may have seen some that stand in "
+            "dev or test now"
+        )
+
+
+def check_room(run, target, texts, layers, kept, bert, labels):
+    """Says in the log how much disk the knowledge will take, by kind. UserError where there is less.
+
+    Args:
+        kept: KnowledgeOptions; bert: the teacher's BertConfig; labels: how many classes there are.
+    """
+    heads = None if kept.attention_heads == "mean" else bert.num_attention_heads
+    lengths = np.concatenate([block.lengths for block in texts.blocks()])
+    sizes = expected_sizes(
+        lengths,
+        len(layers),
+        labels,
+        bert.hidden_size,
+        heads,
+        kept.hidden_states,
+        kept.knowledge_vectors,
+    )
+    size, kinds = (
+        sum(sizes.values()),
+        ", ".join(f"{kind} {each / 1e6:.0f} MB" for kind, each in sizes.items()),
+    )
+    each = size / texts.count() / 1000
+    run.log(f"{target} will take {size / 1e6:.0f} MB, {each:.0f} kB an example: {kinds}")
+    check_space(target, size)
 
 
 def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
@@ -172,40 +231,45 @@ def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
     return items
 
 
-def knowledge_facts(args, folder, meta, records, rows):
-    """The teacher layers to store, and what the manifest says of the knowledge."""
+def chosen_layers(kept, folder):
+    """The teacher layers to store, counted from 1. UserError where the teacher has none of them."""
     L = folder.config.num_hidden_layers
     default = evenly_spaced_layers(min(3, L), L)
-    layers = default if args.knowledge_layers is None else args.knowledge_layers
-    if args.hidden_states and not layers:
+    layers = default if kept.knowledge_layers is None else kept.knowledge_layers
+    if kept.hidden_states and not layers:
         raise UserError("--knowledge_layers none: there are no layers whose --hidden_states could be stored.")
     if max(layers, default=0) > L:
         raise UserError(
             f"--knowledge_layers {','.join(map(str, layers))}: the teacher {folder.path} has {L} layers."
         )
-    heads = "mean" if args.attention_heads == "mean" else folder.config.num_attention_heads
-    return layers, {
+    return layers
+
+
+def knowledge_facts(kept, layers, folder, meta, records, texts):
+    """What the manifest says of the knowledge of a teacher, a ModelFolder with that `meta`."""
+    return {
         "teacher_sha256": folder.sha256,
         "content_sha256": records.content_sha256,
-        **examples_facts(rows),
+        **examples_facts(texts.rows),
         "layers": list(layers),
-        "teacher_layers": L,
+        "teacher_layers": folder.config.num_hidden_layers,
         "width": folder.config.hidden_size,
-        "attention_heads": heads,
+        "attention_heads": "mean" if kept.attention_heads == "mean" else folder.config.num_attention_heads,
         "precision": "float16",
-        "hidden_states": args.hidden_states,
+        "hidden_states": kept.hidden_states,
         "domain_feature": meta["domain_head"],
-        "vectors": args.knowledge_vectors,
+        "vectors": kept.knowledge_vectors,
+        "unlabelled_sha256": texts.more_sha256,
     }
 
 
-def knowledge_dir(args):
+def one_folder(folders):
     """The one folder that --knowledge_dir names here, or None."""
-    if args.knowledge_dir and len(args.knowledge_dir) > 1:
+    if folders and len(folders) > 1:
         raise UserError(
-            f"--knowledge_dir: found {len(args.knowledge_dir)} folders, expected one: this stage runs one teacher."
+            f"--knowledge_dir: found {len(folders)} folders, expected one: this stage runs one teacher."
         )
-    return args.knowledge_dir[0] if args.knowledge_dir else None
+    return folders[0] if folders else None
 
 
 def is_there(target, facts):

@@ -14,15 +14,17 @@ import config  # isort: skip  (first: it says what is not installed)
 FLAGS = (config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
 config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
 
+import functools
 import itertools
 
 import numpy as np
 
 from data.selection import (
+    RecordsOptions,
+    Selection,
     chosen_blocks,
     examples_facts,
     open_records,
-    records_folder,
     records_line,
     select,
 )
@@ -51,28 +53,29 @@ def main():
 
     # ------------ data: TSV -> records
     run = Run()
-    run.log("\n".join(version_and_flag_lines(args)))
+    run.log("\n".join(version_and_flag_lines(args.changed)))
     task = load_task(args.task_name, args.data_dir)
     folder = read_model(config.require_flag(args, "model_load_dir"))
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
-    run.hold(records_folder(args))
-    check_report(records_folder(args))
+    where = config.options(RecordsOptions, args)
+    run.hold(where.folder)
+    check_report(where.folder)
     with main_rank_first():
         if get_rank() == 0:
-            remove_partial_writes(records_folder(args))
-        records = {split: open_records(args, task, tokenizer, split, scored=False) for split in SPLITS}
+            remove_partial_writes(where.folder)
+        records = {split: open_records(where, task, tokenizer, split, scored=False) for split in SPLITS}
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
-    domain, label = records["train"].domain, records["train"].label
-    rows = select(domain, label, task, args)
+    train = records["train"]
+    rows = select(train.domain, train.label, task, config.options(Selection, args))
     facts = {"encoder_sha256": folder.sha256, "alpha": args.alpha, **examples_facts(rows)}
     plan = {
         **facts,
-        "content_sha256": [records[split].content_sha256 for split in SPLITS],
+        "content_sha256": [each.content_sha256 for each in records.values()],
         "eval_batch_size": args.eval_batch_size_per_device,
     }
-    parts = PartsFolder(records_folder(args) / ".embeddings", "embeddings", plan)
-    if all(records[split].scores == facts for split in SPLITS):
+    parts = PartsFolder(where.folder / ".embeddings", "embeddings", plan)
+    if all(each.scores == facts for each in records.values()):
         if get_rank() == 0:
             parts.discard()
         run.log("these records and their scores are there already: nothing to do")
@@ -86,57 +89,58 @@ def main():
     model.to(device)
 
     # ------------ embeddings of every text, part by part; the ranks take turns
-    if get_rank() == 0:
-        parts.begin()
-    barrier()
     table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
-
-    def embed(number, window):
-        run.check_held()
-        if parts.get(number) is None:
-            parts.put(
-                number,
-                np.stack(
-                    infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)
-                ).tobytes(),
-            )
-
-    blocks = itertools.chain.from_iterable(
-        chosen_blocks(records[split], np.arange(len(records[split]))) for split in SPLITS
+    embed = functools.partial(
+        infer,
+        model,
+        batch_size=args.eval_batch_size_per_device,
+        domains=table,
+        device=device,
+        answer=embeddings,
     )
-    total = sum(map(len, records.values()))
-    count = share_over_ranks(windows(blocks, total), total, embed, "embeddings")
+    count = store_embeddings(run, parts, records.values(), embed)
     if get_rank() > 0:
         return
 
     # ------------ prototypes of the training examples chosen; scores
     H = folder.config.hidden_size
-    axes = class_directions(stored_vectors(parts, count, H), domain, label, rows, task)
-    vectors = stored_vectors(parts, count, H)
-    scores = {}
-    for split in SPLITS:
-        facts_of_each = zip(records[split].domain, records[split].label, vectors)
-        scores[split] = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in facts_of_each]
-    write_report(
-        run,
-        records_folder(args) / "report.html",
-        scores_page,
-        task,
-        domain,
-        label,
-        scores["train"],
-        args.alpha,
-        rows,
-        stored_vectors(parts, count, H),
-        axes,
-    )
+    axes = class_directions(stored_vectors(parts, count, H), train.domain, train.label, rows, task)
+    vectors, scores = stored_vectors(parts, count, H), {}
+    for split, each in records.items():
+        examples = zip(each.domain, each.label, vectors)
+        scores[split] = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in examples]
+    page = scores_page, task, train.domain, train.label, scores["train"], args.alpha, rows
+    write_report(run, where.folder / "report.html", *page, stored_vectors(parts, count, H), axes)
     for split, values in scores.items():
         run.check_held()
         with_scores(records[split], values, facts)
         run.log(
-            f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}"
+            f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to "
+            f"{max(values):.4f}"
         )
     parts.remove()
+
+
+def store_embeddings(run, parts, records, embed):
+    """Stores f(x) of every example of the Records, part by part, in the PartsFolder; the ranks take turns.
+
+    Args:
+        embed: takes a window of Examples to an iterable of their vectors.
+    Returns:
+        how many parts there are.
+    """
+    if get_rank() == 0:
+        parts.begin()
+    barrier()
+
+    def store(number, window):
+        run.check_held()
+        if parts.get(number) is None:
+            parts.put(number, np.stack(embed(window)).tobytes())
+
+    blocks = itertools.chain.from_iterable(chosen_blocks(each, np.arange(len(each))) for each in records)
+    total = sum(map(len, records))
+    return share_over_ranks(windows(blocks, total), total, store, "embeddings")
 
 
 def check_report(folder):

@@ -4,6 +4,7 @@ records.
 
 import hashlib
 import pathlib
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -14,36 +15,64 @@ from data.tasks import SPLITS, missing_names, split_path
 from util import UserError, random_stream
 
 
-def open_records(args, task, tokenizer, split, scored=True):
+class RecordsOptions(NamedTuple):
+    """The flags that say where the records are, and how they are made."""
+
+    data_dir: str
+    ofrecord_dir: Optional[str] = None
+    resave_ofrecord: bool = False
+    seq_length: int = 128
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder of the records of all splits."""
+        return records_folder(self.data_dir, self.ofrecord_dir)
+
+
+class Selection(NamedTuple):
+    """The flags that choose examples, in the order in which they apply."""
+
+    train_example_num: Optional[int] = None
+    eval_example_num: Optional[int] = None
+    domain: Optional[str] = None
+    exclude_domain: Optional[str] = None
+    data_portion: float = 1.0
+    seed: int = 42
+
+
+def open_records(options, task, tokenizer, split, scored=True):
     """The checked records of a split, written again from its TSV where --resave_ofrecord says so.
 
     Args:
+        options: RecordsOptions.
         scored: whether scores must be there (stages 2 to 4); stage 1 makes them.
     Raises:
         UserError: the records are missing, broken, or of other data than the flags name.
     """
-    folder = records_folder(args) / split
-    if args.resave_ofrecord:
-        records = resave(task, args.data_dir, folder, split, tokenizer, args.seq_length, scored)
+    folder = options.folder / split
+    if options.resave_ofrecord:
+        records = resave(task, options.data_dir, folder, split, tokenizer, options.seq_length, scored)
     else:
         records = Records(folder, split)
-        check_fits(records, task, args.seq_length, tokenizer, split_path(args.data_dir, split))
+        check_fits(records, task, options.seq_length, tokenizer, split_path(options.data_dir, split))
         if scored:
             records.require_scores()
     return records
 
 
-def open_splits(args, task, tokenizer):
+def open_splits(options, selection, task, tokenizer):
     """What a training script reads: the Records of each split, the chosen training Examples, and those of dev
     and test.
 
+    Args:
+        options: RecordsOptions; selection: Selection.
     Returns:
         {split: Records}, Examples, {"dev": Examples, "test": Examples}.
     """
-    records = {split: open_records(args, task, tokenizer, split) for split in SPLITS}
-    examples = training_examples(records["train"], task, args)
+    records = {split: open_records(options, task, tokenizer, split) for split in SPLITS}
+    examples = training_examples(records["train"], task, selection)
     heldout = {
-        "dev": dev_examples(records["dev"], task, args),
+        "dev": dev_examples(records["dev"], task, selection),
         "test": Examples.of_records(records["test"]),
     }
     return records, examples, heldout
@@ -62,9 +91,9 @@ def records_line(records):
     )
 
 
-def records_folder(args):
+def records_folder(data_dir: str, ofrecord_dir: Optional[str] = None) -> pathlib.Path:
     """The folder of the records of all splits."""
-    return pathlib.Path(args.ofrecord_dir or pathlib.Path(args.data_dir, "ofrecord"))
+    return pathlib.Path(ofrecord_dir or pathlib.Path(data_dir, "ofrecord"))
 
 
 def chosen_blocks(records, rows):
@@ -75,17 +104,18 @@ def chosen_blocks(records, rows):
         yield chosen.take(slice(first, end))
 
 
-def training_examples(records, task, args):
+def training_examples(records, task, selection):
     """The chosen training examples, Examples."""
-    return Examples.of_records(records, select(records.domain, records.label, task, args))
+    return Examples.of_records(records, select(records.domain, records.label, task, selection))
 
 
-def dev_examples(records, task, args):
+def dev_examples(records, task, selection):
     """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain
     keep.
     """
-    count = check_limit(len(records), args.eval_example_num, "--eval_example_num", "dev")
-    rows = np.flatnonzero(domain_mask(records.domain[:count], task, args))
+    count = check_limit(len(records), selection.eval_example_num, "--eval_example_num", "dev")
+    mask = domain_mask(records.domain[:count], task, selection.domain, selection.exclude_domain)
+    rows = np.flatnonzero(mask)
     if not len(rows):
         raise UserError(
             "no dev example is left after --eval_example_num, --domain and --exclude_domain: loosen one of "
@@ -94,28 +124,25 @@ def dev_examples(records, task, args):
     return Examples.of_records(records, rows)
 
 
-def select(domain, label, task, args):
-    """The rows of the training split that the flags of the group `selection` choose, rising.
+def select(domain, label, task, selection):
+    """The rows of the training split that a Selection chooses, rising.
 
     Args:
         domain, label: int [N], of all records.
     Raises:
         UserError: more examples asked for than there are, an unknown domain, nothing left.
     """
-    rows = np.arange(
-        check_limit(len(domain), args.train_example_num, "--train_example_num", "training"), dtype=np.int32
-    )
-    rows = rows[domain_mask(domain[rows], task, args)]
-    if args.data_portion < 1:
-        rows = np.sort(
-            np.concatenate(
-                [
-                    _portion(rows[(domain[rows] == k) & (label[rows] == m)], args, k, m)
-                    for k in range(len(task.domains))
-                    for m in range(len(task.labels))
-                ]
-            )
+    count = check_limit(len(domain), selection.train_example_num, "--train_example_num", "training")
+    rows = np.arange(count, dtype=np.int32)
+    rows = rows[domain_mask(domain[rows], task, selection.domain, selection.exclude_domain)]
+    if selection.data_portion < 1:
+        strata = (
+            (rows[(domain[rows] == k) & (label[rows] == m)], k, m)
+            for k in range(len(task.domains))
+            for m in range(len(task.labels))
         )
+        portions = [_portion(each, selection.data_portion, selection.seed, k, m) for each, k, m in strata]
+        rows = np.sort(np.concatenate(portions))
     if not len(rows):
         raise UserError(
             "no training example is left after --train_example_num, --domain and --exclude_domain: loosen "
@@ -142,13 +169,10 @@ def check_limit(available, limit, flag, what):
     return available if limit is None else limit
 
 
-def domain_mask(domain, task, args):
-    """True where --domain and --exclude_domain keep an example. int [N] -> bool [N]."""
+def domain_mask(domain, task, only=None, without=None):
+    """True where --domain, `only`, and --exclude_domain, `without`, keep an example. int [N] -> bool [N]."""
     keep = np.ones(len(domain), bool)
-    for flag, name, wanted in (
-        ("--domain", args.domain, True),
-        ("--exclude_domain", args.exclude_domain, False),
-    ):
+    for flag, name, wanted in (("--domain", only, True), ("--exclude_domain", without, False)):
         if name is not None:
             if name not in task.domains:
                 raise UserError(
@@ -158,7 +182,7 @@ def domain_mask(domain, task, args):
     return keep
 
 
-def _portion(rows, args, k, m):
+def _portion(rows, share, seed, k, m):
     """At least one of `rows` where there is one, the same for a seed and a share."""
-    wanted = max(1, round(len(rows) * args.data_portion))
-    return random_stream(args.seed, "portion", k, m).permutation(rows)[:wanted]
+    wanted = max(1, round(len(rows) * share))
+    return random_stream(seed, "portion", k, m).permutation(rows)[:wanted]

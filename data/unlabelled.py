@@ -99,17 +99,16 @@ class PackedTexts:
         return digest.hexdigest()
 
 
-def unlabelled_examples(args, task, tokenizer, start):
-    """The texts of --unlabelled_file as Examples that are numbered from `start`, and a SHA-256 of them all.
+def unlabelled_examples(path, seq_length, selection, task, tokenizer, start):
+    """The texts of the file `path` as Examples that are numbered from `start`, and a SHA-256 of them all.
 
-    Those of a domain that the flags leave out are left out; one whose domain is not known has domain K.
+    Those of a domain that the Selection leaves out are left out; one whose domain is not known has domain K.
     Labels and scores are 0: see `with_pseudo_labels`. There may be none left.
     Raises:
         UserError: a fault in the file, or a file without texts.
     """
-    path = args.unlabelled_file
-    blocks = encode_rows(path, _rows(path), text_parser(task, path), tokenizer, args.seq_length, SIZE)
-    texts = PackedTexts(blocks, args.seq_length, tokenizer.vocab_size, tokenizer.vocab["[PAD]"])
+    blocks = encode_rows(path, _rows(path), text_parser(task, path), tokenizer, seq_length, SIZE)
+    texts = PackedTexts(blocks, seq_length, tokenizer.vocab_size, tokenizer.vocab["[PAD]"])
     N = len(texts.lengths)
     if not N:
         raise UserError(f"{path}: found a header and no texts, expected one or more.")
@@ -119,7 +118,7 @@ def unlabelled_examples(args, task, tokenizer, start):
         "idxs": np.arange(start, start + N, dtype=np.int32),
         "weights": np.zeros(N, np.float32),
     }
-    kept = np.flatnonzero(domain_mask(texts.domain, task, args))
+    kept = np.flatnonzero(domain_mask(texts.domain, task, selection.domain, selection.exclude_domain))
     return Examples(texts, np.arange(N, dtype=np.int32), columns, texts.lengths).take(kept), texts.sha256()
 
 

@@ -114,6 +114,27 @@ def class_logits(model, arrays, task, batch_size, domains, device):
     return all_reduce_sum(logits, device)
 
 
+class Heldout(NamedTuple):
+    """The dev and test examples of a run, and how a model is run over them.
+
+    splits: {"dev": Examples, "test": Examples}; domains: the DomainTable of the model.
+    """
+
+    splits: dict
+    task: tuple
+    domains: DomainTable
+    device: "flow.device"
+    batch_size: int
+
+    def logits(self, model, split: str) -> np.ndarray:
+        """The class logits of a split, float32 [N, M]; see `class_logits`."""
+        return class_logits(model, self.splits[split], self.task, self.batch_size, self.domains, self.device)
+
+    def dev_metrics(self, model) -> dict:
+        """Metrics on dev; see `classification_metrics`."""
+        return evaluate(model, self.splits["dev"], self.task, self.batch_size, self.domains, self.device)
+
+
 def logits_metrics(logits, arrays, task):
     """`classification_metrics` of class logits [N, M] for the records stacked in `arrays`."""
     return classification_metrics(

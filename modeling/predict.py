@@ -1,8 +1,10 @@
 """Labels for raw texts from a snapshot alone: each line of a file is answered, in their order, a window of them in memory at a time."""
 
+import contextlib
 import itertools
 import pathlib
 import sys
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -65,66 +67,93 @@ def wants_prediction(args):
             "--resume goes on with an --output_file, and none is given: name it, or leave --resume out."
         )
     if args.output_file is not None:
-        check_output(args.output_file, args.predict_file, answer_form(args))
+        check_output(args.output_file, args.predict_file, answer_form(args.predict_file, args.predict_format))
     return True
 
 
-def answer_form(args):
+def answer_form(predict_file, predict_format):
     """The form of the answers: that of the texts, TSV for plain lines."""
-    form, _ = detect_form(args.predict_file, args.predict_format)
+    form, _ = detect_form(predict_file, predict_format)
     return "tsv" if form == "lines" else form
 
 
-def predict(args):
-    """--do_predict: answers each text of --predict_file with its label and the probability of each label of the snapshot.
+class PredictionOptions(NamedTuple):
+    """The flags of a prediction."""
 
-    A text without a token gets no label; a line with a fault is left out of the answers and told at the end, with exit code 1.
+    model_load_dir: str
+    predict_file: str
+    output_file: Optional[str] = None
+    predict_format: Optional[str] = None
+    text_column: Optional[list] = None
+    min_confidence: Optional[float] = None
+    resume: bool = False
+    vocab_file: Optional[str] = None
+    do_lower_case: Optional[bool] = None
+    device: str = "auto"
+    encoder: str = "auto"
+    cpu_threads: Union[str, int] = "auto"
+    eval_batch_size_per_device: int = 48
+
+
+def predict(options):
+    """--do_predict: answers each text of --predict_file with its label and the probability of each label of
+    the snapshot.
+
+    A text without a token gets no label; a line with a fault is left out of the answers and told at the end,
+    with exit code 1.
 
     Raises:
         UserError: a fault in the snapshot, or in the file of texts as a whole.
     """
-    folder = read_model(args.model_load_dir)
-    if args.output_file is not None:
-        check_no_model_file(args.output_file, folder.path, args.vocab_file)
+    folder = read_model(options.model_load_dir)
+    if options.output_file is not None:
+        check_no_model_file(options.output_file, folder.path, options.vocab_file)
     task, seq_length, domains = task_from_meta(folder)
     truncate = folder.meta.get("truncate", "head")  # older snapshots do not say it
-    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, truncate)
+    tokenizer = tokenizer_for(folder.path, options.vocab_file, options.do_lower_case, truncate)
     check_fits_model(folder, task, seq_length, tokenizer)
-    device = select_device(args.device)
-    make_encoder = choose_encoder(args.encoder, device, args.cpu_threads)
-    class_heads = class_head_kind(folder)
-    model = DomainClassifier(
-        folder.config, len(task.labels), domains.K, class_heads=class_heads, make_encoder=make_encoder
-    )
-    load_weights(model, folder, allow_missing=())
-    model.to(device)
-
-    text = tuple(args.text_column or task.text)
+    probabilities = load_classifier(folder, task, domains, options)
+    text = tuple(options.text_column or task.text)
     if len(text) != len(task.text):
         raise UserError(
-            f"--text_column {' '.join(text)}: the snapshot takes {len(task.text)} text(s) ({', '.join(task.text)}): name as many."
+            f"--text_column {' '.join(text)}: the snapshot takes {len(task.text)} text(s) "
+            f"({', '.join(task.text)}): name as many."
         )
-    form, _ = detect_form(args.predict_file, args.predict_format)
-    path = STDIN if args.predict_file == "-" else args.predict_file
+    form, _ = detect_form(options.predict_file, options.predict_format)
+    path = STDIN if options.predict_file == "-" else options.predict_file
     facts = {
         "model": folder.sha256,
         "form": form,
         "text columns": list(text),
-        "eval_batch_size_per_device": args.eval_batch_size_per_device,
-        "min_confidence": args.min_confidence,
+        "eval_batch_size_per_device": options.eval_batch_size_per_device,
+        "min_confidence": options.min_confidence,
     }
 
-    def probabilities(features):
-        return class_probabilities(model, features, args.eval_batch_size_per_device, domains, device)
-
-    with open_rows(args.predict_file, args.predict_format) as lines:
+    with contextlib.ExitStack() as opened:
+        lines = opened.enter_context(open_rows(options.predict_file, options.predict_format))
         table = Table(path, lines, form, text)
-        with open_output(args.output_file, facts, args.resume) as out:
-            with progress(total=count_lines(args.predict_file), unit="line") as bar:
-                tally = answer_rows(
-                    table, task.labels, out, tokenizer, seq_length, probabilities, args.min_confidence, bar
-                )
+        out = opened.enter_context(open_output(options.output_file, facts, options.resume))
+        bar = opened.enter_context(progress(total=count_lines(options.predict_file), unit="line"))
+        answer = (tokenizer, seq_length, probabilities, options.min_confidence)
+        tally = answer_rows(table, task.labels, out, *answer, bar)
     tally.tell(path)
+
+
+def load_classifier(folder, task, domains, options):
+    """What takes a list of Features to the probability of each label, float [n, M], by the model in `folder`."""
+    device = select_device(options.device)
+    model = DomainClassifier(
+        folder.config,
+        len(task.labels),
+        domains.K,
+        class_heads=class_head_kind(folder),
+        make_encoder=choose_encoder(options.encoder, device, options.cpu_threads),
+    )
+    load_weights(model, folder, allow_missing=())
+    model.to(device)
+    return lambda features: class_probabilities(
+        model, features, options.eval_batch_size_per_device, domains, device
+    )
 
 
 class Tally:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from config import count, module_parser, natural, share
-from data.selection import select
+from config import count, module_parser, natural, options, share
+from data.selection import Selection, select
 from data.store.files import atomic_file
 from data.tasks import Example, Task, clean, load_task, read_examples, split_path
 from tokenization import FullTokenizer, tokenizer_for
@@ -158,11 +158,11 @@ def texts_of_example(example: Example) -> tuple:
     return (example.text_a,) if example.text_b is None else (example.text_a, example.text_b)
 
 
-def choose_examples(task: Task, args) -> list:
+def choose_examples(task: Task, data_dir: str, selection: Selection) -> list:
     """The training examples that the selection flags choose, as stages 1, 2 and 4 choose them."""
-    examples = list(read_examples(task, split_path(args.data_dir, "train")))
+    examples = list(read_examples(task, split_path(data_dir, "train")))
     domain, label = (np.array([getattr(each, name) for each in examples]) for name in ("domain", "label"))
-    return [examples[row] for row in select(domain, label, task, args)]
+    return [examples[row] for row in select(domain, label, task, selection)]
 
 
 # --------------------------------------------------------------------------------------- the command
@@ -213,7 +213,7 @@ def ordered_tokens(tokenizer: FullTokenizer) -> list:
 def main():
     args = make_parser().parse_args()
     task = load_task(args.task_name, args.data_dir)
-    examples = choose_examples(task, args)
+    examples = choose_examples(task, args.data_dir, options(Selection, args))
     tokenizer = tokenizer_for(args.model_load_dir, args.vocab_file)
     neighbours = Neighbours(read_word_vectors(pathlib.Path(args.model_load_dir)), ordered_tokens(tokenizer))
     rates = Rates(args.replace, args.drop, args.recombine)

@@ -7,6 +7,7 @@ import importlib.metadata
 import pathlib
 import platform
 
+from data.selection import records_folder
 from util import sha256
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -27,21 +28,21 @@ CONTENT = {  # of the folder that a flag names, the files that count
 }
 
 
-def machine_facts(args, local_ranks):
+def machine_facts(flags: dict, local_ranks: int) -> dict:
     """{what: value as text} of this machine, for a comparison.
 
     Args:
-        args: the flags of a script; local_ranks: how many ranks this machine takes part with.
+        flags: {name: value} of a script; local_ranks: how many ranks this machine takes part with.
     """
-    flags = {f"--{name}": str(value) for name, value in vars(args).items() if name not in OWN | PATHS}
+    alike = {f"--{name}": str(value) for name, value in flags.items() if name not in OWN | PATHS}
     versions = {name: importlib.metadata.version(name) for name in ("oneflow", "numpy")}
     return {
-        **flags,
+        **alike,
         **versions,
         "Python": platform.python_version(),
         "ranks on a machine": str(local_ranks),
         "the code of this suite": _code_hash(),
-        **_file_facts(args),
+        **_file_facts(flags),
     }
 
 
@@ -54,20 +55,20 @@ def _code_hash():
     return f"SHA-256 {digest.hexdigest()[:12]}..."
 
 
-def _file_facts(args):
+def _file_facts(flags):
     """A hash of each file that the flags lead to; "nothing" for one that is not there."""
     facts = {}
     for flag, names in CONTENT.items():
-        value = getattr(args, flag, None)
+        value = flags.get(flag)
         folders = value if isinstance(value, list) else [value] if value else []
         for name in names if folders else ():
             hashes = [_hash(pathlib.Path(folder, name)) for folder in folders]
             facts[f"{name} of --{flag}"] = ", ".join(hashes)
     for flag in ("vocab_file", "unlabelled_file"):
-        if getattr(args, flag, None):
-            facts[f"the file of --{flag}"] = _hash(pathlib.Path(getattr(args, flag)))
-    if getattr(args, "data_dir", None):
-        records = pathlib.Path(args.ofrecord_dir or pathlib.Path(args.data_dir, "ofrecord"))
+        if flags.get(flag):
+            facts[f"the file of --{flag}"] = _hash(pathlib.Path(flags[flag]))
+    if flags.get("data_dir"):
+        records = records_folder(flags["data_dir"], flags["ofrecord_dir"])
         for path in sorted(records.glob("[!.]*/manifest.json")):
             facts[f"{path.parent.name}/manifest.json of the records"] = _hash(path)
     return facts

@@ -20,33 +20,30 @@ import tempfile
 import time
 import types
 
+from config import options
 from modeling.cpu.threads import cores
 from modeling.distributed.facts import machine_facts
 from modeling.distributed.machines import Machines
+from modeling.distributed.ranks import RankOptions, local_ranks
 from util import (
     EXIT_REPORT_DIR,
     LAUNCHER,
     STOPPED,
     Signals,
-    UserError,
     get_rank,
     get_world_size,
     load_oneflow,
-    read_json,
     stop,
     stop_with_parent,
 )
 
-flow = load_oneflow()
+load_oneflow()
 from oneflow.distributed import launch as oneflow_launch  # noqa: E402
 
 PORT = 29500  # where machines meet unless they are told otherwise: that of oneflow.distributed.launch
-MOST = 1024  # ranks of one machine; a snapshot that says more is broken
 REPORTS = ("pid", "err", "json")  # the files of a rank: its number, what C++ printed, its last sentence
-TO_SAVE, TO_DIE = (
-    600,
-    3,
-)  # seconds that ranks have to end: a step, an evaluation and a save; and when one of them has ended
+TO_SAVE = 600  # seconds that ranks have to end: a step, an evaluation and a save
+TO_DIE = 3  # seconds that they have when one of them has ended
 
 
 def launch_ranks(args):
@@ -59,81 +56,29 @@ def launch_ranks(args):
         UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks,
             when they have ended.
     """
-    local, machines = _local_ranks(args), None
-    if args.num_nodes > 1 and get_world_size() == 1:
-        port, facts = args.master_port or PORT, machine_facts(args, local)
+    ranks, machines = options(RankOptions, args), None
+    local = local_ranks(ranks)
+    if ranks.num_nodes > 1 and get_world_size() == 1:
+        port, facts = ranks.master_port or PORT, machine_facts(vars(args), local)
         machines = Machines(
-            args.node_rank, args.num_nodes, args.master_addr, port, args.network_timeout, facts
+            ranks.node_rank, ranks.num_nodes, ranks.master_addr, port, ranks.network_timeout, facts
         )
         machines.meet()
-    launch(local, args.num_nodes, args.node_rank, args.master_addr, args.master_port, machines, _go_on(args))
+    address = ranks.master_addr, ranks.master_port
+    launch(local, ranks.num_nodes, ranks.node_rank, *address, machines, _go_on(vars(args)))
     if get_rank() > 0:
         args.resave_ofrecord = False  # the first rank does it
 
 
-def _go_on(args):
-    """How a run over several machines goes on after one was lost."""
+def _go_on(flags):
+    """How a run over several machines goes on after one was lost. flags: {name: value}."""
     words = ["python3", *sys.argv]
-    if "resume" in vars(args):
-        words += [] if args.resume or args.resume_from else ["--resume"]
-        words += [] if args.model_save_dir or args.resume_from else ["--model_save_dir", "RUN_FOLDER"]
+    if "resume" in flags and not flags["resume_from"]:  # a training script
+        words += [] if flags["resume"] else ["--resume"]
+        words += [] if flags["model_save_dir"] else ["--model_save_dir", "RUN_FOLDER"]
     return (
         f"What was saved is whole. To go on, on this machine and likewise on the others:\n{shlex.join(words)}"
     )
-
-
-def devices(args):
-    """How many batches of --batch_size_per_device a step takes: one for a GPU, or the CPUs of a machine."""
-    return args.num_nodes * (args.gpu_num_per_node if _on_gpus(args) else 1)
-
-
-def _on_gpus(args):
-    return args.device == "cuda" or args.device == "auto" and flow.cuda.is_available()
-
-
-def _local_ranks(args):
-    """How many ranks this machine takes part with."""
-    if args.node_rank >= args.num_nodes:
-        raise UserError(
-            f"--node_rank {args.node_rank}: of --num_nodes {args.num_nodes} the last is {args.num_nodes - 1}."
-        )
-    if _on_gpus(args):
-        if args.gpu_num_per_node > flow.cuda.device_count():
-            raise UserError(
-                f"--gpu_num_per_node {args.gpu_num_per_node}: OneFlow finds {flow.cuda.device_count()} GPUs "
-                "here."
-            )
-        return args.gpu_num_per_node
-    if args.gpu_num_per_node > 1:
-        raise UserError(
-            f"--gpu_num_per_node {args.gpu_num_per_node}: there is no GPU to run on; --cpu_processes is the "
-            "flag for CPUs."
-        )
-    if getattr(args, "resume_from", None):
-        return _resumed_ranks(args)
-    return args.cpu_processes or 1
-
-
-def _resumed_ranks(args):
-    """The ranks of the run that --resume_from names, on this machine; what is wrong with the snapshot is said
-    where it is read.
-    """
-    try:
-        total = read_json(pathlib.Path(args.resume_from, "meta.json"), "the description of the snapshot")[
-            "ranks"
-        ]
-        local = max(1, int(total) // args.num_nodes)
-    except (UserError, KeyError, TypeError, ValueError):
-        return 1
-    if local > MOST:
-        return 1
-    if args.cpu_processes not in (None, local):
-        raise UserError(
-            f"--resume_from {args.resume_from}: that run had {total} ranks, and with --cpu_processes "
-            f"{args.cpu_processes} it would "
-            "become another one: leave the flag out."
-        )
-    return local
 
 
 # --------------------------------------------------------------------------------------- launching

@@ -15,32 +15,46 @@ from util import UserError, load_oneflow
 flow = load_oneflow()
 
 
-def active_terms(args):
-    """{term: its weight} by the flags of the group `distillation`; terms of weight 0 are left out.
+class DistillationOptions(NamedTuple):
+    """The flags of what a student learns from its teacher, and when."""
 
+    num_epochs: int
+    max_steps: Optional[int]
+    intermediate_epochs: int
+    class_weights: str
+    expertise_weight: str
+    expertise_spread: float
+    attention_match: str
+    temperature: float
+
+
+def active_terms(weights, options):
+    """The terms of `weights`, {term: its weight}, without those of weight 0.
+
+    Args:
+        options: DistillationOptions.
     Raises:
         UserError: no term at all, a phase without one, weights for the hard labels without these, or two phases and --max_steps.
     """
-    weights = {name: getattr(args, term.flag) for name, term in TERMS.items()}
     terms = {name: weight for name, weight in weights.items() if weight > 0}
     if not terms:
         raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
-    if args.class_weights != "none" and "hard" not in terms:
+    if options.class_weights != "none" and "hard" not in terms:
         raise UserError(
-            f"--class_weights {args.class_weights} weighs hard labels here, and --hard_label_weight is 0: raise it, or leave "
+            f"--class_weights {options.class_weights} weighs hard labels here, and --hard_label_weight is 0: raise it, or leave "
             "--class_weights out."
         )
-    if args.intermediate_epochs >= args.num_epochs:
+    if options.intermediate_epochs >= options.num_epochs:
         raise UserError(
-            f"--intermediate_epochs {args.intermediate_epochs} leaves none of the --num_epochs {args.num_epochs} "
+            f"--intermediate_epochs {options.intermediate_epochs} leaves none of the --num_epochs {options.num_epochs} "
             "for the second phase: lower it."
         )
-    if args.intermediate_epochs and args.max_steps:
+    if options.intermediate_epochs and options.max_steps:
         raise UserError(
-            f"--max_steps {args.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
+            f"--max_steps {options.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
             "--intermediate_epochs 0."
         )
-    if args.intermediate_epochs and not all(
+    if options.intermediate_epochs and not all(
         names_of_phase(phase, terms) for phase in (PREDICTION, INTERMEDIATE)
     ):
         raise UserError(
@@ -95,41 +109,35 @@ def spread_expertise(examples, knowledge, spread):
     return losses.spread_weights(expertise, spread)
 
 
-def make_targets(items, batch, terms, matches, manifest, args, device, expertise=None):
+def make_targets(items, batch, terms, matches, manifest, options, device, expertise=None):
     """The TeacherTargets of a Batch.
 
     Args:
         items: the knowledge of each example, in the order of the batch.
         terms: the names of the terms that count; matches: {student layer: teacher layer}, both from 1.
-        manifest: of the knowledge.
-        expertise: the weights of the examples by `spread_expertise`, float32 [B]; None: as --expertise_weight says.
+        manifest: of the knowledge; options: DistillationOptions.
+        expertise: the weights of the examples by `spread_expertise`, float32 [B]; None: as --expertise_weight
+            says.
     """
-    T, at, mask = (
-        batch.input_ids.shape[1],
-        {layer: i for i, layer in enumerate(manifest["layers"])},
-        batch.input_mask,
-    )
-    logits, representation, feature = (
-        np.stack([item[key] for item in items]) for key in ("logits", "representation", "domain_feature")
-    )
-    if expertise is None and args.expertise_weight == "lambda":
+    mask, T = batch.input_mask, batch.input_ids.shape[1]
+    place = {layer: i for i, layer in enumerate(manifest["layers"])}
+    vectors = ("logits", "representation", "domain_feature")
+    logits, representation, feature = (np.stack([item[key] for item in items]) for key in vectors)
+    softened = np.stack([item.get("softened", item["logits"]) for item in items])  # the mean of several
+    if expertise is None and options.expertise_weight == "lambda":
         expertise = losses.domain_expertise(batch.weights, logits, batch.label)
     elif expertise is None:
         expertise = np.ones(len(logits), np.float32)
-    attention = {
-        student: pad([item["attention"][at[teacher]] for item in items], T, 2)
-        for student, teacher in matches.items()
-        if "attention" in terms
-    }
-    hidden = {
-        student: tensor(pad([item["hidden"][at[teacher]] for item in items], T, 1), device)
-        for student, teacher in matches.items()
-        if "hidden" in terms
-    }
+    attention, hidden = {}, {}
+    for student, teacher in matches.items():
+        at = place[teacher]
+        if "attention" in terms:
+            attention[student] = pad([item["attention"][at] for item in items], T, 2)
+        if "hidden" in terms:
+            hidden[student] = tensor(pad([item["hidden"][at] for item in items], T, 1), device)
     pairs = losses.pair_weights(mask) if attention else None
     tokens = tensor(losses.token_weights(mask), device) if hidden else None
-    centring = losses.centring_matrix(mask) if args.attention_match == "centred" and attention else None
-    softened = np.stack([item.get("softened", item["logits"]) for item in items])  # the mean of several
+    centring = losses.centring_matrix(mask) if options.attention_match == "centred" and attention else None
     return TeacherTargets(
         tensor(softened, device),
         tensor(expertise, device),
@@ -141,7 +149,7 @@ def make_targets(items, batch, terms, matches, manifest, args, device, expertise
         tokens,
         centring,
         manifest["attention_heads"] == "mean",
-        args.temperature,
+        options.temperature,
     )
 
 

@@ -184,6 +184,11 @@ def add_flags(parser):
         group.add_argument(f"--{term.flag}", type=config.weight, default=term.default, help=f"of {term.help}")
 
 
+def term_weights(flags: dict) -> dict:
+    """{term: its weight} by the flags {name: value}, those of weight 0 as well."""
+    return {name: flags[term.flag] for name, term in TERMS.items()}
+
+
 def names_of_phase(phase: str, names) -> list:
     """Those of the term names that belong to a phase, in their order."""
     return [name for name in names if TERMS[name].phase == phase]

@@ -1,6 +1,7 @@
 """What the card of a snapshot says of the model that its weights come from: its name, its license and its language."""
 
 import re
+from typing import NamedTuple, Optional
 
 HEAD = re.compile(r"---\r?\n(.*?)\r?\n---", re.S)  # the front matter of a model card
 UNKNOWN = {
@@ -10,17 +11,29 @@ UNKNOWN = {
 }  # of a snapshot that is older than these facts
 
 
-def base_facts(folder, args):
+class CardOptions(NamedTuple):
+    """The flags of what a model card says of the base model; None: as its folder says."""
+
+    card_base_model: Optional[str] = None
+    card_license: Optional[str] = None
+    card_language: Optional[str] = None
+
+
+def base_facts(folder, options):
     """{"name", "license", "language"} of the model in `folder`, a ModelFolder, for meta.json.
 
-    The flags --card_... say it; else the snapshot that the model is, else the README.md of its folder. A model whose card has no
+    The CardOptions say it; else the snapshot that the model is, else the README.md of its folder. A model whose card has no
     license has the license "unknown", and without a language there is None.
     """
     if folder.meta is None:
         facts = {"name": folder.path.resolve().name, **_card_facts(folder.path / "README.md")}
     else:
         facts = folder.meta.get("base", UNKNOWN)
-    given = {"name": args.card_base_model, "license": args.card_license, "language": args.card_language}
+    given = {
+        "name": options.card_base_model,
+        "license": options.card_license,
+        "language": options.card_language,
+    }
     return {**facts, **{name: value for name, value in given.items() if value is not None}}
 
 

@@ -4,12 +4,12 @@ import json
 import re
 import shlex
 import sys
+from typing import NamedTuple
 
 from data.store.files import remove_folder
 from data.store.manifest import is_count
 from modeling.cpu.encoder import SHARD_TOKENS
 from modeling.distributed.collective import barrier
-from modeling.distributed.launch import devices
 from modeling.snapshots.best import best_snapshot_path, is_snapshot_name, name_best
 from modeling.snapshots.folder import read_model, save_snapshot
 from util import UserError, get_rank, get_world_size
@@ -87,6 +87,22 @@ ABSENT_IN_OLD = {
 END = ", since the learning rate has to fall to 0 at its end"
 
 
+class SnapshotOptions(NamedTuple):
+    """What decides on the snapshots of a run.
+
+    flags: {name: value} of all flags; those that are part of the run are kept in meta.json.
+    defaults: {name: value}, of flags that the run to be resumed may be older than.
+    save_total_limit: how many best snapshots are kept; select_by: the figure on dev that says which.
+    devices: how many there are in all.
+    """
+
+    flags: dict
+    defaults: dict
+    save_total_limit: int
+    select_by: str
+    devices: int
+
+
 class Snapshots:
     """The snapshots of a run: `snapshot_last`, and `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one or --save_total_limit of them,
     the best named in best.json.
@@ -95,24 +111,18 @@ class Snapshots:
         run, kind: a Run with a folder; "mft" or "student".
         model, tokenizer: what is saved.
         meta: facts for meta.json: task, labels, domains, and the like.
-        args: the flags, kept in meta.json; a resumed run must have the same.
+        options: SnapshotOptions; a resumed run must have the same flags.
         left_out: prefixes of the weights that the best snapshot does without.
         card: takes the content of a best snapshot's meta.json to the text of its README.md; None: it has none.
     """
 
-    def __init__(self, run, kind, model, tokenizer, meta, args, left_out=(), card=None):
-        self.run, self.kind, self.model, self.tokenizer, self.left_out, self.card = (
-            run,
-            kind,
-            model,
-            tokenizer,
-            left_out,
-            card,
-        )
-        flags = {name: value for name, value in sorted(vars(args).items()) if name not in PATHS | PER_CALL}
-        sharing = {"ranks": get_world_size(), "devices": devices(args), "shard_tokens": SHARD_TOKENS}
-        self.meta, self.step = {**meta, **sharing, "flags": flags}, 0
-        self.limit, self.select_by, self.defaults = args.save_total_limit, args.select_by, args.defaults
+    def __init__(self, run, kind, model, tokenizer, meta, options, left_out=(), card=None):
+        self.run, self.kind, self.model, self.tokenizer = run, kind, model, tokenizer
+        self.left_out, self.card = left_out, card
+        sharing = {"ranks": get_world_size(), "devices": options.devices, "shard_tokens": SHARD_TOKENS}
+        self.meta, self.step = {**meta, **sharing, "flags": flags_of_run(options.flags)}, 0
+        self.limit, self.select_by = options.save_total_limit, options.select_by
+        self.defaults = options.defaults
         self.kept = []  # the best first
 
     @property
@@ -221,9 +231,9 @@ def list_best_snapshots(meta):
     return [meta["best"], *meta.get("runners_up", [])] if meta["best"] is not None else []
 
 
-def changed_flags(args):
-    """{name: value} of the flags that differ from their defaults and are part of the run; paths are not."""
-    return {name: value for name, value in sorted(args.changed.items()) if name not in PATHS | PER_CALL}
+def flags_of_run(flags: dict) -> dict:
+    """Those of the flags {name: value} that are part of the run, by name; paths are not."""
+    return {name: value for name, value in sorted(flags.items()) if name not in PATHS | PER_CALL}
 
 
 def best_snapshot(run):

@@ -4,7 +4,6 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from modeling.distributed.collective import barrier
-from modeling.inference import class_logits
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.snapshots.folder import load_weights, read_model
@@ -62,10 +61,13 @@ def calibration_figures(logits, labels, meta):
     return figures
 
 
-def calibrate_snapshot(folder, model, dev, task, args, domains, device):
-    """The snapshot `folder`, a ModelFolder, with a temperature fitted on dev folded into its classifier; one that has it stays.
+def calibrate_snapshot(folder, model, heldout):
+    """The snapshot `folder`, a ModelFolder, with a temperature fitted on dev folded into its classifier; one
+    that has it stays.
 
     W x + b becomes (W x + b) / T, so that whatever reads the snapshot gives calibrated probabilities and the same labels.
+    Args:
+        heldout: the Heldout examples of the run.
     Raises:
         UserError: the snapshot has no classifier.
     """
@@ -76,8 +78,8 @@ def calibrate_snapshot(folder, model, dev, task, args, domains, device):
             f"--calibrate: {folder.path} has no classifier to put a temperature in: leave --calibrate out."
         )
     load_weights(model, folder, allow_missing=("domain_head.", *STUDENT_ONLY))
-    logits = class_logits(model, dev, task, args.eval_batch_size_per_device, domains, device)
-    temperature = fit_temperature(logits, dev["label"].reshape(-1))
+    label = heldout.splits["dev"]["label"].reshape(-1)
+    temperature = fit_temperature(heldout.logits(model, "dev"), label)
     if get_rank() == 0:
         scaled = {
             name: array / np.float32(temperature) if name.startswith("classifier.") else array

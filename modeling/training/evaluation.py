@@ -1,78 +1,94 @@
 """What stages 2 and 4 close alike: a snapshot evaluated on dev and test, its results, predictions and report."""
 
 import time
+from typing import NamedTuple, Optional
 
 from data.store.files import atomic_file, write_json
 from data.tasks import read_examples, split_path
-from modeling.inference import class_logits, logits_metrics
+from modeling.inference import logits_metrics
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.run_report import read_predictions, run_page, teacher_predictions, write_report
 from modeling.snapshots.folder import load_weights
-from modeling.snapshots.manager import changed_flags
+from modeling.snapshots.manager import flags_of_run
 from modeling.snapshots.rewrite import rewrite_card
 from modeling.training.calibration import calibration_figures, calibration_sentence
 from modeling.training.loop import metrics_line
 from util import UserError, get_rank, sha256
 
 
-def evaluate_snapshot(run, folder, model, task, splits, args, domains, device):
-    """Evaluates a snapshot on dev and test; writes results.json, predictions.tsv and report.html into the run folder.
+class ReportOptions(NamedTuple):
+    """What the report of a run shows beside its figures.
+
+    data_dir: where the texts of test are; changed: {flag: value} that differ from their defaults.
+    teacher_model: what --teacher_model names, a list; None: there is no teacher.
+    """
+
+    data_dir: str
+    changed: dict
+    teacher_model: Optional[list] = None
+
+    @property
+    def teacher(self) -> Optional[str]:
+        """The teacher that a student is shown beside; None: it has none, or several."""
+        models = self.teacher_model or ()
+        return models[0] if len(models) == 1 else None
+
+
+def evaluate_snapshot(run, folder, model, heldout, options):
+    """Evaluates a snapshot on dev and test; writes results.json, predictions.tsv and report.html into the run
+    folder.
 
     Args:
         folder: the ModelFolder of the snapshot, whose weights `model` takes.
-        splits: {"dev": stacked records, "test": stacked records}.
+        heldout: the Heldout examples; options: ReportOptions.
     Returns:
         the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test.
     """
     load_weights(model, folder, allow_missing=("domain_head.", *STUDENT_ONLY))
-    lines = [("split", "idxs", "domain", "label", "predicted", *task.labels)]
+    task = heldout.task
     results = {
         "task": task.name,
         "snapshot": folder.path.name,
         "parameters": sum(array.size for array in folder.arrays.values()),
         "bytes": (folder.path / "model.safetensors").stat().st_size,
     }
-    all_logits, labels = {}, {split: arrays["label"].reshape(-1) for split, arrays in splits.items()}
-    for split, arrays in splits.items():
+    lines, logits = [("split", "idxs", "domain", "label", "predicted", *task.labels)], {}
+    for split, examples in heldout.splits.items():
         started = time.monotonic()
-        all_logits[split] = logits = class_logits(
-            model, arrays, task, args.eval_batch_size_per_device, domains, device
-        )
-        results[split] = logits_metrics(logits, arrays, task)
-        lines += predictions(logits, arrays, task, split)
-        run.timing(
-            event=split,
-            examples_per_second=round(results[split]["examples"] / (time.monotonic() - started), 2),
-        )
+        logits[split] = heldout.logits(model, split)
+        results[split] = logits_metrics(logits[split], examples, task)
+        lines += predictions(logits[split], examples, task, split)
+        speed = results[split]["examples"] / (time.monotonic() - started)
+        run.timing(event=split, examples_per_second=round(speed, 2))
         run.log(f"{folder.path.name} | {split} {metrics_line(results[split])}")
-    results["calibration"] = calibration_figures(all_logits, labels, folder.meta)
+    labels = {split: examples["label"].reshape(-1) for split, examples in heldout.splits.items()}
+    results["calibration"] = calibration_figures(logits, labels, folder.meta)
     if get_rank() == 0:
-        with atomic_file(run.folder / "predictions.tsv", "w") as file:
-            file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-        results.update(acceptance_figures(run.folder, task, sole_teacher(args)))
-        results["predictions_sha256"] = sha256(run.folder / "predictions.tsv")
-        write_json(run.folder / "results.json", results)
-        write_report(
-            run,
-            run.folder / "report.html",
-            run_page,
-            run.folder,
-            folder.meta,
-            changed_flags(args),
-            sole_teacher(args),
-            read_test_texts(task, args.data_dir, len(labels["test"])),
-        )
-        if folder.path.resolve().parent == run.folder.resolve():
-            rewrite_card(folder.path, calibration_sentence(results["calibration"]))
+        write_results(run, folder, results, lines, task, options)
     return results
 
 
-def sole_teacher(args):
-    """The teacher that a student is shown beside, as --teacher_model names it; None: it has none, or several."""
-    models = getattr(args, "teacher_model", None) or ()
-    return models[0] if len(models) == 1 else None
+def write_results(run, folder, results, lines, task, options):
+    """Writes predictions.tsv, the `lines`, and of them and the `results` results.json, the report and the card."""
+    with atomic_file(run.folder / "predictions.tsv", "w") as file:
+        file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
+    results.update(acceptance_figures(run.folder, task, options.teacher))
+    results["predictions_sha256"] = sha256(run.folder / "predictions.tsv")
+    write_json(run.folder / "results.json", results)
+    write_report(
+        run,
+        run.folder / "report.html",
+        run_page,
+        run.folder,
+        folder.meta,
+        flags_of_run(options.changed),
+        options.teacher,
+        read_test_texts(task, options.data_dir, results["test"]["examples"]),
+    )
+    if folder.path.resolve().parent == run.folder.resolve():
+        rewrite_card(folder.path, calibration_sentence(results["calibration"]))
 
 
 def acceptance_figures(folder, task, teacher_model):

@@ -141,30 +141,26 @@ def new_run_folder(now, parent="output"):
     return pathlib.Path(parent) / f"model_save-{datetime.datetime.fromtimestamp(now):%Y-%m-%d-%H:%M:%S}"
 
 
-def version_and_flag_lines(args):
-    """The first lines of a log: versions, the commit where this is a checkout, and the flags that differ from their defaults."""
+def version_and_flag_lines(changed: dict) -> list:
+    """The first lines of a log: versions, the commit where this is a checkout, and the flags {name: value}
+    that differ from their defaults.
+    """
     names = ("oneflow", "numpy", "scikit-learn", "safetensors")
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    commit = (
-        subprocess.run(
-            [
-                "git",
-                "-C",
-                str(pathlib.Path(__file__).resolve().parents[2]),
-                "describe",
-                "--always",
-                "--dirty",
-            ],
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        if shutil.which("git")
-        else ""
-    )
     flags = " ".join(
-        f"--{name} {value}" if value is not True else f"--{name}" for name, value in args.changed.items()
+        f"--{name} {value}" if value is not True else f"--{name}" for name, value in changed.items()
     )
+    commit = _describe_checkout()
     return [
         f"python {platform.python_version()}, {packages}" + (f", commit {commit}" if commit else ""),
         f"flags: {flags}",
     ]
+
+
+def _describe_checkout():
+    """The commit that this code is from, as git describes it; empty without git or outside a checkout."""
+    if not shutil.which("git"):
+        return ""
+    root = str(pathlib.Path(__file__).resolve().parents[2])
+    words = ["git", "-C", root, "describe", "--always", "--dirty"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip()

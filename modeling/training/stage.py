@@ -6,67 +6,147 @@ import time
 
 import numpy as np
 
+from config import require_flag
 from data.batches import make_batch
 from data.store.files import open_own, write_json
+from data.tasks import load_task
+from modeling.bert.model import init_weights
+from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import broadcast
+from modeling.distributed.ranks import count_devices
+from modeling.inference import select_device
 from modeling.reports.model_card import model_card
 from modeling.reports.tensorboard import Board
 from modeling.snapshots.best import RUN_FILES
-from modeling.snapshots.folder import check_meta, check_task, read_model
+from modeling.snapshots.folder import (
+    HEADS,
+    check_fits_model,
+    check_meta,
+    check_task,
+    keep_layers,
+    load_weights,
+    read_model,
+)
 from modeling.snapshots.manager import (
     PER_CALL,
     PROGRESS_TYPES,
-    changed_flags,
+    SnapshotOptions,
+    flags_of_run,
     is_best_entry,
     list_best_snapshots,
 )
+from modeling.training.loop import TrainingOptions
 from modeling.training.run import Run, new_run_folder, version_and_flag_lines
+from tokenization import tokenizer_for
 from util import UserError, get_rank, get_world_size
 
 FIRST_WORDS = "run folder: "  # of a log.txt
+
+
+def open_model(args, flag: str, layers=None):
+    """What a training stage starts from: (Task, ModelFolder, FullTokenizer), which fit each other.
+
+    Args:
+        args: the flags of the stage; flag: the name of the one that names the model.
+        layers: how many of the model's layers a new run keeps; None: all.
+    Raises:
+        UserError: see `load_initial_model`; a tokenizer or a length of another model.
+    """
+    task = load_task(args.task_name, args.data_dir)
+    path = args.resume_from or require_flag(args, flag)
+    folder = load_initial_model(args, task, path, f"--{flag}")
+    if layers and not args.resume_from:
+        folder = keep_layers(folder, layers)
+    tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
+    check_fits_model(folder, task, args.seq_length, tokenizer)
+    return task, folder, tokenizer
 
 
 def load_initial_model(args, task, path, flag):
     """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from does.
 
     Raises:
-        UserError: neither --do_train nor --do_eval; patience with evaluations that nobody makes; --resume_from names no snapshot_last;
-            without --do_train, a model that was not trained for this task.
+        UserError: flags that leave nothing to do or need an evaluation that is not made; --resume_from names
+            no snapshot_last; without --do_train, a model that was not trained for this task.
     """
+    check_is_asked(args)
+    folder = read_model(path, "--resume_from" if args.resume_from else flag)
+    if args.resume_from:
+        check_resumable(folder.meta, path)
+    if not args.do_train:
+        if folder.meta is None:
+            raise UserError(
+                f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained "
+                "here: name a snapshot, or give --do_train."
+            )
+        check_task(folder.meta, task, path)
+    return folder
+
+
+def check_is_asked(args):
+    """Raises a UserError where there is nothing to do, or a flag needs the evaluation that --do_eval asks for."""
     if not (args.do_train or args.do_eval):
         raise UserError(
             "neither --do_train nor --do_eval is given, so there is nothing to do: give one or both."
         )
     if not args.do_eval and args.early_stopping_patience:
         raise UserError(
-            "--early_stopping_patience counts evaluations on dev, and without --do_eval there are none: give --do_eval too."
+            "--early_stopping_patience counts evaluations on dev, and without --do_eval there are none: give "
+            "--do_eval too."
         )
     if not args.do_eval and "select_by" in args.changed:
         raise UserError(
-            "--select_by chooses between evaluations on dev, and without --do_eval there are none: give --do_eval too."
+            "--select_by chooses between evaluations on dev, and without --do_eval there are none: give "
+            "--do_eval too."
         )
-    folder = read_model(path, "--resume_from" if args.resume_from else flag)
-    if args.resume_from:
-        if "best" not in (folder.meta or {}):
+
+
+def check_resumable(meta, path):
+    """Raises a UserError where the snapshot at `path`, whose meta.json is `meta`, is none to resume from."""
+    if "best" not in (meta or {}):
+        raise UserError(
+            f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run."
+        )
+    check_meta({"runners_up": [], **meta}, PROGRESS_TYPES, path)  # older ones have none
+    select_by = meta["flags"].get("select_by", "accuracy")  # older ones have none
+    for best in list_best_snapshots(meta):
+        if not is_best_entry(best, select_by):
             raise UserError(
-                f"--resume_from {path}: not a snapshot to resume from; name the snapshot_last of a run."
+                f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected "
+                "its name, step and accuracy: resume from another snapshot_last, or start a new run."
             )
-        check_meta({"runners_up": [], **folder.meta}, PROGRESS_TYPES, path)  # older ones have none
-        select_by = folder.meta["flags"].get("select_by", "accuracy")  # older ones have none
-        for best in list_best_snapshots(folder.meta):
-            if not is_best_entry(best, select_by):
-                raise UserError(
-                    f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected its name, step "
-                    "and accuracy: resume from another snapshot_last, or start a new run."
-                )
-    if not args.do_train:
-        if folder.meta is None:
-            raise UserError(
-                f"{flag} {path}: without --do_train it is evaluated as it is, and this model was not trained here: "
-                "name a snapshot, or give --do_train."
-            )
-        check_task(folder.meta, task, path)
-    return folder
+
+
+def make_model(args, run, folder, task, build):
+    """(the model of a training stage with the weights of `folder`, its device).
+
+    Args:
+        folder: a ModelFolder; build: takes what makes an encoder to the DomainClassifier.
+    """
+    device = select_device(args.device)
+    model = build(choose_encoder(args.encoder, device, args.cpu_threads))
+    init_weights(model, args.seed, folder.config.initializer_range)
+    starts = args.do_train and not args.resume_from
+    load_weights(model, folder, run.log, () if args.resume_from else HEADS, task if starts else None)
+    model.to(device)
+    return model, device
+
+
+def training_options(args) -> TrainingOptions:
+    """The TrainingOptions of the flags."""
+    devices = count_devices(args.device, args.gpu_num_per_node, args.num_nodes)
+    size = args.batch_size_per_device * devices * args.gradient_accumulation_steps
+    fields = (name for name in TrainingOptions._fields if hasattr(args, name))
+    return TrainingOptions(**{"batch_size": size, **{name: getattr(args, name) for name in fields}})
+
+
+def snapshot_options(args) -> SnapshotOptions:
+    """The SnapshotOptions of the flags."""
+    devices = count_devices(args.device, args.gpu_num_per_node, args.num_nodes)
+    return SnapshotOptions(vars(args), args.defaults, args.save_total_limit, args.select_by, devices)
+
+
+# --------------------------------------------------------------------------------------- the run folder
 
 
 def open_run(args, evaluated=None):
@@ -76,21 +156,11 @@ def open_run(args, evaluated=None):
     Args:
         evaluated: the folder of the snapshot that is evaluated, and not trained.
     Raises:
-        UserError: the folder holds a run already, and this is neither its resumption nor an evaluation of its snapshot.
+        UserError: the folder holds a run already, and this is neither its resumption nor an evaluation of its
+            snapshot.
     """
-    if args.resume_from:
-        folder = pathlib.Path(args.resume_from).resolve().parent
-        if args.model_save_dir and pathlib.Path(args.model_save_dir).resolve() != folder:
-            raise UserError(
-                f"--resume_from {args.resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir names "
-                f"{args.model_save_dir}: leave --model_save_dir out."
-            )
-    else:
-        folder = (
-            pathlib.Path(args.model_save_dir)
-            if args.model_save_dir
-            else new_run_folder(broadcast(time.time()))
-        )
+    folder = choose_run_folder(args.model_save_dir, args.resume_from)
+    if not args.resume_from:
         if (folder / "snapshot_last").exists() and args.do_train:
             raise UserError(
                 f"--model_save_dir {folder}: there is a run in it already: go on with it by "
@@ -101,14 +171,27 @@ def open_run(args, evaluated=None):
     run = Run(folder)
     if args.log_dir and get_rank() == 0:
         run.board = Board(args.log_dir)
-    for line in (f"{FIRST_WORDS}{folder}", *version_and_flag_lines(args)):
+    for line in (f"{FIRST_WORDS}{folder}", *version_and_flag_lines(args.changed)):
         run.log(line)
     if args.do_train:
         run.clean()
         if not args.resume_from:
             run.forget_after(0)  # of a run that was stopped before its first snapshot
-            write_flags(folder, args)
+            write_flags(folder, vars(args))
     return run
+
+
+def choose_run_folder(model_save_dir, resume_from) -> pathlib.Path:
+    """Where a run writes: the folder of the snapshot that it goes on from, or the named one, or a new one."""
+    if not resume_from:
+        return pathlib.Path(model_save_dir) if model_save_dir else new_run_folder(broadcast(time.time()))
+    folder = pathlib.Path(resume_from).resolve().parent
+    if model_save_dir and pathlib.Path(model_save_dir).resolve() != folder:
+        raise UserError(
+            f"--resume_from {resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir "
+            f"names {model_save_dir}: leave --model_save_dir out."
+        )
+    return folder
 
 
 def check_same_run(folder, evaluated):
@@ -138,29 +221,29 @@ def check_own_run(folder):
         )
 
 
-def model_card_writer(model, examples, args):
-    """What takes meta.json to the model card of a run over `examples`, {name: [N, ...]}."""
-    return lambda meta: model_card(
-        meta, changed_flags(args), len(examples["label"]), hasattr(model, "classifier")
-    )
+def model_card_writer(model, count, changed):
+    """What takes meta.json to the model card of a run over `count` examples, `changed` being its flags that
+    differ from their defaults.
+    """
+    return lambda meta: model_card(meta, flags_of_run(changed), count, hasattr(model, "classifier"))
 
 
-def write_flags(folder, args):
-    """Writes the flags of a run to flags.json, as --config reads them: all but those of one call, and the ranks that there are now."""
-    flags = {
-        name: value
-        for name, value in sorted(vars(args).items())
-        if name not in PER_CALL and value is not None
+def write_flags(folder, flags):
+    """Writes the flags {name: value} of a run to flags.json, as --config reads them: all but those of one
+    call, and the ranks that there are now.
+    """
+    kept = {
+        name: value for name, value in sorted(flags.items()) if name not in PER_CALL and value is not None
+    }
+    ranks = {
+        "cpu_processes": get_world_size() // flags["num_nodes"],
+        "gpu_num_per_node": flags["gpu_num_per_node"],
     }
     if get_rank() == 0:
-        write_json(
-            folder / "flags.json",
-            {
-                **flags,
-                "cpu_processes": get_world_size() // args.num_nodes,
-                "gpu_num_per_node": args.gpu_num_per_node,
-            },
-        )
+        write_json(folder / "flags.json", {**kept, **ranks})
+
+
+# --------------------------------------------------------------------------------------- the log and meta.json
 
 
 def describe(run, model, device, splits, task, tokenizer):

@@ -26,6 +26,7 @@ from modeling.meta_kd.losses import batch_mean, cross_entropy
 from modeling.snapshots.folder import load_weights, read_model
 from modeling.training.loop import one_phase, train
 from modeling.training.run import Run
+from modeling.training.stage import training_options
 from tests.benchmark import EVAL_B, SEED, STEPS, B, T
 
 flow = load_oneflow()
@@ -84,7 +85,9 @@ def step(model):
         return batch_mean(cross_entropy(model(batch).logits, batch.label)), {}
 
     with tempfile.TemporaryDirectory() as folder:
-        train(model, arrays, one_phase(args, len(arrays["label"]), loss), args, Run(folder), Unsaved())
+        options = training_options(args)
+        phases = one_phase(options, len(arrays["label"]), loss)
+        train(model, arrays, phases, options, Run(folder), Unsaved())
     marks.append(time.perf_counter())
     return statistics.median(np.diff(marks)[1:]), B * T
 

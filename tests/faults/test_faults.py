@@ -34,6 +34,7 @@ from modeling.bert.config import BertConfig
 from modeling.snapshots import folder as snapshot_folder
 from modeling.snapshots.folder import read_model, save_snapshot
 from modeling.snapshots.manager import Snapshots
+from modeling.training.stage import snapshot_options
 from tokenization import tokenizer_for
 from util import UserError, read_json
 
@@ -411,7 +412,7 @@ def test_the_best_snapshot_changes_at_once(tiny_model, tmp_path):
         Weights(tiny_model, 1),
         tokenizer_for(tiny_model),
         meta,
-        args,
+        snapshot_options(args),
     )
     snapshots.save_best(1, {"accuracy": 0.5})
     for state in folder_states(tmp_path, lambda: snapshots.save_best(2, {"accuracy": 0.75})):

@@ -19,11 +19,12 @@ from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, classification_metrics, evaluate, infer, tensor, to_device
 from modeling.meta_kd.classifier import DomainClassifier, build_student, build_teacher
 from modeling.meta_kd.distillation import active_terms, check_knowledge_covers, make_targets, student_loss
-from modeling.meta_kd.terms import add_flags
+from modeling.meta_kd.terms import add_flags, term_weights
 from modeling.snapshots.manager import Snapshots
 from modeling.training.loop import Phase, StepLog, one_phase, train, two_phases
 from modeling.training.optimization import is_undecayed, learning_rate_at
 from modeling.training.run import Run
+from modeling.training.stage import snapshot_options, training_options
 from tokenization import tokenizer_for
 from util import UserError
 
@@ -233,7 +234,7 @@ def test_terms_of_weight_zero_cost_nothing():
     args = parser.parse_args(
         ["--attention_loss_weight", "0", "--transfer_loss_weight", "0", "--representation_loss_weight", "0"]
     )
-    terms = active_terms(args)
+    terms = active_terms(term_weights(vars(args)), args)
     assert terms == {"soft": 1.0}
     model, batch = initialised(build_student(CONFIG, TASK, 24, terms)), make_batch(records(), np.arange(6))
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"bert", "classifier"}
@@ -272,7 +273,7 @@ def test_losses_that_cannot_be_are_refused(flags, words):
     args = parser.parse_args([])
     vars(args).update(flags)
     with pytest.raises(UserError, match=words):
-        active_terms(args)
+        active_terms(term_weights(vars(args)), args)
 
 
 def test_knowledge_must_serve_the_terms():
@@ -356,15 +357,16 @@ class Loop:
         )
         self.meta = {"kind": "teacher", "task": "senti", "labels": TASK.labels, "domains": TASK.domains}
         self.snapshots = Snapshots(
-            self.run, "mft", self.model, tokenizer_for(tiny_model), self.meta, self.args
+            self.run, "mft", self.model, tokenizer_for(tiny_model), self.meta, snapshot_options(self.args)
         )
+        self.options = training_options(self.args)
 
     def loss(self, rows, epoch):
         batch = to_device(make_batch(self.arrays, rows), DOMAINS, CPU)
         return teacher_loss(self.model, batch, np.ones(len(rows), np.float32), np.zeros(len(rows), int), 0.5)
 
     def train(self, phases, on_dev=None):
-        train(self.model, self.arrays, phases, self.args, self.run, self.snapshots, on_dev)
+        train(self.model, self.arrays, phases, self.options, self.run, self.snapshots, on_dev)
 
     def metrics(self):
         return [json.loads(line) for line in open(self.run.folder / "metrics.jsonl")]
@@ -388,7 +390,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(loop):
         accuracies.append(np.array_equal(*pair))
         return evaluate(loop.model, loop.arrays, TASK, 4, DOMAINS, CPU)
 
-    loop.train(one_phase(loop.args, 10, loss), on_dev)
+    loop.train(one_phase(loop.options, 10, loss), on_dev)
     assert modes == [True] * 6 and accuracies == [True] * 3
     logits = []
     for step in (0, 0, 1):
@@ -425,7 +427,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_snapshots(loop, broken):
         return value, parts
 
     with pytest.raises(UserError) as error:
-        loop.train(one_phase(loop.args, 10, loss))
+        loop.train(one_phase(loop.options, 10, loss))
     sentence = str(error.value)
     assert (
         sentence.startswith("step 4: ")
@@ -453,7 +455,7 @@ def test_only_the_second_phase_selects(loop):
         evaluated.append(len(seen))
         return evaluate(loop.model, loop.arrays, TASK, 4, DOMAINS, CPU)
 
-    loop.train(two_phases(loop.args, 10, named("first"), named("second")), on_dev)
+    loop.train(two_phases(loop.options, 10, named("first"), named("second")), on_dev)
     assert [entry[:2] for entry in seen] == [("first", 0)] * 3 + [("second", 1)] * 3
     assert (
         sorted(sum((rows for _, _, rows in seen[:3]), []))
@@ -511,7 +513,7 @@ def test_the_best_snapshot_is_the_first_with_the_highest_accuracy(loop):
 
 def test_without_evaluation_the_last_snapshot_counts(loop):
     """best.json names snapshot_last, and no best snapshot is written."""
-    loop.train(one_phase(loop.args, 10, loop.loss))
+    loop.train(one_phase(loop.options, 10, loop.loss))
     assert json.loads((loop.run.folder / "best.json").read_text())["snapshot"] == "snapshot_last"
     assert not list(loop.run.folder.glob("snapshot_best_*"))
 

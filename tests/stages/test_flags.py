@@ -41,7 +41,7 @@ def trained(folder, tiny_model, rate=0.0, **flags):
     """The Loop of test_training after one phase over its 10 records, with dropout at `rate`."""
     loop = Loop(folder, tiny_model, **flags)
     set_dropout(loop.model, rate)
-    loop.train(one_phase(loop.args, 10, loop.loss))
+    loop.train(one_phase(loop.options, 10, loop.loss))
     return loop
 
 
@@ -66,7 +66,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model,
             loop.loss,
             np.arange(batch * steps - 1),
             0,
-            loop.args,
+            loop.options,
             loop.model,
             optimizer,
         )
@@ -193,7 +193,7 @@ def patient(folder, tiny_model, resumed=False, macro_f1=ACCURACIES, **flags):
         place = loop.metrics()[-1]["step"] // 2 - 1
         return {**metrics_with(ACCURACIES[place]), "macro_f1": macro_f1[place]}
 
-    loop.train(one_phase(loop.args, 10, loop.loss), on_dev)
+    loop.train(one_phase(loop.options, 10, loop.loss), on_dev)
     return loop
 
 

@@ -1,6 +1,5 @@
 """Several ranks: the same numbers as one rank, the same bytes where rounding allows, one voice, and no process left behind."""
 
-import argparse
 import json
 import os
 import pathlib
@@ -18,22 +17,10 @@ from test_stages import metrics, tree
 from data.store.knowledge import Knowledge
 from data.store.parts import PART
 from modeling.distributed import collective, launch
+from modeling.distributed.ranks import RankOptions, count_devices, local_ranks
 from util import UserError
 
 TWO = {"cpu_processes": 2}
-
-
-def flags_of(**changed):
-    return argparse.Namespace(
-        **{
-            "device": "cpu",
-            "num_nodes": 1,
-            "node_rank": 0,
-            "gpu_num_per_node": 1,
-            "cpu_processes": None,
-            **changed,
-        }
-    )
 
 
 # --------------------------------------------------------------------------------------- how many
@@ -41,7 +28,7 @@ def flags_of(**changed):
 
 def test_one_rank_unless_more_are_asked_for():
     """One process uses all cores by threads."""
-    assert [launch._local_ranks(flags_of(cpu_processes=number)) for number in (None, 1, 3)] == [1, 1, 3]
+    assert [local_ranks(RankOptions("cpu", cpu_processes=number)) for number in (None, 1, 3)] == [1, 1, 3]
 
 
 def test_cores_are_those_that_the_process_may_use():
@@ -61,16 +48,12 @@ def test_cores_are_those_that_the_process_may_use():
 def test_ranks_that_cannot_be_are_refused(changed, sentence):
     """A machine beyond the last, GPUs on a CPU."""
     with pytest.raises(UserError, match=sentence):
-        launch._local_ranks(flags_of(**changed))
+        local_ranks(RankOptions("cpu", **changed))
 
 
 def test_a_step_takes_a_batch_for_each_device():
     """A GPU is a device, and so are the CPUs of a machine, however many ranks share them."""
-    assert [launch.devices(flags_of(**each)) for each in ({}, {"cpu_processes": 8}, {"num_nodes": 3})] == [
-        1,
-        1,
-        3,
-    ]
+    assert [count_devices("cpu", gpu_num_per_node=1, num_nodes=number) for number in (1, 3)] == [1, 3]
 
 
 def test_shares_are_the_batch_and_even(monkeypatch):
