@@ -1,7 +1,8 @@
 """The losses and weights of Meta-KD as pure functions (Pan et al., arXiv 2012.01266; formulas in the README).
 
-B examples, T tokens, L matched layers, M classes, K domains, H width. Every function returns one value per example, [B]:
-an average over the batch is taken last, in `batch_mean`, so that instance weights act on examples.
+B examples, T tokens, L matched layers, M classes, K domains, H width. Every function returns one value per
+example, [B]: an average over the batch is taken last, in `batch_mean`, so that instance weights act on
+examples.
 """
 
 import numpy as np
@@ -23,19 +24,25 @@ def cross_entropy(logits, labels):
 
 
 def soft_cross_entropy(student_logits, teacher_logits, temperature=1.0):
-    """-T^2 * sum over classes of softmax(teacher / T) * log_softmax(student / T). Both [B, M] -> [B], summed over classes."""
+    """-T^2 * sum over classes of softmax(teacher / T) * log_softmax(student / T).
+
+    Both [B, M] -> [B], summed over classes.
+    """
     targets = F.softmax(teacher_logits / temperature, dim=-1)
     return -(targets * F.log_softmax(student_logits / temperature, dim=-1)).sum(dim=-1) * temperature**2
 
 
 def attention_loss(student_scores, teacher_scores, pair_weights, centring=None):
-    """Mean squared error of attention scores over real token pairs, averaged over layers and, where all are given, heads.
+    """Mean squared error of attention scores over real token pairs, averaged over layers and, where all are
+    given, heads.
 
     Args:
-        student_scores: a list of L tensors [B, T, T] (mean over heads) or [B, A, T, T]; teacher_scores: L such arrays.
-        pair_weights: an array [B, T, T], 1/n^2 at the n x n real pairs of an example with n real tokens, else 0.
-        centring: None, or an array [B, T, T] from `centring_matrix`: each row of scores loses its mean over real keys, a
-            constant that the softmax does not see.
+        student_scores: a list of L tensors [B, T, T] (mean over heads) or [B, A, T, T].
+        teacher_scores: L such arrays.
+        pair_weights: an array [B, T, T], 1/n^2 at the n x n real pairs of an example with n real tokens, else
+            0.
+        centring: None, or an array [B, T, T] from `centring_matrix`: each row of scores loses its mean over
+            real keys, a constant that the softmax does not see.
     Returns:
         [B].
     """
@@ -79,7 +86,7 @@ def hidden_loss(student_states, teacher_states, token_weights):
     return total / len(student_states)
 
 
-# --------------------------------------------------------------------------------------- on the host, with NumPy
+# ------------------------------------------------------------------------------ on the host, with NumPy
 
 
 def softmax(logits):
@@ -89,10 +96,10 @@ def softmax(logits):
 
 
 def log_mean_softmax(logits, weights, temperature=1.0):
-    """T * log(sum over teachers of w * softmax(z / T)): logits whose softmax at T is the mean of the teachers'.
+    """T * log(sum over teachers of w * softmax(z / T)): logits whose softmax at T is the mean of theirs.
 
-    logits [E, B, M] of E teachers; weights [E], which add up to 1 -> float32 [B, M]. In float64, by the largest
-    term of each sum, so that no probability is rounded to 0.
+    logits [E, B, M] of E teachers; weights [E], which add up to 1 -> float32 [B, M]. In float64, by the
+    largest term of each sum, so that no probability is rounded to 0.
     """
     scaled = logits.astype(np.float64) / temperature  # [E, B, M]
     scaled -= scaled.max(axis=-1, keepdims=True)
@@ -112,10 +119,10 @@ def domain_expertise(scores, teacher_logits, labels):
 
 
 def spread_weights(values, spread):
-    """max(0, 1 + spread * (v - mean) / standard deviation), divided by its mean: weights that average 1 and vary by
-    `spread`, but for what is cut at 0. 1 where all values are equal.
+    """max(0, 1 + spread * (v - mean) / standard deviation), divided by its mean.
 
-    [N] -> float32 [N].
+    Weights that average 1, with the standard deviation `spread` but for what is cut at 0; 1 where all values
+    are equal. [N] -> float32 [N].
     """
     if np.ptp(values) == 0:
         return np.ones(len(values), np.float32)
@@ -125,10 +132,12 @@ def spread_weights(values, spread):
 
 
 def instance_weights(scores, scaling, spread=0.5):
-    """The teacher's instance weights made of the raw prototype scores t of the N training examples, [N] -> float32 [N].
+    """The teacher's instance weights, made of the raw prototype scores t of the N training examples.
 
-    scaling: `mean`: max(t, 0) divided by its mean; `spread`: `spread_weights`, so that they differ by as much whichever
-        encoder made the scores; `raw`: t; `none`: 1. All but `raw` average 1.
+    [N] -> float32 [N].
+
+    scaling: `mean`: max(t, 0) divided by its mean; `spread`: `spread_weights`, so that they differ by as much
+        whichever encoder made the scores; `raw`: t; `none`: 1. All but `raw` average 1.
     """
     if scaling == "none":
         return np.ones(len(scores), np.float32)
@@ -141,7 +150,7 @@ def instance_weights(scores, scaling, spread=0.5):
 
 
 def balance_classes(weights, label):
-    """w(x) / n(y), n(y) the examples of the class of x, scaled so that they average 1: every class weighs the same.
+    """w(x) / n(y), n(y) the examples of the class of x, scaled to average 1: all classes weigh the same.
 
     weights float32 [N], at least 0; label int [N] -> float32 [N].
     """
@@ -150,7 +159,10 @@ def balance_classes(weights, label):
 
 
 def pair_weights(input_mask):
-    """1/n^2 at the real token pairs of an example with n real tokens, else 0. int [B, T] -> float32 [B, T, T]."""
+    """1/n^2 at the real token pairs of an example with n real tokens, else 0.
+
+    int [B, T] -> float32 [B, T, T].
+    """
     share = token_weights(input_mask)
     return share[:, :, None] * share[:, None, :]
 

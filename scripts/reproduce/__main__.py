@@ -3,7 +3,8 @@
     python3 -m scripts.reproduce --task_name demo --data_dir data/DEMO --rows table --seeds 1,2,3
 
 A row is a kind of teacher or of student. Every row has the same candidates of learning rate, or as many
-settings of a grid; accuracy on dev with the first seed chooses. The same command goes on where it was stopped.
+settings of a grid; accuracy on dev with the first seed chooses. The same command goes on where it was
+stopped.
 """
 
 import shlex
@@ -73,7 +74,8 @@ def check(rows: list[Row], task: Task, args: Namespace) -> None:
     """Raises a UserError where the flags do not go with the rows or the task."""
     if args.test_domain not in (None, *task.domains):
         raise UserError(
-            f"--test_domain {args.test_domain}: the task {task.name} has the domains {', '.join(task.domains)}."
+            f"--test_domain {args.test_domain}: the task {task.name} has the domains "
+            f"{', '.join(task.domains)}."
         )
     if args.baseline not in ROWS:
         raise UserError(

@@ -109,7 +109,7 @@ def training(parser: ArgumentParser) -> None:
         "--grid",
         metavar="FILE",
         help='a file of flags with values to choose from, as {"students": {"temperature": [1, 2]}}, each '
-        "combination a setting; a row's name in place of students or teachers gives that row its own, as many",
+        "combination a setting; a row's name for students or teachers gives that row its own, as many",
     )
 
 

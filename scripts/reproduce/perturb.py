@@ -1,4 +1,6 @@
-"""Data made worse on purpose, for experiments: wrong labels and thinned domains, in the training split alone."""
+"""Data made worse on purpose, for experiments: wrong labels and thinned domains, in the training split
+alone.
+"""
 
 import itertools
 import pathlib
@@ -124,7 +126,7 @@ def variant_name(args: Namespace) -> str:
 
 
 def with_perturbed_data(args: Namespace) -> Namespace:
-    """The flags of a set on perturbed data: its folders are within those of `args`, and it takes all examples."""
+    """The flags of a set on perturbed data: its folders are within those of `args`; it takes all examples."""
     name = variant_name(args)
     folders = {key: str(pathlib.Path(getattr(args, key), name)) for key in ("output", "results")}
     data_dir = str(pathlib.Path(folders["output"], "data"))

@@ -67,8 +67,8 @@ def run_name(row: Row, domain: Optional[str], setting: Setting, seed: int) -> st
 def plan(rows: list[Row], task: Task, args: Namespace, choices: dict[str, Setting]) -> dict[str, Step]:
     """The steps that are known, {name: Step}, each after those that it needs.
 
-    They come seed by seed, so that a set that is stopped has compared its rows over the seeds before. Ensembles,
-    which need the teachers of all seeds, come last.
+    They come seed by seed, so that a set that is stopped has compared its rows over the seeds before.
+    Ensembles, which need the teachers of all seeds, come last.
 
     Args:
         rows: with their teachers.
@@ -152,9 +152,12 @@ def list_teachers(
 def knowledge_step(
     row: Row, domain: Optional[str], hidden: bool, teacher: str, records: Step, args: Namespace
 ) -> Step:
-    """Stage 3 of the run `teacher`, for a student over this domain; None: over all. hidden: with hidden states.
+    """Stage 3 of the run `teacher`, for a student over this domain; None: over all.
 
     A teacher of one domain that is one of several has to answer the texts of all.
+
+    Args:
+        hidden: whether hidden states are stored.
     """
     folder, name, more = base(args), f"knowledge-{teacher}", []
     if row.several and row.teacher_runs == "domain":

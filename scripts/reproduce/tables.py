@@ -89,7 +89,7 @@ def markdown_tables(lines: list[Summary], task: Task) -> str:
 
 
 def tried_table(lines: list[Summary], tried: dict) -> str:
-    """A table of every setting that was tried for a row, the chosen one in bold; "" where no row had a choice."""
+    """A table of every setting that was tried, the chosen ones in bold; "" where no row had a choice."""
     body = []
     for line in lines:
         for setting, dev in tried[line.row.name].items():
@@ -108,7 +108,8 @@ one seed, Wilson's over the test examples). `difference`: points above {baseline
 teachers: above mixed), over the same examples, with the 95% interval of a bootstrap of {draws:,} draws over
 examples and seeds (of one seed: over examples alone, which is too narrow). Few-shot rows are students of a
 portion, whose teacher and prototypes know all training examples. `setting` (the learning rate, and what else
-was searched) and snapshot were chosen on dev, so the column `dev` is higher than it would be on new examples; test chose nothing."""
+was searched) and snapshot were chosen on dev, so the column `dev` is higher than it would be on new examples;
+test chose nothing."""
 
 
 def footer(outcomes: list[Outcome], facts: Facts) -> str:

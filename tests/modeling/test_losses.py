@@ -51,7 +51,7 @@ def test_instance_weights_act_inside_the_mean():
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("heads", [None, 4])
 def test_attention_loss_is_the_mean_over_real_pairs(heads, centred):
-    """Per example the mean over n x n real pairs (and heads) of the squared difference, then the mean over layers."""
+    """Per example the mean over n x n real pairs (and heads) of the squared difference, then over layers."""
     shape = (3, T, T) if heads is None else (3, heads, T, T)
     student, teacher = [normal(*shape, seed=i) for i in (0, 1)], [normal(*shape, seed=i) for i in (2, 3)]
     expected = np.zeros(3)
@@ -113,7 +113,7 @@ def test_squared_error_is_one_value_per_example():
 
 
 def test_domain_expertise_follows_the_formula_and_its_limits():
-    """(1 + t) / (exp((p - 1)^2) + 1): for t = 0.95 it runs from 0.52 (teacher wrong) to 0.98 (teacher sure and right)."""
+    """(1 + t) / (exp((p - 1)^2) + 1): for t = 0.95 from 0.52 (teacher wrong) to 0.98 (sure and right)."""
     logits, labels, scores = normal(3, 4), np.array([0, 3, 2]), np.array([0.1, -0.2, 0.9])
     p = softmax(logits)[np.arange(3), labels]
     np.testing.assert_allclose(
@@ -137,7 +137,7 @@ def test_instance_weights_average_one_unless_raw(scaling):
 
 @pytest.mark.parametrize("low, high", [(0.95, 0.99), (0.02, 0.52)])
 def test_weights_of_a_chosen_spread_do_not_depend_on_the_encoder(low, high):
-    """Scores as BERT-base's or as MiniLM's: weights of mean 1 and standard deviation 0.3, in the order of the scores."""
+    """Scores as BERT-base's or as MiniLM's: weights of mean 1, deviation 0.3, in the order of the scores."""
     scores = np.random.default_rng(0).uniform(low, high, 200).astype(np.float32)
     weights = losses.instance_weights(scores, "spread", 0.3)
     assert weights.mean() == pytest.approx(1, abs=1e-5) and weights.std() == pytest.approx(0.3, abs=1e-4)
@@ -151,7 +151,9 @@ def test_weights_of_a_chosen_spread_do_not_depend_on_the_encoder(low, high):
 
 
 def test_a_multi_task_model_judges_by_the_head_of_the_domain():
-    """logits = W_k pooled + b_k of the example's domain k; of a domain that was not trained the mean of the heads that were."""
+    """logits = W_k pooled + b_k of the example's domain k; of one that was not trained the mean of the heads
+    that were.
+    """
     config = BertConfig.from_dict({**BertConfig().to_dict(), "hidden_size": 6, "num_attention_heads": 2})
     heads, pooled = ClassHeads(config, 3, 4), normal(4, 6)
     W, b = heads.dense.weight.numpy().reshape(4, 3, 6), heads.dense.bias.numpy().reshape(4, 3)
@@ -163,7 +165,7 @@ def test_a_multi_task_model_judges_by_the_head_of_the_domain():
 
 
 def test_text_embedding_leaves_out_special_tokens_and_padding():
-    """f(x) is the mean over the text's own tokens: not [CLS], not a [SEP] (the inner one of a pair neither), not padding."""
+    """f(x) is the mean over the text's own tokens: not [CLS], not a [SEP] (nor a pair's inner one), not padding."""
     input_mask = np.array([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], np.int32)
     segments = np.array(
         [[0] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32
@@ -177,7 +179,7 @@ def test_text_embedding_leaves_out_special_tokens_and_padding():
 
 
 def test_layers_are_evenly_spaced_and_matched():
-    """3 of 12: 4, 8, 12; 3 of 6: 2, 4, 6. Where two teacher layers fall on one student layer the later one stays."""
+    """3 of 12: 4, 8, 12; 3 of 6: 2, 4, 6. Where two teacher layers fall on a student layer the later stays."""
     assert evenly_spaced_layers(3, 12) == (4, 8, 12) and evenly_spaced_layers(3, 6) == (2, 4, 6)
     assert match_layers([2, 4, 6], 3) == {1: 2, 2: 4, 3: 6}
     assert match_layers([4, 8, 12], 6) == {2: 4, 4: 8, 6: 12}
@@ -185,7 +187,9 @@ def test_layers_are_evenly_spaced_and_matched():
 
 
 def test_balanced_classes_weigh_the_same():
-    """With even weights as scikit-learn's "balanced"; with others the ratios within a class stay, and the average is 1."""
+    """With even weights as scikit-learn's "balanced"; with others the ratios within a class stay, and the
+    average is 1.
+    """
     from sklearn.utils.class_weight import compute_sample_weight
 
     label = np.array([0] * 7 + [1] * 2 + [3])

@@ -34,7 +34,7 @@ def first_weights(monkeypatch, folder, **more):
 
 
 def test_a_student_that_starts_from_its_teacher_has_its_layers_and_its_heads(sandbox, monkeypatch):
-    """Layers 2 and 4 of 4, embeddings, pooler, class head and domain head are the teacher's, number by number."""
+    """Layers 2 and 4 of 4, embeddings, pooler, class head and domain head are the teacher's numbers."""
     snapshot = best(sandbox / "teacher")
     found, printed = first_weights(monkeypatch, sandbox, student_model=snapshot, student_layers=2)
     teacher, taken = read_model(snapshot).arrays, {"0": "1", "1": "3"}
@@ -48,7 +48,7 @@ def test_a_student_that_starts_from_its_teacher_has_its_layers_and_its_heads(san
 
 
 def test_a_student_takes_no_class_head_that_does_not_fit(sandbox, monkeypatch):
-    """A teacher with a class head for each domain gives its layers alone; the log says that the head is new."""
+    """A teacher with a class head for each domain gives its layers; the log says that the head is new."""
     flags = {**stage_flags(sandbox)["meta_teacher"], "class_heads": "per_domain", "model_save_dir": "multi"}
     assert call("meta_teacher", sandbox, flags).code == 0
     found, printed = first_weights(monkeypatch, sandbox, student_model="multi", student_layers=2)
@@ -63,7 +63,7 @@ def test_a_student_takes_no_class_head_that_does_not_fit(sandbox, monkeypatch):
 
 
 def test_spread_expertise_is_that_of_the_whole_training_set(sandbox, monkeypatch):
-    """Every example of every batch has lambda as stretched over all of them: mean 1, the deviation asked for."""
+    """Every example of every batch has lambda as stretched over all: mean 1, the deviation asked for."""
     seen, known = {}, {}
     compute, prepare = meta_distill.make_targets, meta_distill.spread_expertise
 

@@ -482,8 +482,9 @@ def grid_of(folder, content, names="meta-full", **more):
 
 
 def test_a_grid_makes_a_run_of_every_combination_with_the_first_seed_alone(tmp_path, tiny_data):
-    """Two temperatures by two numbers of epochs; teachers, which have no entry, keep their learning rates; the
-    commands have each value once it counts, and the second seed has the setting that was chosen.
+    """Two temperatures by two numbers of epochs; teachers, which have no entry, keep their learning rates.
+
+    The grid's values win in the commands, and the second seed has the setting that was chosen.
     """
     content = {"students": {"temperature": [1, 2.5], "num_epochs": [2, 4], "attention_loss_weight": [0.01]}}
     chosen, args = grid_of(tmp_path, content)
@@ -928,7 +929,7 @@ def test_a_grid_is_searched_on_dev_and_the_chosen_setting_goes_over_all_seeds(
 
 
 def test_students_of_several_teachers_learn_from_all_of_them(tmp_path, tiny_model, tiny_data):
-    """The single-domain teachers together, and the meta-teachers of two seeds: each log names its teachers."""
+    """The single-domain teachers together, and the meta-teachers of two seeds: the log says how many."""
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     driver = start(folder, rows="multi-logits,ensemble,meta-full-from-teacher", student_learning_rates="3e-3")
     _, err = driver.communicate()
@@ -946,7 +947,7 @@ def test_students_of_several_teachers_learn_from_all_of_them(tmp_path, tiny_mode
 
 
 def test_students_get_texts_without_labels_and_other_texts_are_another_set(tmp_path, tiny_model, tiny_data):
-    """By answers alone and by layers they see more texts; a changed file is refused, as are rows without it."""
+    """By answers and by layers they see more texts; a changed file is refused, as are rows without it."""
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     texts = [line.split("\t")[0] for line in (folder / "data" / "dev.tsv").read_text().splitlines()[1:21]]
     text_name = load_task("senti", tiny_data).text[0]
