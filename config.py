@@ -290,6 +290,17 @@ def model(parser):
     )
 
 
+def cpu_threads(group):
+    group.add_argument(
+        "--cpu_threads",
+        type=auto_or_count,
+        default="auto",
+        metavar="auto|N",
+        help="threads that share the work on a CPU; the results do not depend on how many; auto: "
+        "OMP_NUM_THREADS where that is set, else one to a core",
+    )
+
+
 def device(parser):
     group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
     group.add_argument(
@@ -301,14 +312,7 @@ def device(parser):
         default="auto",
         help="who does the work: cpu, numpy on all cores; oneflow, OneFlow's own operators, slow on a CPU; auto: cpu on a CPU",
     )
-    group.add_argument(
-        "--cpu_threads",
-        type=auto_or_count,
-        default="auto",
-        metavar="auto|N",
-        help="threads that share the work on a CPU; the results do not depend on how many; auto: OMP_NUM_THREADS where that is "
-        "set, else one to a core",
-    )
+    cpu_threads(group)
     group.add_argument(
         "--cpu_processes",
         type=count,

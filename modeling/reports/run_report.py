@@ -16,6 +16,10 @@ MISTAKES = 10
 TEXT_LENGTH = 300  # characters of a mistake that are shown
 MANY = 30  # labels in a table of all confusions, and domains in a chart, at most
 CONFUSIONS = 50  # that are listed where there are more labels
+SPEED = (
+    "No time stands here, so that the same run gives the same page. python3 -m modeling.speed measures how fast "
+    "it is, and writes speed.html beside this page."
+)
 NOT_VALUES = (
     "step",
     "epoch",
@@ -66,6 +70,7 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
                 [accuracy_table(results, teacher_results(teacher_model, results["task"]))],
             ),
             ("Beside the teacher", comparison_table(rows, taught)),
+            ("Size", size_table(results, meta["kind"])),
             ("Classes on test", class_table(rows, labels, taught)),
             ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
             ("When to abstain", abstaining_section(dev, rows)),
@@ -141,6 +146,13 @@ def accuracy_table(results, teacher=None):
         rows.append((name, *(percent(metrics[key]) for _, metrics in columns)))
     rows.append(("number of examples", *(metrics["examples"] for _, metrics in columns)))
     return table(("domain", *(name for name, _ in columns)), rows)
+
+
+def size_table(results, kind):
+    """Parameters and megabytes, those of the teacher beside them if there is one."""
+    models = {kind: results, "teacher": results.get("teacher")} if results.get("teacher") else {kind: results}
+    lines = [(name, f"{each['parameters']:,}", f"{each['bytes'] / 1e6:.1f}") for name, each in models.items()]
+    return [table(("model", "parameters", "MB"), lines), note(SPEED)]
 
 
 def confusion_table(rows, labels):

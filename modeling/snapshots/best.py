@@ -8,8 +8,9 @@ from util import UserError, read_json
 
 LINK = "best"
 RUN_FILES = (
-    "log.txt metrics.jsonl timing.jsonl flags.json best.json results.json predictions.tsv report.html".split()
-)  # what a run writes into its folder, beside its snapshots
+    "log.txt metrics.jsonl timing.jsonl flags.json best.json results.json predictions.tsv report.html "
+    "speed.json speed.html"
+).split()  # what a run, and modeling.speed, write into its folder, beside its snapshots
 
 
 def name_best(folder, best):

@@ -1,7 +1,8 @@
 """The tensors of a model folder: model.safetensors, whole or in shards, as float32. OneFlow is not needed."""
 
 import json
-from typing import NamedTuple
+import math
+from typing import NamedTuple, Optional
 
 import numpy as np
 import safetensors
@@ -28,8 +29,8 @@ def read_weights(path) -> Weights:
     """The Weights of a folder's model.safetensors or its shards.
 
     Raises:
-        UserError: a broken file, values that are not finite, a weight of the encoder that is not of floats, or one under
-            two names.
+        UserError: a broken file, values that are not finite, a weight of the encoder that is not of floats,
+            or one under two names.
     """
     tensors = read_shards(path, WEIGHTS, load_arrays)
     names, arrays, left_over, widened = current_names(tensors), {}, [], 0
@@ -44,10 +45,22 @@ def read_weights(path) -> Weights:
             array, widened = widen(array), widened + 1
         if today in arrays:
             raise UserError(
-                f"{path / WEIGHTS}: it holds {today!r:.80} under two names, expected one: take another copy of the model."
+                f"{path / WEIGHTS}: it holds {today!r:.80} under two names, expected one: take another "
+                "copy of the model."
             )
         arrays[today] = _check_values(path / WEIGHTS, name, array)
     return Weights(arrays, tuple(left_over), widened)
+
+
+def weights_size(snapshot) -> Optional[dict]:
+    """{"snapshot": its name, "parameters", "bytes"} of a snapshot's weights; None where they are not there."""
+    path = snapshot / WEIGHTS
+    if not path.is_file():
+        return None
+    with safetensors.safe_open(path, framework="np") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]
+    parameters = sum(math.prod(shape) for shape in shapes)
+    return {"snapshot": snapshot.name, "parameters": parameters, "bytes": path.stat().st_size}
 
 
 def _check_values(path, name, array):
@@ -57,7 +70,8 @@ def _check_values(path, name, array):
     if values is None or not np.isfinite(values).all():
         found = array.dtype if values is None else "values that are not finite"
         raise UserError(
-            f"{path}: the tensor {name!r:.80} holds {found}, expected finite floats: take another copy of the model."
+            f"{path}: the tensor {name!r:.80} holds {found}, expected finite floats: take another "
+            "copy of the model."
         )
     return values
 

@@ -10,9 +10,11 @@ from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.run_report import read_predictions, run_page, teacher_predictions, write_report
+from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.folder import load_weights
 from modeling.snapshots.manager import flags_of_run
 from modeling.snapshots.rewrite import rewrite_card
+from modeling.snapshots.weights import weights_size
 from modeling.training.calibration import calibration_figures, calibration_sentence
 from modeling.training.loop import metrics_line
 from util import UserError, get_rank, sha256
@@ -92,12 +94,15 @@ def write_results(run, folder, results, lines, task, options):
 
 
 def acceptance_figures(folder, task, teacher_model):
-    """For results.json: the figures of each class on dev and test, and the comparison with the teacher, None without one."""
+    """For results.json: the figures of each class on dev and test, the comparison with the teacher and its
+    size, None without one.
+    """
     rows = {split: read_predictions(folder / "predictions.tsv", split) for split in ("dev", "test")}
     taught = teacher_predictions(teacher_model, task.name)
     return {
         "classes": {split: class_figures(each, task.labels) for split, each in rows.items()},
         "against_teacher": compare(rows["test"], taught),
+        "teacher": weights_size(find_snapshot(teacher_model).resolve()) if teacher_model else None,
     }
 
 

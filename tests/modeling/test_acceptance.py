@@ -85,3 +85,15 @@ def test_results_have_classes_and_the_teacher(golden):
         else:
             taught = read_predictions(golden / "teacher" / "predictions.tsv", "test")
             assert results["against_teacher"] == compare(found, taught)
+
+
+def test_the_size_of_both_is_told(golden):
+    """The teacher's parameters and bytes beside the student's, as its own results have them; not its own."""
+    teacher, student = (
+        json.loads((golden / run / "results.json").read_text()) for run in ("teacher", "student")
+    )
+    assert student["teacher"] == {key: teacher[key] for key in ("snapshot", "parameters", "bytes")}
+    assert teacher["teacher"] is None
+    page = (golden / "student" / "report.html").read_text()
+    for each in (teacher, student):
+        assert f"<td>{each['parameters']:,}</td><td>{each['bytes'] / 1e6:.1f}</td>" in page

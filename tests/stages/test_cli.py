@@ -57,6 +57,7 @@ WITHOUT_THE_ENGINE = [
     *((f"{stage}.py", "--no_such_flag") for stage in STAGES),
     *(("-m", f"data.prepare.{name}", "--help") for name in ("amazon", "mnli", "import_tsv", "fetch")),
     ("-m", "modeling.convert", "--help"),
+    ("-m", "modeling.speed", "--help"),
 ]
 
 
