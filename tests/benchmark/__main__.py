@@ -136,7 +136,7 @@ def main():
 
 def print_growth(args, folder, load):
     """--only scale: its own texts, model and table."""
-    figures = measure_growth(folder, args.scale, note)
+    figures = measure_growth(folder, args.scale, args.cores, note)
     print("\n".join([opening_line(args), load.line(), "", *growth_table(figures, args.scale)]))
 
 

@@ -24,9 +24,9 @@ WORDS, HELDOUT, STEPS, BLOCK = 40, 1000, 100, 10_000  # words of a text on avera
 STAGES = ("preprocess", "meta_teacher", "meta_teacher_eval", "meta_distill")
 
 
-def measure_growth(folder, counts, note):
-    """Runs the four stages at each of the `counts`; returns {(stage, count): {seconds, cpu, megabytes,
-    disk}}.
+def measure_growth(folder, counts, cores, note):
+    """Runs the four stages at each of the `counts`, with `cores` threads; returns {(stage, count): {seconds,
+    cpu, megabytes, disk}}.
     """
     settings = {"groups": ["scale"], "model": None, "size": (1, 32), "reviews": None}
     run([sys.executable, "-m", "tests.benchmark.sandbox", folder, json.dumps(settings)])
@@ -35,7 +35,7 @@ def measure_growth(folder, counts, note):
         data = folder / str(count)
         write_texts(data, count, folder / "model" / "vocab.txt")
         for stage in STAGES:
-            figures[stage, count] = measure_stage(stage, folder, data)
+            figures[stage, count] = measure_stage(stage, folder, data, cores)
             note(f"{stage}, {count:,} texts: {figures[stage, count]}")
         shutil.rmtree(data)
     return figures
@@ -59,7 +59,7 @@ def write_texts(data, count, vocab_file):
                     file.write(f"{' '.join(drawn[end - length : end])}\t{domain}\t{label}\n")
 
 
-def measure_stage(stage, folder, data):
+def measure_stage(stage, folder, data, cores):
     """One command from start to end; stages 2 and 4 make STEPS steps and no evaluation."""
     knowledge, model, teacher = data / "knowledge", folder / "model", folder / "teacher-small"
     run_folder = data / stage
@@ -83,7 +83,7 @@ def measure_stage(stage, folder, data):
     flags = {"task_name": "senti", "data_dir": data, "seq_length": T, "seed": SEED, **flags}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value) if word is not True]
     before, size = sum(os.times()[2:4]), folder_bytes(data)
-    outcome = run([sys.executable, ROOT / f"{stage}.py", *words], threads=os.cpu_count())
+    outcome = run([sys.executable, ROOT / f"{stage}.py", *words], threads=cores)
     return {
         "seconds": outcome.seconds,
         "cpu": sum(os.times()[2:4]) - before,
