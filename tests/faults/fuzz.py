@@ -7,7 +7,6 @@ the files, the reader gives a valid result or a UserError of one line; anything 
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -23,47 +22,19 @@ import time
 import traceback
 import tracemalloc
 import zlib
-from types import SimpleNamespace
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-from data.store.files import write_json
 from modeling.training.run import Run
 from util import UserError  # noqa: E402  (before numpy: it names the BLAS kernel)
 
 import numpy as np  # isort: skip
 
-from data.store.knowledge import Knowledge
-from data.store.knowledge_writer import KnowledgeWriter
-from data.store.records import Records
-from data.store.writing import save, with_scores
-from data.tasks import Task, load_task, read_examples, split_path
-from modeling.bert.config import BertConfig
-from modeling.bert.model import init_weights
-from modeling.meta_kd.classifier import build_teacher
-from modeling.snapshots.folder import (
-    check_fits_model,
-    flow,
-    load_weights,
-    read_optimizer,
-    save_snapshot,
-    teacher_meta,
-)
-from modeling.snapshots.manager import best_snapshot
-from modeling.training.optimization import make_optimizer, restore_optimizer
-from modeling.training.stage import load_initial_model
-from tokenization import FullTokenizer, encode, tokenizer_for
+from fuzz_folders import make_data, make_knowledge, make_records, make_run, make_texts
+from fuzz_readers import read_data, read_knowledge, read_records, read_run, read_texts, read_tokenizer
 
 LIMIT, ROOM = 5, 32 << 20  # seconds, bytes
-TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films"))
-ROWS = [
-    ("good book", 0, 0),
-    ("a very very bad film .", 1, 1),
-    ("phone \u00e9t\u00e9", 1, 0),
-    ("a good film unknownword", 0, 1),
-    ("bad .", 1, 1),
-]
-TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"good bad book film a very . phone ##s".split()]
 WRONG = [
     None,
     [],
@@ -99,101 +70,6 @@ WRONG = [
     "\ud800",
     "\u2028",
 ]
-
-# --------------------------------------------------------------------------------------- valid folders
-
-
-def make_data(folder):
-    """A vocabulary, a described task and its training split."""
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
-    write_json(folder / "task.json", dataclasses.asdict(TASK))
-    lines = [
-        "\t".join(TASK.columns),
-        *("\t".join((text, TASK.domains[k], TASK.labels[m])) for text, k, m in ROWS),
-    ]
-    split_path(folder, "train").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_json(
-        folder / "tokenizer_config.json",
-        {"do_lower_case": True, "strip_accents": None, "tokenizer_class": "BertTokenizer"},
-    )
-
-
-def make_records(folder, data):
-    """Scored records of the data, in parts of two."""
-    with_scores(
-        save(TASK, data, folder, "train", FullTokenizer(data / "vocab.txt"), 8, part_size=2),
-        np.linspace(0, 1, len(ROWS)),
-        {"by": "x"},
-    )
-
-
-def make_knowledge(folder):
-    """Knowledge of five examples in two parts, each head and hidden states with it."""
-    stream, width = np.random.default_rng(0), 4
-    facts = {
-        "teacher_sha256": "a" * 64,
-        "content_sha256": "b" * 64,
-        "layers": [1, 2],
-        "width": width,
-        "attention_heads": 2,
-        "hidden_states": True,
-        "domain_feature": True,
-    }
-    writer, (L, A, M) = KnowledgeWriter(folder, facts), (2, 2, 2)
-    writer.begin()
-    for number, rows in enumerate(([0, 1, 3], [4, 9])):
-        writer.write(
-            number,
-            [
-                {
-                    "idxs": i,
-                    "logits": stream.normal(size=M),
-                    "representation": stream.normal(size=width),
-                    "domain_feature": stream.normal(size=width),
-                    "attention": stream.normal(size=(L, A, i + 3, i + 3)),
-                    "hidden": stream.normal(size=(L, i + 3, width)),
-                }
-                for i in rows
-            ],
-        )
-    writer.finish(2)
-
-
-def make_run(folder, data):
-    """A run folder with best.json and a snapshot_last of a teacher one layer deep."""
-    config = BertConfig.from_dict(
-        {
-            "vocab_size": len(TOKENS),
-            "hidden_size": 4,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 8,
-            "max_position_embeddings": 8,
-            "type_vocab_size": 2,
-        }
-    )
-    model = build_teacher(config, TASK, domain_head=True)
-    init_weights(model, 0, 0.2)
-    moments = {
-        f"{slot}.{name}": np.ones(parameter.shape, np.float32)
-        for name, parameter in model.named_parameters()
-        for slot in ("exp_avg", "exp_avg_sq")
-    }
-    meta = {
-        "kind": "teacher",
-        "task": "tiny",
-        "labels": TASK.labels,
-        "domains": TASK.domains,
-        "step": 3,
-        "domain_head": True,
-        "seen_domains": [0, 1],
-        "flags": {"seed": 1},
-        "best": {"snapshot": "snapshot_last", "step": 3, "accuracy": 0.5},
-    }
-    save_snapshot(folder / "snapshot_last", model, FullTokenizer(data / "vocab.txt"), meta, optimizer=moments)
-    write_json(folder / "best.json", {"snapshot": "snapshot_last", "step": 3})
-
 
 # --------------------------------------------------------------------------------------- changes
 
@@ -292,6 +168,15 @@ def change_values(data, stream):
     )
 
 
+def change_of(name, stream):
+    """What changes a file of this name as its format is built."""
+    if name.endswith(".json"):
+        return change_json
+    if name.endswith(".safetensors"):
+        return change_safetensors if stream.random() < 0.7 else change_values
+    return change_bytes
+
+
 def vouch_parts(folder):
     """Makes manifest.json of records or knowledge say the sizes and hashes that its files have."""
     path = folder / "manifest.json"
@@ -315,76 +200,22 @@ def rehash_snapshot(folder):
         path.write_text(json.dumps(manifest))
 
 
-# --------------------------------------------------------------------------------------- readers
+# --------------------------------------------------------------------------------------- fuzzers
 
-
-def read_records(folder):
-    """Everything of records, and that their arrays are what the engine can take."""
-    records = Records(folder, "train")
-    arrays = records.arrays()
-    N, T = arrays["input_ids"].shape
-    assert (
-        N == len(records) and T == records.seq_length and set(arrays["input_mask"].ravel().tolist()) <= {0, 1}
-    )
-    assert 0 <= arrays["input_ids"].min() <= arrays["input_ids"].max() < records.vocab_size
-    assert arrays["label"].max() < len(records.labels) and arrays["domain"].max() < len(records.domains)
-    assert records.scores is None or np.isfinite(arrays["weights"]).all()
-
-
-def read_knowledge(folder):
-    """Everything of knowledge, and that it is finite and of the shapes that its manifest says."""
-    with contextlib.closing(Knowledge(folder)) as knowledge:
-        for item in knowledge.read(knowledge.idxs):
-            n = item["attention"].shape[-1]
-            assert item["representation"].shape == (knowledge.manifest["width"],)
-            assert (
-                item["attention"].shape[0] == len(knowledge.manifest["layers"])
-                and item["attention"].shape[-2] == n
-            )
-            assert all(np.isfinite(array).all() for array in item.values())
-
-
-def read_data(folder):
-    """The task, its rows, and their tokens by the vocabulary that lies beside them."""
-    task, tokenizer = load_task("tiny", folder), tokenizer_for(folder)
-    for example in read_examples(task, split_path(folder, "train")):
-        assert example.domain < len(task.domains) and example.label < len(task.labels)
-        assert (
-            0 <= encode(tokenizer, example.text_a, example.text_b, 8).input_ids.max() < tokenizer.vocab_size
-        )
-
-
-def read_run(folder):
-    """A snapshot as the stages read it, as a teacher and to go on from. Returns what puts it into a model."""
-    best_snapshot(SimpleNamespace(folder=folder))
-    path = folder / "snapshot_last"
-    folder = load_initial_model(
-        SimpleNamespace(do_train=True, do_eval=True, resume_from=str(path)),
-        TASK,
-        str(path),
-        "--model_load_dir",
-    )
-    meta, tokenizer = teacher_meta(folder.meta, TASK, path), tokenizer_for(path)
-    check_fits_model(folder, TASK, 8, tokenizer)
-    moments = read_optimizer(path)
-    assert all(np.isfinite(array).all() for array in (*folder.arrays.values(), *moments.values()))
-
-    def load():
-        try:
-            model = build_teacher(folder.config, TASK, meta["domain_head"])
-            load_weights(model, folder, allow_missing=())
-            restore_optimizer(make_optimizer(model, 1e-3, 0.01), moments, meta["step"])
-        finally:
-            flow._oneflow_internal.eager.Sync()
-
-    return load
-
-
-READERS = {  # {fuzzer: (folder of the valid files, the folder in it of those that are changed, those files, vouch, read)}
+MAKERS = {  # {folder: what makes it, of its path and that of the data}
+    "records": make_records,
+    "knowledge": lambda folder, data: make_knowledge(folder),
+    "run": make_run,
+    "texts": lambda folder, data: make_texts(folder),
+}
+READERS = {  # {fuzzer: (folder of the valid files, that of the changed ones in it, their names, vouch, read)}
     "records": ("records", "", "train.of_record-*", vouch_parts, read_records),
     "manifests": ("records", "", "manifest.json", vouch_parts, read_records),
     "knowledge": ("knowledge", "", "*", vouch_parts, read_knowledge),
     "tsv": ("data", "", "*", None, read_data),
+    "task": ("data", "", "task.json", None, read_data),
+    "texts": ("texts", "", "*", None, read_texts),
+    "tokenizer": ("run", "snapshot_last", "tokenizer.json", None, read_tokenizer),
     "snapshot": ("run", "snapshot_last", "*", rehash_snapshot, read_run),
 }
 
@@ -402,12 +233,7 @@ class Fuzzer:
         self.valid = place / kind
         make_data(place / "data") if not (place / "data").exists() else None
         if kind != "data":
-            makers = {
-                "records": make_records,
-                "knowledge": lambda folder, data: make_knowledge(folder),
-                "run": make_run,
-            }
-            makers[kind](self.valid, place / "data")
+            MAKERS[kind](self.valid, place / "data")
         self.files = {
             str(path.relative_to(self.valid)): path.read_bytes()
             for path in self.valid.rglob("*")
@@ -427,29 +253,43 @@ class Fuzzer:
         files = dict(self.files)
         for _ in range(int(stream.choice([1, 1, 1, 2, 4]))):
             name = self.changed[int(stream.integers(len(self.changed)))]
-            change = change_bytes
-            if name.endswith(".json"):
-                change = change_json
-            elif name.endswith(".safetensors"):
-                change = change_safetensors if stream.random() < 0.7 else change_values
+            change = change_of(name, stream)
             with contextlib.suppress(
                 ValueError, TypeError, struct.error, AttributeError, IndexError
             ):  # what was broken before
                 files[name] = change(files[name], stream)
+        self.write(files, vouched=stream.random() < 0.8)
+        return sum(map(len, files.values()))
+
+    def write(self, files, vouched):
+        """Writes {name: content}, hashes, sizes and counts made to fit where they are `vouched` for."""
         shutil.rmtree(self.folder, ignore_errors=True)
         for name, data in files.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(data)
-        if self.vouch and stream.random() < 0.8:
+        if self.vouch and vouched:
             self.vouch(self.folder / self.inner)
-        return sum(map(len, files.values()))
 
     def run(self, seed, number):
         """Tries a case. Returns whether it was refused; raises what should not have come."""
-        size, refused = self.make(seed, number), False
+        size = self.make(seed, number)
+        tracemalloc.start()
+        try:
+            refused, peak = self.read_in_time()
+        finally:
+            tracemalloc.stop()
+        assert peak < 10 * size + ROOM, f"{peak} bytes of memory for files of {size}"
+        return refused
+
+    def read_in_time(self):
+        """Reads the files that stand there. Returns whether they were refused, and the peak of traced memory.
+
+        Raises:
+            Exception: what should not have come, a TimeoutError after LIMIT seconds among it.
+        """
+        refused = False
         signal.signal(signal.SIGALRM, self._too_long)
         signal.setitimer(signal.ITIMER_REAL, LIMIT)
-        tracemalloc.start()
         try:
             load = self.read(self.folder)
             peak = self._peak()
@@ -463,13 +303,11 @@ class Fuzzer:
             refused = True
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            tracemalloc.stop()
-        assert peak < 10 * size + ROOM, f"{peak} bytes of memory for files of {size}"
-        return refused
+        return refused, peak
 
     @staticmethod
     def _peak():
-        """The most memory since the trace began, which ends here: threads of the engine must not meet it. 0 the second time."""
+        """The most memory since the trace began, which ends here: threads of the engine must not meet it. 0 where there is none."""
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak
