@@ -370,7 +370,7 @@ MODULES = tuple(
         for path in (ROOT / folder).rglob("*.py")
         if COMMAND.search(path.read_text(encoding="utf-8"))
     )
-) + ("tests/faults/fuzz.py", "tests/benchmark/__main__.py")
+) + ("tests/faults/fuzz.py", "tests/faults/guided.py", "tests/benchmark/__main__.py")
 
 
 @functools.cache

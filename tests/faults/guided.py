@@ -1,6 +1,6 @@
 """Fuzzing that is led by the lines that a case reaches, with atheris, in an environment of its own:
 
-    python3.10 -m venv atheris-env && atheris-env/bin/pip install atheris
+    python3.10 -m venv atheris-env && atheris-env/bin/pip install atheris==2.3.0
     PYTHONPATH=.venv/lib/python3.10/site-packages atheris-env/bin/python -m tests.faults.guided --minutes 10
 
 A case is one file of a valid folder, replaced: byte 0 says which of those that the fuzzer changes, byte 1
@@ -18,12 +18,16 @@ import sys
 import tempfile
 import traceback
 
-import atheris
+try:
+    import atheris
+except ModuleNotFoundError:
+    atheris = None
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-with atheris.instrument_imports(include=["data", "modeling", "tokenization", "util"]):
+OURS = ["data", "modeling", "tokenization", "util"]
+with atheris.instrument_imports(include=OURS) if atheris else contextlib.nullcontext():
     import util  # noqa: F401  (before numpy: it names the BLAS kernel)
     import fuzz  # isort: skip
 
@@ -81,6 +85,10 @@ def parse():
 
 def main():
     args = parse()
+    if atheris is None:
+        sys.exit(
+            "error: atheris is not installed for this Python: see the first lines of tests/faults/guided.py."
+        )
     args.findings.mkdir(parents=True, exist_ok=True)
     if len(args.only) > 1:  # libFuzzer ends its process
         words = ["--minutes", args.minutes, "--findings", args.findings]
