@@ -1,7 +1,8 @@
 """Stage 4: the meta-teacher's knowledge + a BERT to start from -> student snapshots.
 
-The loss is soft CE + mean over the batch of lambda(x) * (attention + representation (+ hidden states) + gamma2 * transferable
-knowledge), lambda the domain-expertise weight of the example. The teacher itself is not loaded.
+The loss is soft CE + mean over the batch of lambda(x) * (attention + representation (+ hidden states) +
+gamma2 * transferable knowledge), lambda the domain-expertise weight of the example. The teacher itself is
+not loaded.
 """
 
 import sys

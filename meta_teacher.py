@@ -1,6 +1,7 @@
 """Stage 2: OFRecord files -> a meta-teacher, trained over all domains on what transfers between them.
 
-The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted domain), t(x) the prototype score of stage 1.
+The loss is the mean over the batch of t(x) * CE(class) + gamma1 * CE(corrupted domain), t(x) the prototype
+score of stage 1.
 """
 
 import sys

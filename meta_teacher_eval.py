@@ -1,4 +1,5 @@
-"""Stage 3: meta-teacher snapshot + OFRecord files -> the teacher's knowledge of every training example, as OFRecord files.
+"""Stage 3: meta-teacher snapshot + OFRecord files -> the teacher's knowledge of every training example, as
+OFRecord files.
 
 The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
 """
@@ -102,11 +103,18 @@ def main():
     # ------------ knowledge, part by part; the ranks take turns
     domains = DomainTable(len(task.domains), tuple(meta["seen_domains"]))
     answer = functools.partial(
-        teacher_knowledge,
-        layers=layers,
-        attention_heads=kept.attention_heads,
-        hidden_states=kept.hidden_states,
+        teacher_knowledge, layers=layers, heads=kept.attention_heads, hidden_states=kept.hidden_states
     )
+
+    def know(window):
+        return infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
+
+    write_knowledge(run, writer, texts, know)
+    run.log(f"{target}: the knowledge of {texts.count()} examples is written")
+
+
+def write_knowledge(run, writer, texts, know):
+    """Writes what `know` says of each window of the Texts with a KnowledgeWriter; the ranks take turns."""
     if get_rank() == 0:
         writer.begin()
     barrier()
@@ -114,14 +122,12 @@ def main():
     def write(number, window):
         run.check_held()
         if not writer.has(number):
-            items = infer(model, window, args.eval_batch_size_per_device, domains, device, answer)
-            writer.write(number, items)
+            writer.write(number, know(window))
 
     parts = share_over_ranks(windows(texts.blocks(), texts.count()), texts.count(), write, "knowledge")
     if get_rank() == 0:
         run.check_held()
         writer.finish(parts)
-        run.log(f"{target}: the knowledge of {texts.count()} examples is written")
 
 
 class KnowledgeOptions(NamedTuple):
@@ -198,17 +204,18 @@ def check_room(run, target, texts, layers, kept, bert, labels):
     check_space(target, size)
 
 
-def teacher_knowledge(model, batch, layers, attention_heads, hidden_states):
+def teacher_knowledge(model, batch, layers, heads, hidden_states):
     """What the teacher knows of each example of a batch, a list of B dicts of arrays.
 
-    idxs; logits [M]; representation [H], the pooled [CLS] output; domain_feature [H], zeros of a teacher without it; attention [L, n, n] or
-    [L, A, n, n], Q K^T / sqrt(d) of the n real tokens before the softmax; hidden [L, n, H] where asked for.
+    idxs; logits [M]; representation [H], the pooled [CLS] output; domain_feature [H], zeros of a teacher
+    without it; attention [L, n, n] or [L, A, n, n], Q K^T / sqrt(d) of the n real tokens before the
+    softmax; hidden [L, n, H] where asked for.
     """
     answers = model(
         batch,
         scores_of=layers,
         hidden_of=layers if hidden_states else (),
-        mean_over_heads=attention_heads == "mean",
+        mean_over_heads=heads == "mean",
     )
     logits, pooled = answers.logits.numpy(), answers.encoder.pooled.numpy()
     feature = (

@@ -1,7 +1,7 @@
 """Stage 1: TSV files -> OFRecord files with a prototype score for every example.
 
-The score says how typical an example is of its class, in its own domain and in the others; the meta-teacher weights its
-examples by it.
+The score says how typical an example is of its class, in its own domain and in the others; the meta-teacher
+weights its examples by it.
 """
 
 import sys
@@ -90,34 +90,21 @@ def main():
 
     # ------------ embeddings of every text, part by part; the ranks take turns
     table = DomainTable(len(task.domains), tuple(range(len(task.domains))))
-    embed = functools.partial(
-        infer,
-        model,
-        batch_size=args.eval_batch_size_per_device,
-        domains=table,
-        device=device,
-        answer=embeddings,
-    )
+
+    def embed(window):
+        return infer(model, window, args.eval_batch_size_per_device, table, device, embeddings)
+
     count = store_embeddings(run, parts, records.values(), embed)
     if get_rank() > 0:
         return
 
     # ------------ prototypes of the training examples chosen; scores
-    H = folder.config.hidden_size
-    axes = class_directions(stored_vectors(parts, count, H), train.domain, train.label, rows, task)
-    vectors, scores = stored_vectors(parts, count, H), {}
-    for split, each in records.items():
-        examples = zip(each.domain, each.label, vectors)
-        scores[split] = [prototype_score(v, k, y, axes, args.alpha) for k, y, v in examples]
+    read_vectors = functools.partial(stored_vectors, parts, count, folder.config.hidden_size)
+    axes = class_directions(read_vectors(), train.domain, train.label, rows, task)
+    scores = score_examples(records, read_vectors(), axes, args.alpha)
     page = scores_page, task, train.domain, train.label, scores["train"], args.alpha, rows
-    write_report(run, where.folder / "report.html", *page, stored_vectors(parts, count, H), axes)
-    for split, values in scores.items():
-        run.check_held()
-        with_scores(records[split], values, facts)
-        run.log(
-            f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to "
-            f"{max(values):.4f}"
-        )
+    write_report(run, where.folder / "report.html", *page, read_vectors(), axes)
+    put_scores(run, records, scores, facts)
     parts.remove()
 
 
@@ -143,12 +130,39 @@ def store_embeddings(run, parts, records, embed):
     return share_over_ranks(windows(blocks, total), total, store, "embeddings")
 
 
+def score_examples(records, vectors, axes, alpha):
+    """{split: the prototype score of each example}.
+
+    Args:
+        records: {split: Records}; vectors: f(x) of all of them, one split after the other.
+        axes: of `class_directions`; alpha: how much the example's own domain counts.
+    """
+    scores, vectors = {}, iter(vectors)
+    for split, each in records.items():
+        examples = zip(each.domain, each.label, vectors)
+        scores[split] = [prototype_score(v, k, y, axes, alpha) for k, y, v in examples]
+    return scores
+
+
+def put_scores(run, records, scores, facts):
+    """Puts the scores, {split: [N]}, and what made them into the Records {split: Records}."""
+    for split, values in scores.items():
+        run.check_held()
+        with_scores(records[split], values, facts)
+        run.log(
+            f"{split}: {len(values)} scores, mean {np.mean(values):.4f}, from {min(values):.4f} to "
+            f"{max(values):.4f}"
+        )
+
+
 def check_report(folder):
-    """Refuses a folder with a report.html beside which there are no records: it is not ours, and would be replaced."""
+    """Refuses a folder with a report.html beside which there are no records: it is not ours, and would be
+    replaced.
+    """
     if (folder / "report.html").exists() and not (folder / "train" / "manifest.json").exists():
         raise UserError(
-            f"{folder / 'report.html'}: there are no records beside it, so stage 1 has not written it, and would replace it: "
-            "move it away, or name another --ofrecord_dir."
+            f"{folder / 'report.html'}: there are no records beside it, so stage 1 has not written it, and "
+            "would replace it: move it away, or name another --ofrecord_dir."
         )
 
 

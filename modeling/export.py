@@ -2,8 +2,9 @@
 
     python3 -m modeling.export --snapshot output/demo-student --data_dir data/DEMO --target onnx-student
 
-OneFlow is not needed: it runs in a Python of its own with optimum and ONNX Runtime (docs/serving.md has the versions). The test
-texts of the task go through the new file, and its labels are held against those that the run has stored in predictions.tsv.
+OneFlow is not needed: it runs in a Python of its own with optimum and ONNX Runtime (docs/serving.md has the
+versions). The test texts of the task go through the new file, and its labels are held against those that
+the run has stored in predictions.tsv.
 """
 
 import importlib
@@ -12,9 +13,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import time
 import types
-from typing import NamedTuple
 
 if importlib.util.find_spec("tqdm") is None:  # no bar is drawn here
     sys.modules["tqdm"] = types.SimpleNamespace(tqdm=None)
@@ -23,22 +22,21 @@ from data.store.files import atomic_folder, write_json
 
 from util import UserError, entry, read_json  # isort: skip  (before numpy: it names the BLAS kernel)
 
-import numpy as np
-
 import config
 from data.tasks import load_task, read_examples, split_path
+from modeling.export_gate import Texts, accuracy, changed_share, gate, measure_file, measure_snapshot
 from modeling.snapshots.best import find_snapshot
-from tokenization import head_and_tail
 
-INSTALL = "run it in a Python with pip install 'optimum-onnx==0.1.0' 'transformers==4.57.6' 'onnxruntime==1.32.0' 'torch==2.13.0'"
+INSTALL = (
+    "run it in a Python with pip install 'optimum-onnx==0.1.0' 'transformers==4.57.6' 'onnxruntime==1.32.0' "
+    "'torch==2.13.0'"
+)
 FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
 )  # what a server needs beside the model
-MAX_CHANGED = {"float32": 0.005, "int8": 0.02}  # share of the labels
-BATCH, SINGLES = 32, 200  # texts to a batch, and texts that are timed one by one
 SENSITIVE = "/output/dense/"  # the second product of a feed-forward layer, whose inputs have outliers
 RECIPES = {  # of int8, the smallest file first; one is kept that passes
     "per channel, with the embedding": {"op_types_to_quantize": ["MatMul", "Gather"]},
@@ -49,24 +47,6 @@ RECIPES = {  # of int8, the smallest file first; one is kept that passes
         "exclude": SENSITIVE,
     },
 }
-
-
-class Texts(NamedTuple):
-    """The test texts: `rows`, of one or two texts each, their gold labels, and the labels that the snapshot gave."""
-
-    rows: list
-    gold: list
-    answers: list
-
-
-class Figures(NamedTuple):
-    """What a file was measured to do: its size, the label of each text, and its speeds in milliseconds and texts a second."""
-
-    megabytes: float
-    labels: list
-    p50: float
-    p95: float
-    texts_per_second: float
 
 
 @entry
@@ -90,22 +70,25 @@ def main():
         model = whole / "model.onnx"
         table = {"snapshot, PyTorch": measure_snapshot(libraries, snapshot, tokenizer, meta, texts)}
         table["ONNX float32"] = measure_file(libraries, model, tokenizer, meta, texts)
-        faults = gate(table["ONNX float32"], texts, args, "float32")
+        faults = gate(table["ONNX float32"], texts, "float32", args.max_changed, args.max_loss)
         told = [f"float32: {fault}" for fault in faults]
 
         # ------------ int8
         if args.quantize and not faults:
-            model, figures, refused = quantize(libraries, model, tokenizer, meta, texts, args)
+            model, figures, refused = quantize(
+                libraries, model, tokenizer, meta, texts, args.max_changed, args.max_loss
+            )
             told += refused
             table.update(figures)
         print_table(table, texts)
         print("\n".join(told))
         if faults or model is None:
             raise UserError(
-                f"{snapshot}: no file was kept, since what came out answers otherwise than the snapshot: see the lines above; "
-                "raise --max_changed or --max_loss if that will do, or try other versions of the libraries."
+                f"{snapshot}: no file was kept, since what came out answers otherwise than the snapshot: "
+                "see the lines above; raise --max_changed or --max_loss if that will do, or try other "
+                "versions of the libraries."
             )
-        keep(model, snapshot, target, list(table.values())[-1], texts, args)
+        keep(model, snapshot, target, list(table.values())[-1], texts, args.quantize or "float32")
 
 
 def parse_flags():
@@ -155,7 +138,8 @@ def read_texts(snapshot, meta, data_dir):
     tested = read_json(run / "results.json", "the results of the snapshot's run").get("snapshot")
     if tested != snapshot.name:
         raise UserError(
-            f"{run / 'results.json'}: it tells of {tested!r:.80}, expected {snapshot.name}: name that snapshot."
+            f"{run / 'results.json'}: it tells of {tested!r:.80}, expected {snapshot.name}: name that "
+            "snapshot."
         )
     lines = (run / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
     stored = [line.split("\t") for line in lines if line.startswith("test\t")]
@@ -164,106 +148,17 @@ def read_texts(snapshot, meta, data_dir):
     gold = [task.labels[each.label] for each in examples]
     if gold != [row[3] for row in stored]:
         raise UserError(
-            f"{split_path(data_dir, 'test')}: its labels are not those of {run / 'predictions.tsv'}: name the data of this run."
+            f"{split_path(data_dir, 'test')}: its labels are not those of {run / 'predictions.tsv'}: name "
+            "the data of this run."
         )
     rows = [(each.text_a,) if each.text_b is None else (each.text_a, each.text_b) for each in examples]
     return Texts(rows, gold, [row[4] for row in stored])
 
 
-# --------------------------------------------------------------------------------------- measuring
-
-
-def measure_file(libraries, path, tokenizer, meta, texts):
-    """The Figures of an ONNX file."""
-    session = libraries["onnxruntime"].InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    wanted = {each.name for each in session.get_inputs()}
-
-    def answer(rows):
-        inputs = encode(tokenizer, rows, meta, "np")
-        return session.run(
-            None, {name: array.astype(np.int64) for name, array in inputs.items() if name in wanted}
-        )[0]
-
-    return measure(answer, path.stat().st_size, texts, meta)
-
-
-def measure_snapshot(libraries, snapshot, tokenizer, meta, texts):
-    """The Figures of the snapshot itself, in PyTorch."""
-    torch = libraries["torch"]
-    loader = libraries["transformers"].AutoModelForSequenceClassification
-    model = loader.from_pretrained(snapshot, local_files_only=True).eval()
-
-    def answer(rows):
-        with torch.no_grad():
-            return model(**encode(tokenizer, rows, meta, "pt")).logits.numpy()
-
-    return measure(answer, (snapshot / "model.safetensors").stat().st_size, texts, meta)
-
-
-def encode(tokenizer, rows, meta, kind):
-    """The texts of `rows` as arrays of `kind`, cut as in training and padded to the longest."""
-    if meta.get("truncate", "head") == "head_tail":
-        return encode_ends(tokenizer, [text for (text,) in rows], meta["seq_length"], kind)
-    options = {"truncation": True, "max_length": meta["seq_length"], "padding": True, "return_tensors": kind}
-    return tokenizer(*(list(column) for column in zip(*rows)), **options)
-
-
-def encode_ends(tokenizer, texts, seq_length, kind):
-    """The same for texts of which beginning and end are kept, which transformers' own cut does not do."""
-    whole = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    cut = [tokenizer.build_inputs_with_special_tokens(head_and_tail(ids, seq_length - 2)) for ids in whole]
-    features = {"input_ids": cut, "token_type_ids": [[0] * len(ids) for ids in cut]}
-    return tokenizer.pad(features, padding=True, return_tensors=kind)
-
-
-def measure(answer, size, texts, meta):
-    """The Figures of what takes rows of texts to logits, `answer`; its file has `size` bytes."""
-    order = np.argsort([-sum(map(len, row)) for row in texts.rows], kind="stable")
-    labels, started = [None] * len(order), time.perf_counter()
-    for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
-        for place, row in zip(places, answer([texts.rows[i] for i in places])):
-            labels[place] = meta["labels"][int(row.argmax())]
-    speed = len(order) / (time.perf_counter() - started)
-    seconds = []
-    for row in texts.rows[:SINGLES]:
-        started = time.perf_counter()
-        answer([row])
-        seconds.append(time.perf_counter() - started)
-    p50, p95 = (1000 * float(np.quantile(seconds, q)) for q in (0.5, 0.95))
-    return Figures(size / 1e6, labels, p50, p95, speed)
-
-
-def accuracy(labels, texts):
-    return float(np.mean([label == gold for label, gold in zip(labels, texts.gold)]))
-
-
-def changed_share(labels, texts):
-    """The share of the labels that are not those that the snapshot gave."""
-    return float(np.mean([label != answer for label, answer in zip(labels, texts.answers)]))
-
-
-def gate(figures, texts, args, precision):
-    """What a file does worse than it may, as a list of sentences; it may be kept where there is none."""
-    limit = MAX_CHANGED[precision] if args.max_changed is None else args.max_changed
-    changed, loss = (
-        changed_share(figures.labels, texts),
-        accuracy(texts.answers, texts) - accuracy(figures.labels, texts),
-    )
-    faults = []
-    if changed > limit:
-        faults.append(f"{100 * changed:.2f}% of the labels change, at most {100 * limit:.2f}% may")
-    if loss > args.max_loss:
-        faults.append(
-            f"{100 * loss:.2f} points of accuracy are lost, at most {100 * args.max_loss:.2f} may be"
-        )
-    return faults
-
-
 # --------------------------------------------------------------------------------------- int8
 
 
-def quantize(libraries, model, tokenizer, meta, texts, args):
+def quantize(libraries, model, tokenizer, meta, texts, max_changed, max_loss):
     """The first file by a recipe of RECIPES that passes the gate.
 
     Returns:
@@ -274,7 +169,7 @@ def quantize(libraries, model, tokenizer, meta, texts, args):
         path = model.with_name(f"int8-{number}.onnx")
         write_int8(libraries, model, path, **options)
         figures = measure_file(libraries, path, tokenizer, meta, texts)
-        faults = gate(figures, texts, args, "int8")
+        faults = gate(figures, texts, "int8", max_changed, max_loss)
         if not faults:
             return path, {f"ONNX int8, {name}": figures}, refused
         refused.append(f"refused: int8, {name}: {'; '.join(faults)}")
@@ -282,7 +177,10 @@ def quantize(libraries, model, tokenizer, meta, texts, args):
 
 
 def write_int8(libraries, model, path, exclude=None, **options):
-    """The ONNX file `model` with weights of 8 bits, a scale to each output channel. Args: exclude: in the names of what stays."""
+    """The ONNX file `model` with weights of 8 bits, a scale to each output channel.
+
+    exclude: what the names of the nodes have in common that stay as they are.
+    """
     nodes = libraries["onnx"].load(str(model)).graph.node
     left_out = [
         node.name for node in nodes if exclude and exclude in node.name and "attention" not in node.name
@@ -301,12 +199,15 @@ def print_table(table, texts):
     for name, each in table.items():
         print(
             f"{name:<60.60} {each.megabytes:>7.1f} {100 * changed_share(each.labels, texts):>7.2f}% "
-            f"{100 * accuracy(each.labels, texts):>8.2f}% {each.p50:>7.2f} {each.p95:>7.2f} {each.texts_per_second:>8.0f}"
+            f"{100 * accuracy(each.labels, texts):>8.2f}% {each.p50:>7.2f} {each.p95:>7.2f} "
+            f"{each.texts_per_second:>8.0f}"
         )
 
 
-def keep(model, snapshot, target, figures, texts, args):
-    """Puts the file and what a server needs beside it into the folder `target`, with export.json, which says how it was judged."""
+def keep(model, snapshot, target, figures, texts, precision):
+    """Puts the file and what a server needs beside it into the folder `target`, with export.json, which
+    says how it was judged.
+    """
     with atomic_folder(target) as folder:
         shutil.copyfile(model, folder / "model.onnx")
         for name in FILES:
@@ -314,7 +215,7 @@ def keep(model, snapshot, target, figures, texts, args):
                 shutil.copyfile(snapshot / name, folder / name)
         facts = {
             "snapshot": snapshot.name,
-            "precision": args.quantize or "float32",
+            "precision": precision,
             "test_examples": len(texts.gold),
             "labels_changed": changed_share(figures.labels, texts),
             "accuracy": accuracy(figures.labels, texts),

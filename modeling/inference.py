@@ -16,8 +16,9 @@ flow = load_oneflow()
 
 
 class TensorBatch(NamedTuple):
-    """A Batch on the device. int32 [B, T] three times; content_weights float32 [B, T], 1/n at the n tokens of the text;
-    domain_mix float32 [B, K]; label int64 [B]; `host`, the Batch itself."""
+    """A Batch on the device. int32 [B, T] three times; content_weights float32 [B, T], 1/n at the n tokens
+    of the text; domain_mix float32 [B, K]; label int64 [B]; `host`, the Batch itself.
+    """
 
     input_ids: "flow.Tensor"
     input_mask: "flow.Tensor"
@@ -103,7 +104,9 @@ def evaluate(model, arrays, task, batch_size, domains, device):
 
 
 def class_logits(model, arrays, task, batch_size, domains, device):
-    """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the ranks take turns at batches."""
+    """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the
+    ranks take turns at batches.
+    """
     arrays = as_examples(arrays)
     logits = np.zeros((len(arrays), len(task.labels)), np.float32)
     with eval_mode(model):
@@ -143,8 +146,8 @@ def logits_metrics(logits, arrays, task):
 
 
 def classification_metrics(predicted, label, domain, task):
-    """Accuracy over examples, per domain and averaged over the domains that have examples, and macro-F1 over the classes that
-    occur, as label or as answer.
+    """Accuracy over examples, per domain and averaged over the domains that have examples, and macro-F1
+    over the classes that occur, as label or as answer.
 
     Args:
         predicted, label, domain: int [N].

@@ -1,6 +1,8 @@
-"""Where the answers of a prediction go: standard output, a device or a pipe at once; a file under a hidden name until it is whole.
+"""Where the answers of a prediction go: standard output, a device or a pipe at once; a file under a hidden
+name until it is whole.
 
-Beside the hidden file another tells how far it is, so that --resume goes on after a kill without asking the model again.
+Beside the hidden file another tells how far it is, so that --resume goes on after a kill without asking the
+model again.
 """
 
 import contextlib
@@ -37,10 +39,12 @@ class StreamOutput:
 
 
 class FileOutput:
-    """A file that takes its name `path` when it is whole. Until then `.NAME.partial` has what is done, as `.NAME.partial.json` tells.
+    """A file that takes its name `path` when it is whole. Until then `.NAME.partial` has what is done, as
+    `.NAME.partial.json` tells.
 
     Args:
-        facts: what must be the same for a prediction that goes on: the model, the texts' form and columns, flags.
+        facts: what must be the same for a prediction that goes on: the model, the texts' form and columns,
+            flags.
         resume: go on with what is there.
     Attributes:
         progress: how far it is, as `write` was given it; {} at the beginning, and always of a StreamOutput.
@@ -69,13 +73,15 @@ class FileOutput:
         for name, kind in PROGRESS_TYPES.items():
             if type(progress.get(name)) is not kind:
                 raise UserError(
-                    f"{self.state}: found {progress.get(name)!r:.60} as {name!r}: start again without --resume."
+                    f"{self.state}: found {progress.get(name)!r:.60} as {name!r}: start again without "
+                    "--resume."
                 )
         for name, value in self.facts.items():
             if progress["facts"].get(name) != value:
                 raise UserError(
-                    f"--resume: {self.path} was begun with another {name} ({progress['facts'].get(name)!r:.100}, now {value!r:.100}): "
-                    "give the same, or start again without --resume."
+                    f"--resume: {self.path} was begun with another {name} "
+                    f"({progress['facts'].get(name)!r:.100}, now {value!r:.100}): give the same, or start "
+                    "again without --resume."
                 )
         if progress["size"] > self.file.tell():
             raise UserError(
@@ -84,7 +90,9 @@ class FileOutput:
         return progress
 
     def write(self, data, progress):
-        """Adds bytes, and notes what was done with them: `progress` has the keys of PROGRESS_TYPES but facts and size."""
+        """Adds bytes, and notes what was done with them: `progress` has the keys of PROGRESS_TYPES but
+        facts and size.
+        """
         self.file.write(gzip.compress(data, mtime=0) if self.path.suffix == ".gz" else data)
         self.file.flush()
         os.fsync(self.file.fileno())
@@ -103,7 +111,9 @@ class FileOutput:
 
 
 def check_output(name, texts, form):
-    """Refuses an output file that is a folder, is in none, is the file of the texts, or has the suffix of another form than `form`."""
+    """Refuses an output file that is a folder, is in none, is the file of the texts, or has the suffix of
+    another form than `form`.
+    """
     path = pathlib.Path(name)
     if path.is_dir():
         raise UserError(f"--output_file {path}: this is a folder, expected the name of a file.")
@@ -116,24 +126,29 @@ def check_output(name, texts, form):
     suffixes = [suffix for suffix in path.suffixes if suffix in (".csv", ".tsv", ".jsonl")][-1:]
     if suffixes and suffixes != [f".{form}"]:
         raise UserError(
-            f"--output_file {path}: the texts are answered in {form}, their own form: name it .{form}, or .{form}.gz."
+            f"--output_file {path}: the texts are answered in {form}, their own form: name it .{form}, or "
+            f".{form}.gz."
         )
 
 
 def check_no_model_file(name, snapshot, vocab_file=None):
-    """Refuses an output file that is there already as a file of the snapshot in that folder, of its run, or as the vocabulary."""
+    """Refuses an output file that is there already as a file of the snapshot in that folder, of its run, or
+    as the vocabulary.
+    """
     path, folder = pathlib.Path(os.path.realpath(name)), pathlib.Path(os.path.realpath(snapshot))
     of_run = path.parent == folder.parent and path.name in RUN_FILES
     is_vocab = vocab_file is not None and path == pathlib.Path(os.path.realpath(vocab_file))
     if path.is_file() and (path.parent == folder or of_run or is_vocab):
         raise UserError(
-            f"--output_file {name}: this is a file of the model or of its run, which would be overwritten: name another."
+            f"--output_file {name}: this is a file of the model or of its run, which would be overwritten: "
+            "name another."
         )
 
 
 @contextlib.contextmanager
 def open_output(name, facts, resume):
-    """The output that --output_file names, or standard output for None; a file gets its name where the block ends well.
+    """The output that --output_file names, or standard output for None; a file gets its name where the
+    block ends well.
 
     What a stopped block has done stays for --resume; a block that has done nothing leaves nothing.
     """

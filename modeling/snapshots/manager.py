@@ -1,4 +1,6 @@
-"""What stands around the loop of a training script: its folder, the model to start from, the snapshots that are kept, the results."""
+"""What stands around the loop of a training script: its folder, the model to start from, the snapshots that
+are kept, the results.
+"""
 
 import json
 import re
@@ -104,8 +106,8 @@ class SnapshotOptions(NamedTuple):
 
 
 class Snapshots:
-    """The snapshots of a run: `snapshot_last`, and `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one or --save_total_limit of them,
-    the best named in best.json.
+    """The snapshots of a run: `snapshot_last`, and `snapshot_best_<kind>_model_<task>_dev_<accuracy>`, one
+    or --save_total_limit of them, the best named in best.json.
 
     Args:
         run, kind: a Run with a folder; "mft" or "student".
@@ -113,7 +115,8 @@ class Snapshots:
         meta: facts for meta.json: task, labels, domains, and the like.
         options: SnapshotOptions; a resumed run must have the same flags.
         left_out: prefixes of the weights that the best snapshot does without.
-        card: takes the content of a best snapshot's meta.json to the text of its README.md; None: it has none.
+        card: takes the content of a best snapshot's meta.json to the text of its README.md; None: it has
+            none.
     """
 
     def __init__(self, run, kind, model, tokenizer, meta, options, left_out=(), card=None):
@@ -131,11 +134,12 @@ class Snapshots:
         return self.kept[0] if self.kept else None
 
     def resume(self, folder):
-        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which harmless flags differ. A flag that is younger
-        than the run had its default there.
+        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which harmless flags
+        differ. A flag that is younger than the run had its default there.
 
         Raises:
-            UserError: a flag, the data or the number of ranks would make it another run; the sentence has the old and the new value.
+            UserError: a flag, the data or the number of ranks would make it another run; the sentence has
+                the old and the new value.
         """
         meta, path = folder.meta, folder.path
         ours = json.loads(json.dumps(self.meta))  # as meta.json gives it back: lists for tuples
@@ -145,15 +149,17 @@ class Snapshots:
         for name in differ:
             if name not in CHANGEABLE:
                 raise UserError(
-                    f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has {new.get(name)}, and would end "
-                    f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, or start a new run."
+                    f"--resume_from {path}: that run had --{name} {old.get(name)}, this one has "
+                    f"{new.get(name)}, and would end "
+                    f"elsewhere{END if name in ('num_epochs', 'max_steps') else ''}: give the same flags, "
+                    "or start a new run."
                 )
         for key, value in ours.items():
             if meta.get(key) != value and key != "flags" and (key in meta or key not in ABSENT_IN_OLD):
                 was, now = (json.dumps(each, ensure_ascii=False)[:60] for each in (meta.get(key), value))
                 raise UserError(
-                    f"{path}: that run had {FACTS.get(key, 'another')} ({key} {was}, now {now}): bring back what it had, or start a "
-                    "new run."
+                    f"{path}: that run had {FACTS.get(key, 'another')} ({key} {was}, now {now}): bring back "
+                    "what it had, or start a new run."
                 )
         if differ:
             self.run.log(
@@ -176,7 +182,8 @@ class Snapshots:
     def save_best(self, step, metrics):
         """Saves the model where its figure on dev, by --select_by, is among the best so far.
 
-        Of several with the same accuracy, and so the same name, the best is kept, the first of those that are equal.
+        Of several with the same accuracy, and so the same name, the best is kept, the first of those that
+        are equal.
         """
         accuracy, figure = metrics["accuracy"], self.select_by
         prefix = f"snapshot_best_{self.kind}_model_{self.meta['task']}_dev_"

@@ -21,7 +21,9 @@ def log_loss(logits, label):
 
 
 def calibration_error(probabilities, label, bins=BINS):
-    """ECE: sum over bins of confidence of (share of the bin) * |accuracy - mean confidence|. float [N, M], int [N] -> float."""
+    """ECE: sum over bins of confidence of (share of the bin) * |accuracy - mean confidence|. float [N, M],
+    int [N] -> float.
+    """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label  # [N], [N]
     place = np.minimum((confidence * bins).astype(int), bins - 1)  # [N]
     gaps = np.bincount(place, weights=right - confidence, minlength=bins)  # [bins]
@@ -65,7 +67,8 @@ def calibrate_snapshot(folder, model, heldout):
     """The snapshot `folder`, a ModelFolder, with a temperature fitted on dev folded into its classifier; one
     that has it stays.
 
-    W x + b becomes (W x + b) / T, so that whatever reads the snapshot gives calibrated probabilities and the same labels.
+    W x + b becomes (W x + b) / T, so that whatever reads the snapshot gives calibrated probabilities and
+    the same labels.
     Args:
         heldout: the Heldout examples of the run.
     Raises:
@@ -94,8 +97,12 @@ def calibration_sentence(figures):
     """What a model card says of the figures of `calibration_figures`."""
     state = "calibrated" if figures["folded"] else "not calibrated"
     splits = [
-        f"{split}: ECE {100 * figures[split]['before']['ece']:.1f}% before and {100 * figures[split]['after']['ece']:.1f}% after, "
-        f"log-loss {figures[split]['before']['log_loss']:.3f} and {figures[split]['after']['log_loss']:.3f}"
+        f"{split}: ECE {100 * figures[split]['before']['ece']:.1f}% before and "
+        f"{100 * figures[split]['after']['ece']:.1f}% after, log-loss "
+        f"{figures[split]['before']['log_loss']:.3f} and {figures[split]['after']['log_loss']:.3f}"
         for split in ("dev", "test")
     ]
-    return f"- The probabilities were {state}; with the temperature {figures['temperature']:.3f}, fitted on dev, {'; '.join(splits)}."
+    return (
+        f"- The probabilities were {state}; with the temperature {figures['temperature']:.3f}, fitted on dev, "
+        f"{'; '.join(splits)}."
+    )

@@ -1,4 +1,6 @@
-"""What stages 2 and 4 close alike: a snapshot evaluated on dev and test, its results, predictions and report."""
+"""What stages 2 and 4 close alike: a snapshot evaluated on dev and test, its results, predictions and
+report.
+"""
 
 import time
 from typing import NamedTuple, Optional
@@ -16,7 +18,7 @@ from modeling.snapshots.manager import flags_of_run
 from modeling.snapshots.rewrite import rewrite_card
 from modeling.snapshots.weights import weights_size
 from modeling.training.calibration import calibration_figures, calibration_sentence
-from modeling.training.loop import metrics_line
+from modeling.training.step_log import metrics_line
 from util import UserError, get_rank, sha256
 
 
@@ -73,7 +75,9 @@ def evaluate_snapshot(run, folder, model, heldout, options):
 
 
 def write_results(run, folder, results, lines, task, options):
-    """Writes predictions.tsv, the `lines`, and of them and the `results` results.json, the report and the card."""
+    """Writes predictions.tsv, the `lines`, and of them and the `results` results.json, the report and the
+    card.
+    """
     with atomic_file(run.folder / "predictions.tsv", "w") as file:
         file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
     results.update(acceptance_figures(run.folder, task, options.teacher))
@@ -107,7 +111,9 @@ def acceptance_figures(folder, task, teacher_model):
 
 
 def read_test_texts(task, data_dir, count):
-    """The texts of test.tsv, a pair's with a bar between them; None where it does not have `count` of them or cannot be read."""
+    """The texts of test.tsv, a pair's with a bar between them; None where it does not have `count` of them
+    or cannot be read.
+    """
     try:
         examples = list(read_examples(task, split_path(data_dir, "test")))
     except UserError:
@@ -117,7 +123,8 @@ def read_test_texts(task, data_dir, count):
 
 
 def predictions(logits, arrays, task, split):
-    """Yields the line of each record for predictions.tsv: split, idxs, domain, label, predicted label, probability of each label.
+    """Yields the line of each record for predictions.tsv: split, idxs, domain, label, predicted label,
+    probability of each label.
 
     logits: [N, M] of the records stacked in `arrays`.
     """

@@ -1,7 +1,6 @@
 """The one training loop, of stages 2 and 4."""
 
 import math
-import time
 from typing import Callable, NamedTuple, Optional
 
 import numpy as np
@@ -15,7 +14,8 @@ from modeling.training.optimization import (
     restore_optimizer,
     set_learning_rate,
 )
-from util import Signals, UserError, get_rank, get_world_size, load_oneflow, progress
+from modeling.training.step_log import StepLog
+from util import Signals, get_rank, get_world_size, load_oneflow
 
 flow = load_oneflow()
 
@@ -96,42 +96,47 @@ def train(model, examples, phases, options, run, snapshots, on_dev=None):
         UserError: a loss or gradient that is not finite; the snapshots stay as they were.
         KeyboardInterrupt: the run was told to stop, and has saved.
     """
-    examples = as_examples(examples)
     log = StepLog(run, options.log_every_step_num, snapshots.step, phases[-1].last)
-    trainer = Trainer(model, examples, options, log)
+    trainer = Trainer(model, as_examples(examples), options, log)
     model.train()
     for phase in phases:
-        if snapshots.step >= phase.last or should_stop_early(snapshots.best, snapshots.step, options):
-            continue
-        optimizer = trainer.start(phase, snapshots.step)
-        for step in range(max(snapshots.step, phase.first), phase.last):
-            # one step: gradients of the batch, clipping, AdamW, a line in the log
-            stop, done = trainer.step(phase, step, optimizer), step + 1
-
-            # dev chooses the best snapshot
-            last = done == phase.last
-            if on_dev and phase.selects and (done % options.eval_every_step_num == 0 or last):
-                metrics = on_dev()
-                log.evaluation(done, metrics)
-                snapshots.save_best(done, metrics)
-
-            # snapshot_last, from which a run goes on
-            enough = should_stop_early(snapshots.best, done, options)
-            if done % options.save_every_step_num == 0 or last or stop or enough:
-                snapshots.save_last(done, optimizer)
-            if stop:
-                raise KeyboardInterrupt(
-                    f"{Signals.words()} after step {done}, which is saved. To go on:\n{snapshots.resume_command()}"
-                )
-            if enough:
-                run.log(
-                    f"no better {options.select_by.replace('_', ' ')} on dev in "
-                    f"{options.early_stopping_patience} evaluations: the run ends with step {done}"
-                )
-                break
+        if snapshots.step < phase.last and not should_stop_early(snapshots.best, snapshots.step, options):
+            train_phase(trainer, phase, snapshots, on_dev)
     log.close()
     if not on_dev:
         snapshots.name_last(phases[-1].last)
+
+
+def train_phase(trainer, phase, snapshots, on_dev):
+    """The steps of one Phase that are left, with evaluations and snapshots; see `train`."""
+    options, log = trainer.options, trainer.log
+    optimizer = trainer.start(phase, snapshots.step)
+    for step in range(max(snapshots.step, phase.first), phase.last):
+        # one step: gradients of the batch, clipping, AdamW, a line in the log
+        stop, done = trainer.step(phase, step, optimizer), step + 1
+        last = done == phase.last
+
+        # dev chooses the best snapshot
+        if on_dev and phase.selects and (done % options.eval_every_step_num == 0 or last):
+            metrics = on_dev()
+            log.evaluation(done, metrics)
+            snapshots.save_best(done, metrics)
+
+        # snapshot_last, from which a run goes on
+        enough = should_stop_early(snapshots.best, done, options)
+        if done % options.save_every_step_num == 0 or last or stop or enough:
+            snapshots.save_last(done, optimizer)
+        if stop:
+            raise KeyboardInterrupt(
+                f"{Signals.words()} after step {done}, which is saved. To go on:\n"
+                f"{snapshots.resume_command()}"
+            )
+        if enough:
+            log.run.log(
+                f"no better {options.select_by.replace('_', ' ')} on dev in "
+                f"{options.early_stopping_patience} evaluations: the run ends with step {done}"
+            )
+            break
 
 
 class Trainer:
@@ -233,65 +238,3 @@ def accumulate_gradients(share_of_loss, make_loss, rows, epoch, options, model, 
     if model.bert.threads:
         all_reduce_gradients(model)
     return values
-
-
-class StepLog:
-    """Writes each step to metrics.jsonl and, every few steps, a line of averages over examples with speed and ETA."""
-
-    def __init__(self, run, every, step, end):
-        self.run, self.every, self.end = run, every, end
-        self.bar = progress(total=end, initial=step, unit="step")
-        self._open(step)
-
-    def _open(self, step):
-        self.from_step, self.since, self.examples, self.totals = step, time.monotonic(), 0, {}
-
-    def step(self, step, epoch, phase, idxs, rate, values):
-        """Takes the numbers of a step over the examples `idxs`, the same in every rank. UserError where one is not finite."""
-        if not all(np.isfinite(value) for value in values.values()):
-            broken = [name for name, value in values.items() if not np.isfinite(value)]
-            raise UserError(
-                f"step {step}: {', '.join(broken)} is not finite, in the batch of the training examples "
-                f"{', '.join(map(str, idxs))}: the snapshots of this run stay; start another with a lower --learning_rate."
-            )
-        self.run.metric(step=step, epoch=epoch, phase=phase, examples=len(idxs), lr=rate, **values)
-        for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value * len(idxs)
-        self.examples += len(idxs)
-        self.bar.update()
-        if step % self.every == 0 or step == self.end:
-            self._line(step, rate)
-
-    def _line(self, step, rate):
-        seconds = time.monotonic() - self.since
-        speed, eta = self.examples / seconds, (self.end - step) * seconds / (step - self.from_step)
-        width = len(str(self.end))
-        parts = " | ".join(f"{name} {total / self.examples:.4f}" for name, total in self.totals.items())
-        self.run.log(
-            f"step {step:0{width}}/{self.end} | {parts} | lr {rate:.1e} | {speed:.0f} ex/s | eta {duration(eta)}"
-        )
-        self.run.timing(event="steps", step=step, examples_per_second=round(speed, 2))
-        self._open(step)
-
-    def evaluation(self, step, metrics):
-        """Takes the metrics on dev after a step."""
-        self.run.metric(step=step, dev=metrics)
-        self.run.log(f"step {step:0{len(str(self.end))}}/{self.end} | dev {metrics_line(metrics)}")
-
-    def close(self):
-        self.bar.close()
-
-
-def metrics_line(metrics):
-    """Metrics of `inference.evaluate` for a log line, in percent."""
-    domains = " ".join(f"{name} {100 * value:.1f}" for name, value in metrics["domains"].items())
-    return (
-        f"accuracy {100 * metrics['accuracy']:.2f} | {domains} | domain average {100 * metrics['domain_average']:.2f} | "
-        f"macro-F1 {100 * metrics['macro_f1']:.2f}"
-    )
-
-
-def duration(seconds):
-    """3m10s, or 2h05m."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"

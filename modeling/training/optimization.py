@@ -110,7 +110,7 @@ def restore_optimizer(optimizer, moments: dict, steps: int):
             if moment is None or moment.shape != tuple(parameter.shape) or not np.isfinite(moment).all():
                 found = "missing" if moment is None else "of another shape or not finite"
                 raise UserError(
-                    f"optimizer.safetensors: {slot}.{name} is {found}: resume from another snapshot_last, or start "
-                    "a new run."
+                    f"optimizer.safetensors: {slot}.{name} is {found}: resume from another snapshot_last, "
+                    "or start a new run."
                 )
     optimizer.restore(moments, steps)

@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
 import shutil
@@ -25,15 +26,19 @@ from data.store.files import (
     open_own,
     remove_partial_writes,
 )
+from modeling.distributed.collective import broadcast
+from modeling.snapshots.best import RUN_FILES
 from util import Signals, UserError, drop_output, get_rank, is_reader_gone
+
+FIRST_WORDS = "run folder: "  # of a log.txt
 
 
 class Run:
     """A run folder: its lock, `log.txt`, `metrics.jsonl` (no clock) and `timing.jsonl` (times and speeds).
 
     Args:
-        folder: where the run writes; made if missing. None: no folder, messages go to the terminal alone. Of several ranks the
-            first alone writes and speaks.
+        folder: where the run writes; made if missing. None: no folder, messages go to the terminal alone.
+            Of several ranks the first alone writes and speaks.
     Raises:
         UserError: another process holds the folder.
     """
@@ -55,10 +60,12 @@ class Run:
         return self._folder
 
     def check_held(self):
-        """Makes sure that every folder that the run has locked is still at its name, lest half of its files are written elsewhere.
+        """Makes sure that every folder that the run has locked is still at its name, lest half of its files
+        are written elsewhere.
 
         Raises:
-            UserError: one was removed, another disk was mounted there, or it was moved and is not the run's own.
+            UserError: one was removed, another disk was mounted there, or it was moved and is not the run's
+                own.
         """
         for number, (path, file) in enumerate(self._locks):
             if is_at(path, file.fileno()):
@@ -67,7 +74,8 @@ class Run:
             if moved is None or path.parent != self._folder:
                 now = f", and is {moved.parent} now" if moved else ""
                 raise UserError(
-                    f"{path.parent}: it was moved or removed while it was written to{now}: bring it back, and run this again."
+                    f"{path.parent}: it was moved or removed while it was written to{now}: bring it back, "
+                    "and run this again."
                 )
             self._folder, self._locks[number] = moved.parent, (moved, file)
             self.log(f"note: the run folder was moved, and the run goes on in {moved.parent}")
@@ -118,7 +126,9 @@ class Run:
             remove_partial_writes(self.folder)
 
     def forget_after(self, step):
-        """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them again."""
+        """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them
+        again.
+        """
         path = self.folder / "metrics.jsonl"
         if self._writes and path.exists():
             kept = [
@@ -137,8 +147,52 @@ def _line_step(line):
 
 
 def new_run_folder(now, parent="output"):
-    """The name of a run that was given none, `now` being seconds since 1970: output/model_save-YYYY-MM-DD-HH:MM:SS."""
+    """The name of a run that was given none, `now` being seconds since 1970:
+    output/model_save-YYYY-MM-DD-HH:MM:SS.
+    """
     return pathlib.Path(parent) / f"model_save-{datetime.datetime.fromtimestamp(now):%Y-%m-%d-%H:%M:%S}"
+
+
+def choose_run_folder(model_save_dir, resume_from) -> pathlib.Path:
+    """Where a run writes: the folder of the snapshot that it goes on from, or the named one, or a new one."""
+    if not resume_from:
+        return pathlib.Path(model_save_dir) if model_save_dir else new_run_folder(broadcast(time.time()))
+    folder = pathlib.Path(resume_from).resolve().parent
+    if model_save_dir and pathlib.Path(model_save_dir).resolve() != folder:
+        raise UserError(
+            f"--resume_from {resume_from}: that run goes on in its own folder, {folder}, and "
+            f"--model_save_dir names {model_save_dir}: leave --model_save_dir out."
+        )
+    return folder
+
+
+def check_same_run(folder, evaluated):
+    """Refuses to write the results of a snapshot, the folder `evaluated`, over those of another run."""
+    if evaluated is None or not (folder / "best.json").exists():
+        return
+    if evaluated.resolve().parent != folder.resolve():
+        raise UserError(
+            f"--model_save_dir {folder}: it holds another run, whose results this evaluation of {evaluated} "
+            "would replace: name another folder."
+        )
+
+
+def check_own_run(folder):
+    """Refuses a folder with files of the names that a run writes, where its log.txt does not say that a run
+    has written them.
+    """
+    try:
+        with open_own(folder / "log.txt", "r") as file:
+            if file.readline().startswith(FIRST_WORDS):
+                return
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        pass
+    theirs = [name for name in RUN_FILES if os.path.lexists(folder / name) and (folder / name).stat().st_size]
+    if theirs and get_rank() == 0:
+        raise UserError(
+            f"--model_save_dir {folder}: it holds {', '.join(theirs)}, which no run has written and this "
+            "one would replace: name another folder."
+        )
 
 
 def version_and_flag_lines(changed: dict) -> list:

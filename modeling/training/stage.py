@@ -1,23 +1,19 @@
 """What stages 2 and 4 open alike: the run's folder, the model to start from, the first lines of the log."""
 
-import os
 import pathlib
-import time
 
 import numpy as np
 
 from config import require_flag
 from data.batches import make_batch
-from data.store.files import open_own, write_json
+from data.store.files import write_json
 from data.tasks import load_task
 from modeling.bert.model import init_weights
 from modeling.cpu.encoder import choose_encoder
-from modeling.distributed.collective import broadcast
 from modeling.distributed.ranks import count_devices
 from modeling.inference import select_device
 from modeling.reports.model_card import model_card
 from modeling.reports.tensorboard import Board
-from modeling.snapshots.best import RUN_FILES
 from modeling.snapshots.folder import (
     HEADS,
     check_fits_model,
@@ -36,11 +32,16 @@ from modeling.snapshots.manager import (
     list_best_snapshots,
 )
 from modeling.training.loop import TrainingOptions
-from modeling.training.run import Run, new_run_folder, version_and_flag_lines
+from modeling.training.run import (
+    FIRST_WORDS,
+    Run,
+    check_own_run,
+    check_same_run,
+    choose_run_folder,
+    version_and_flag_lines,
+)
 from tokenization import tokenizer_for
 from util import UserError, get_rank, get_world_size
-
-FIRST_WORDS = "run folder: "  # of a log.txt
 
 
 def open_model(args, flag: str, layers=None):
@@ -63,7 +64,8 @@ def open_model(args, flag: str, layers=None):
 
 
 def load_initial_model(args, task, path, flag):
-    """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from does.
+    """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from
+    does.
 
     Raises:
         UserError: flags that leave nothing to do or need an evaluation that is not made; --resume_from names
@@ -84,7 +86,9 @@ def load_initial_model(args, task, path, flag):
 
 
 def check_is_asked(args):
-    """Raises a UserError where there is nothing to do, or a flag needs the evaluation that --do_eval asks for."""
+    """Raises a UserError where there is nothing to do, or a flag needs the evaluation that --do_eval asks
+    for.
+    """
     if not (args.do_train or args.do_eval):
         raise UserError(
             "neither --do_train nor --do_eval is given, so there is nothing to do: give one or both."
@@ -112,8 +116,9 @@ def check_resumable(meta, path):
     for best in list_best_snapshots(meta):
         if not is_best_entry(best, select_by):
             raise UserError(
-                f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, expected "
-                "its name, step and accuracy: resume from another snapshot_last, or start a new run."
+                f"{pathlib.Path(path, 'meta.json')}: found {best!r:.60} as the best snapshot so far, "
+                "expected its name, step and accuracy: resume from another snapshot_last, or start a new "
+                "run."
             )
 
 
@@ -181,46 +186,6 @@ def open_run(args, evaluated=None):
     return run
 
 
-def choose_run_folder(model_save_dir, resume_from) -> pathlib.Path:
-    """Where a run writes: the folder of the snapshot that it goes on from, or the named one, or a new one."""
-    if not resume_from:
-        return pathlib.Path(model_save_dir) if model_save_dir else new_run_folder(broadcast(time.time()))
-    folder = pathlib.Path(resume_from).resolve().parent
-    if model_save_dir and pathlib.Path(model_save_dir).resolve() != folder:
-        raise UserError(
-            f"--resume_from {resume_from}: that run goes on in its own folder, {folder}, and --model_save_dir "
-            f"names {model_save_dir}: leave --model_save_dir out."
-        )
-    return folder
-
-
-def check_same_run(folder, evaluated):
-    """Refuses to write the results of a snapshot, the folder `evaluated`, over those of another run."""
-    if evaluated is None or not (folder / "best.json").exists():
-        return
-    if evaluated.resolve().parent != folder.resolve():
-        raise UserError(
-            f"--model_save_dir {folder}: it holds another run, whose results this evaluation of {evaluated} would replace: "
-            "name another folder."
-        )
-
-
-def check_own_run(folder):
-    """Refuses a folder with files of the names that a run writes, where its log.txt does not say that a run has written them."""
-    try:
-        with open_own(folder / "log.txt", "r") as file:
-            if file.readline().startswith(FIRST_WORDS):
-                return
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-        pass
-    theirs = [name for name in RUN_FILES if os.path.lexists(folder / name) and (folder / name).stat().st_size]
-    if theirs and get_rank() == 0:
-        raise UserError(
-            f"--model_save_dir {folder}: it holds {', '.join(theirs)}, which no run has written and this one would replace: "
-            "name another folder."
-        )
-
-
 def model_card_writer(model, count, changed):
     """What takes meta.json to the model card of a run over `count` examples, `changed` being its flags that
     differ from their defaults.
@@ -243,11 +208,13 @@ def write_flags(folder, flags):
         write_json(folder / "flags.json", {**kept, **ranks})
 
 
-# --------------------------------------------------------------------------------------- the log and meta.json
+# --------------------------------------------------------------------------- the log and meta.json
 
 
 def describe(run, model, device, splits, task, tokenizer):
-    """Logs the model's size, the counts of examples, and the first three training examples as the model sees them."""
+    """Logs the model's size, the counts of examples, and the first three training examples as the model
+    sees them.
+    """
     parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
     counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())
     run.log(
@@ -262,8 +229,9 @@ def describe(run, model, device, splits, task, tokenizer):
     for row in rows:
         tokens = tokenizer.convert_ids_to_tokens(batch.input_ids[row][batch.input_mask[row] > 0])
         run.log(
-            f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, {task.labels[first['label'][row].item()]}, "
-            f"score {first['weights'][row].item():.4f}: {' '.join(tokens)}"
+            f"example {first['idxs'][row].item()}: {names[first['domain'][row].item()]}, "
+            f"{task.labels[first['label'][row].item()]}, score {first['weights'][row].item():.4f}: "
+            f"{' '.join(tokens)}"
         )
 
 
@@ -274,7 +242,8 @@ def workers(model):
 
 
 def run_facts(task, splits, domains):
-    """What meta.json says of the task, enough to use the model without its data, and of what it was trained on and chosen by.
+    """What meta.json says of the task, enough to use the model without its data, and of what it was trained
+    on and chosen by.
 
     Args:
         splits: {split: Records}; domains: the DomainTable of the run.

@@ -250,7 +250,7 @@ def test_a_kill_at_any_step_costs_nothing(story, copy, stage, step):
 
 KILLED = """
 import os, signal
-from modeling.training.loop import StepLog
+from modeling.training.step_log import StepLog
 whole = StepLog.step
 def step(self, number, *args):
     whole(self, number, *args)

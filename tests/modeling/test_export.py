@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import types
 
 import pytest
 from conftest import ROOT, best
 
 from modeling import export
+from modeling.export_gate import Figures, Texts, gate
 from util import UserError
 
 NEEDS_TORCH = pytest.mark.skipif(
@@ -17,25 +17,21 @@ NEEDS_TORCH = pytest.mark.skipif(
 )
 
 
-def figures(labels):
-    return export.Figures(1.0, labels, 1.0, 1.0, 1.0)
-
-
-def limits(max_changed=None, max_loss=0.005):
-    return types.SimpleNamespace(max_changed=max_changed, max_loss=max_loss)
+def judge(texts, labels, precision, max_changed=None, max_loss=0.005):
+    return gate(Figures(1.0, labels, 1.0, 1.0, 1.0), texts, precision, max_changed, max_loss)
 
 
 def test_the_gate_counts_changed_labels_and_lost_accuracy():
     """Of 200 labels one may change in float32 and four in int8; a change that costs more than half a point is refused by itself."""
-    texts = export.Texts([("t",)] * 200, ["a"] * 100 + ["b"] * 100, ["a"] * 200)
+    texts = Texts([("t",)] * 200, ["a"] * 100 + ["b"] * 100, ["a"] * 200)
     right, wrong = [["b"] * n + ["a"] * (200 - n) for n in (0, 2)]
-    assert export.gate(figures(right), texts, limits(), "float32") == []
-    assert len(export.gate(figures(wrong), texts, limits(), "float32")) == 2
-    assert len(export.gate(figures(wrong), texts, limits(), "int8")) == 1
+    assert judge(texts, right, "float32") == []
+    assert len(judge(texts, wrong, "float32")) == 2
+    assert len(judge(texts, wrong, "int8")) == 1
     better = ["a"] * 196 + ["b"] * 4
-    assert export.gate(figures(better), texts, limits(), "int8") == []
-    assert "2.00% of the labels change" in export.gate(figures(better), texts, limits(), "float32")[0]
-    assert export.gate(figures(wrong), texts, limits(0.5, 0.5), "int8") == []
+    assert judge(texts, better, "int8") == []
+    assert "2.00% of the labels change" in judge(texts, better, "float32")[0]
+    assert judge(texts, wrong, "int8", 0.5, 0.5) == []
 
 
 def test_the_stored_answers_must_be_of_the_snapshot_and_the_texts(golden, sandbox):

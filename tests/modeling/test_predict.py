@@ -18,6 +18,7 @@ from tqdm import tqdm
 import config
 from data.rows import Table
 from modeling import predict as prediction
+from modeling import predict_rows
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier
 from modeling.snapshots.folder import load_weights, read_model, save_snapshot
@@ -119,7 +120,7 @@ def test_window_and_batch_change_nothing(place, monkeypatch):
     """Texts that share a window or a batch with others get the probabilities that they get alone."""
     _, _, expected = table(ask(place).out)
     for window, batch in ((1, 1), (5, 3), (16, 7), (100, 100)):
-        monkeypatch.setattr(prediction, "WINDOW", window)
+        monkeypatch.setattr(predict_rows, "WINDOW", window)
         np.testing.assert_allclose(
             table(ask(place, eval_batch_size_per_device=batch).out)[2], expected, atol=1.1e-6
         )
@@ -128,7 +129,7 @@ def test_window_and_batch_change_nothing(place, monkeypatch):
 def test_a_window_is_read_when_the_one_before_is_answered(place, monkeypatch):
     """Of an endless stream no more texts are taken than the windows that were answered."""
     taken, shapes = itertools.count(), []
-    monkeypatch.setattr(prediction, "WINDOW", 20)
+    monkeypatch.setattr(predict_rows, "WINDOW", 20)
     table = Table("endless", (b"good plot %d\n" % number for number in taken), "lines", ("review",))
 
     class Enough(Exception):
@@ -540,7 +541,7 @@ def test_a_low_confidence_leaves_the_label_empty(place):
 @pytest.mark.parametrize("output", ["out.tsv", "out.tsv.gz"])
 def test_a_prediction_goes_on_after_a_kill(place, monkeypatch, output):
     """Killed after any window: --resume ends with the bytes of one that was never stopped, and asks the model for the rest alone."""
-    monkeypatch.setattr(prediction, "WINDOW", 4)
+    monkeypatch.setattr(predict_rows, "WINDOW", 4)
     (place / "texts").write_bytes((place / "texts").read_bytes() + b"\n\nbad \xff\n")
     whole = ask(place, output_file=f"whole.{output}")
     expected, ask_model = (place / f"whole.{output}").read_bytes(), prediction.class_probabilities
@@ -571,7 +572,7 @@ def test_a_prediction_goes_on_after_a_kill(place, monkeypatch, output):
 
 def test_what_was_begun_otherwise_is_not_gone_on_with(place, monkeypatch):
     """Another model, another threshold or other texts are refused; without --resume it starts again."""
-    monkeypatch.setattr(prediction, "WINDOW", 4)
+    monkeypatch.setattr(predict_rows, "WINDOW", 4)
     ask_model, calls = prediction.class_probabilities, []
 
     def killed(*values):

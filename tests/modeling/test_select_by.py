@@ -14,7 +14,7 @@ from data.batches import make_batch
 from modeling.inference import tensor, to_device
 from modeling.meta_kd.classifier import build_student
 from modeling.meta_kd.distillation import student_loss
-from modeling.training.loop import StepLog
+from modeling.training.step_log import StepLog
 
 
 def figures(accuracy, macro_f1):

@@ -21,10 +21,11 @@ from modeling.meta_kd.classifier import DomainClassifier, build_student, build_t
 from modeling.meta_kd.distillation import active_terms, check_knowledge_covers, make_targets, student_loss
 from modeling.meta_kd.terms import add_flags, term_weights
 from modeling.snapshots.manager import Snapshots
-from modeling.training.loop import Phase, StepLog, one_phase, train, two_phases
+from modeling.training.loop import Phase, one_phase, train, two_phases
 from modeling.training.optimization import is_undecayed, learning_rate_at
 from modeling.training.run import Run
 from modeling.training.stage import snapshot_options, training_options
+from modeling.training.step_log import StepLog
 from tokenization import tokenizer_for
 from util import UserError
 

@@ -10,7 +10,7 @@ from test_cli import refused
 from test_predict import of_the_run
 from test_tokenization import write_vocab
 
-from modeling.export import encode_ends
+from modeling.export_gate import encode_ends
 from tokenization import FullTokenizer, encode, head_and_tail, tokenizer_for
 
 LONG = {"seq_length": 8, "truncate": "head_tail"}  # one token of the beginning, and five of the end

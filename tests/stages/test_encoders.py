@@ -12,7 +12,7 @@ from test_stages import Stop, metrics, tree
 
 from modeling.bert.model import flow
 from modeling.cpu.encoder import choose_encoder
-from modeling.training.loop import StepLog
+from modeling.training.step_log import StepLog
 from util import UserError
 
 

@@ -21,8 +21,9 @@ from modeling.distributed.collective import shared_loss
 from modeling.meta_kd.terms import add_flags
 from modeling.snapshots.folder import load_weights
 from modeling.snapshots.manager import PATHS, PER_CALL, read_model
-from modeling.training.loop import StepLog, accumulate_gradients, one_phase
+from modeling.training.loop import accumulate_gradients, one_phase
 from modeling.training.optimization import learning_rate_at, make_optimizer
+from modeling.training.step_log import StepLog
 from util import UserError
 
 # --------------------------------------------------------------------------------------- accumulated gradients

@@ -11,7 +11,7 @@ from conftest import STAGES, best, call, call_process, lay_out, stage_flags
 
 from data.store.knowledge import Knowledge
 from data.store.records import Records
-from modeling.training.loop import StepLog
+from modeling.training.step_log import StepLog
 from util import sha256
 
 CLOCKED = ("timing.jsonl", "log.txt", ".meta-kd.lock")  # where times, speeds and process numbers may stand
