@@ -1,4 +1,4 @@
-"""What every run needs: the engine, user errors, whole files, hashes, seeds, the run folder with its log, metrics and lock."""
+"""What every run needs: user errors, signals, its rank, reading of files, hashes, seeds, progress bars."""
 
 import contextlib
 import ctypes
@@ -9,48 +9,44 @@ import io
 import json
 import os
 import pathlib
-import platform
 import re
-import resource
 import signal
-import socket
 import sys
-import threading
-import time
 import traceback
 
 
 def _blas_kernel():
     """The OpenBLAS kernel for this CPU by its flags; None where OpenBLAS does better to choose for itself."""
     try:
-        flags = set(
-            re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split()
-        )
-    except (OSError, AttributeError):
+        lines = re.findall(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
         return None
+    flags = set(lines[0].split() if lines else ())
     if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags:
         return "SkylakeX"
     return "Haswell" if {"avx2", "fma"} <= flags else None
 
 
-# The OpenBLAS in OneFlow's wheel and the one in numpy's pick their kernel when they are loaded, and fall back to one that is up to
-# five times slower on a CPU that is newer than they are. So it is named here, before either. Each gets one thread: modeling/cpu has
-# threads of its own, which multiply at the same time, and OpenBLAS's would spin beside them.
+# The OpenBLAS in OneFlow's wheel and the one in numpy's pick their kernel when they are loaded. On a CPU that
+# is newer than they are, they fall back to one that is up to five times slower. So the kernel is named here,
+# before either is loaded. Each gets one thread: modeling/cpu has threads of its own, which multiply at once,
+# and OpenBLAS's would spin beside them.
 if "OPENBLAS_CORETYPE" not in os.environ and _blas_kernel():
     os.environ["OPENBLAS_CORETYPE"] = _blas_kernel()
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # --------------------------------------------------------------------------------------- before anything else
 
-EXIT_REPORT_DIR = "METAKD_EXIT_REPORT_DIR"  # the folder where a rank that modeling/distributed/launch.py has launched tells why it ends
-LAUNCHER = "METAKD_LAUNCHER"  # the process number of a rank's launcher
+# Variables that modeling/distributed/launch.py sets in the ranks that it launches:
+EXIT_REPORT_DIR = "METAKD_EXIT_REPORT_DIR"  # the folder where a rank tells why it ends
+LAUNCHER = "METAKD_LAUNCHER"  # the process number of the launcher
 STOPPED = 128 + signal.SIGINT  # exit code of a process that was told to stop
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
 CLOSED = set()  # the standard streams that were closed when the process started
 
 
 def _open_streams():
-    """Standard streams that are closed lead nowhere, lest a file of ours gets their number, and with it what C++ prints."""
+    """Opens /dev/null as each closed standard stream: a file of ours would get its number and C++'s words."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -62,14 +58,15 @@ def _open_streams():
 
 
 def end_at_once_on_signals():
-    """While modules are imported there is nothing to save: who is told to stop says so and ends. A rank leaves the word to its launcher."""
+    """Has a signal end the process with one sentence: while modules are imported there is nothing to save.
+
+    A launched rank says nothing: its launcher does.
+    """
 
     def end(number, frame):
         if EXIT_REPORT_DIR not in os.environ:
-            os.write(
-                2,
-                f"stopped by {'the user' if number == signal.SIGINT else signal.Signals(number).name}.\n".encode(),
-            )
+            who = "the user" if number == signal.SIGINT else signal.Signals(number).name
+            os.write(2, f"stopped by {who}.\n".encode())
         os._exit(STOPPED)
 
     for number in STOPPING:
@@ -78,21 +75,24 @@ def end_at_once_on_signals():
 
 
 def _is_program():
-    """Whether a script or a command of ours was started, and not a test or a notebook that imports this file."""
+    """Whether a script or a command of ours was started, not a test or a notebook that imports this file."""
     path = os.path.abspath(getattr(sys.modules["__main__"], "__file__", None) or os.sep)
     inside = os.path.relpath(path, os.path.dirname(os.path.abspath(__file__)))
     return inside.endswith(".py") and not inside.startswith("..") and "site-packages" not in inside
 
 
 def stop_with_parent(signum, parent):
-    """Has the kernel send `signum` to this process when its parent dies (prctl of Linux), or sends it where that process has died already."""
+    """Has the kernel send `signum` to this process when its parent dies; sends it where that has happened."""
     ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os.kill(os.getpid(), signum)
 
 
 def _take_place():
-    """In a launched rank: rank 0 alone has the terminal, what C++ has to say is kept in a file, and the rank stops with its launcher."""
+    """Prepares a launched rank: it stops with its launcher, and what C++ prints is kept in a file.
+
+    Rank 0 alone has the terminal.
+    """
     stop_with_parent(signal.SIGTERM, int(os.environ.get(LAUNCHER, os.getppid())))
     report = pathlib.Path(os.environ[EXIT_REPORT_DIR], os.environ["RANK"])
     with contextlib.suppress(OSError):
@@ -115,8 +115,9 @@ try:
     from tqdm import tqdm
 except ImportError as error:  # nothing of ours is imported before this file
     print(
-        f"error: {error.name} is not installed for this Python ({sys.executable}): run 'bash scripts/setup.sh' and use "
-        ".venv/bin/python, or 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
+        f"error: {error.name} is not installed for this Python ({sys.executable}): "
+        "run 'bash scripts/setup.sh' and use .venv/bin/python, "
+        "or 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
         file=sys.stderr,
     )
     raise SystemExit(2) from None
@@ -125,11 +126,11 @@ except ImportError as error:  # nothing of ours is imported before this file
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one sentence with file (and line), what was found, what was expected, what to do."""
+    """A mistake that the user can mend: one sentence with file and line, found, expected, what to do."""
 
 
 def entry(main):
-    """Runs `main()` as a program: a UserError, a full disk or a missing permission becomes one sentence and exit code 2."""
+    """Runs `main()` as a program: a UserError, a full disk and their like become one sentence and code 2."""
 
     @functools.wraps(main)
     def run():
@@ -144,10 +145,8 @@ def entry(main):
         except KeyboardInterrupt as error:
             stop(str(error) or f"{Signals.words()}.", STOPPED)
         except MemoryError as error:
-            stop(
-                f"error: there is not enough memory ({str(error) or 'for what is in hand'}): {LESS_MEMORY}.",
-                2,
-            )
+            wanted = str(error) or "for what is in hand"
+            stop(f"error: there is not enough memory ({wanted}): {_LESS}.", 2)
         except Exception as error:
             if is_reader_gone(error):  # as in `... | head`
                 drop_output()
@@ -169,11 +168,10 @@ def _escape_output():
             stream.reconfigure(errors="backslashreplace")
 
 
-LESS_MEMORY = (
-    "smaller batches (--batch_size_per_device, --eval_batch_size_per_device) or a smaller model need less"
-)
+_LESS = "smaller batches (--batch_size_per_device, --eval_batch_size_per_device) or a smaller model need less"
 _OUTPUT = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOENT ENOTDIR EISDIR ENAMETOOLONG ELOOP EIO".split()
-_SENTENCES = {  # {number of an error that is none of ours: what the sentence names where the system names no file}
+# {number of an error that is none of ours: what the sentence names where the system names no file}
+_SENTENCES = {
     **{getattr(errno, name): "output" for name in _OUTPUT},
     errno.EMFILE: "open files of this process (ulimit -n)",
     errno.ENFILE: "open files of this machine",
@@ -183,7 +181,7 @@ _SENTENCES = {  # {number of an error that is none of ours: what the sentence na
 
 
 def is_reader_gone(error):
-    """Whether an error says that nobody reads standard output any more: a pipe or a terminal that was closed."""
+    """Whether an error says that nobody reads standard output any more: a closed pipe or terminal."""
     return isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, errno.EIO)
 
 
@@ -195,9 +193,10 @@ def drop_output():
 
 
 class Signals:
-    """SIGTERM, SIGINT (Ctrl-C) and SIGHUP: they stop the process at once, or where the process said so at the next good point.
+    """SIGTERM, SIGINT (Ctrl-C) and SIGHUP: they stop the process at once, or at a good point (`patience`).
 
-    A second one never waits, but in a launched rank, whose launcher decides when it is enough. A reader who has gone counts as one.
+    A second one never waits, but in a launched rank, whose launcher decides when it is enough. A reader who
+    has gone counts as one.
     """
 
     asked, _patient = None, False
@@ -209,7 +208,10 @@ class Signals:
 
     @classmethod
     def take(cls):
-        """Handles them from now on, but one that is ignored, as SIGHUP is under nohup; OneFlow's own handler of SIGINT says no word."""
+        """Handles them from now on, but not a SIGHUP that is ignored, as it is under nohup.
+
+        It also replaces OneFlow's own handler of SIGINT, which ends without a word.
+        """
         cls.asked, cls._patient = None, False
         cls._set(cls._handle)
 
@@ -248,7 +250,7 @@ class Signals:
     @classmethod
     @contextlib.contextmanager
     def patience(cls):
-        """For the time of a block a first signal does no more than set `asked`; whoever is in the block looks at it and ends."""
+        """Within the block a first signal does no more than set `asked`: the block looks at it and ends."""
         cls._patient = True
         try:
             yield
@@ -261,7 +263,8 @@ class Signals:
 def stop(sentence, code):
     """Prints one sentence to standard error and ends the process with `code`.
 
-    A launched rank leaves the sentence to its launcher, and ends without OneFlow's farewell, which would wait for the other ranks.
+    A launched rank leaves the sentence to its launcher. It ends without OneFlow's farewell, which would
+    wait for the other ranks.
     """
     Signals.leave()
     launched = EXIT_REPORT_DIR in os.environ
@@ -287,7 +290,7 @@ def stop(sentence, code):
 
 
 def get_rank():
-    """The number of this process among those that run the same script together, from 0; rank 0 alone writes and speaks."""
+    """The number of this process, from 0, among those of one run; rank 0 alone writes and speaks."""
     return max(0, int(os.environ.get("RANK", 0)))  # OneFlow sets -1 in a process that is alone
 
 
@@ -298,154 +301,8 @@ def get_world_size():
 
 def _await_the_others():
     """A rank that leaves early would take down those that are still at work."""
-    if get_world_size() > 1:
-        load_oneflow().comm.barrier()
-
-
-# --------------------------------------------------------------------------------------- the engine
-
-ONEFLOW_VERSION = "0.9.0"
-
-
-def load_oneflow():
-    """Returns the module `oneflow`, imported in the environment that it needs; every entry passes here.
-
-    glog prints CUDA and libibverbs warnings on machines without them: a variable that it reads when it is loaded keeps them back.
-    """
-    if "oneflow" not in sys.modules:
-        _check_python()
-        os.environ.setdefault("GLOG_minloglevel", "2")  # 2: errors and worse
-        if get_world_size() > 1 and os.environ["MASTER_ADDR"].startswith(("127.", "localhost")):
-            os.environ["LOCAL_RANK"] = os.environ[
-                "RANK"
-            ]  # "machines" of one address are one to OneFlow, which numbers their ranks through
-        _await_the_first()
-        _check_machine()
-        try:
-            _keep_memory()
-            with _held_signals(), _quiet_stderr():
-                import oneflow
-        except (
-            Exception
-        ) as error:  # the wheel raises ImportError, OSError or RuntimeError, by what is missing
-            stop(
-                f"error: oneflow does not load ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-                "run 'bash scripts/setup.sh', or 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
-                2,
-            )
-        if oneflow.__version__ != ONEFLOW_VERSION:
-            stop(
-                f"error: oneflow {oneflow.__version__} is installed, {ONEFLOW_VERSION} is needed: "
-                "run 'pip install -r requirements.txt' with Python 3.9 or 3.10.",
-                2,
-            )
-    return sys.modules["oneflow"]
-
-
-def _keep_memory():
-    """Has glibc keep the memory of large arrays for the next ones instead of giving it back: fewer page faults by three quarters."""
-    with contextlib.suppress(AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD, bytes
-        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-
-
-def _await_the_first(patience=600):
-    """Waits, seconds at most, until rank 0 listens: OneFlow itself would try once and then sleep for ten seconds."""
-    address, until = (
-        (os.environ.get("MASTER_ADDR"), int(os.environ.get("MASTER_PORT", 0))),
-        time.monotonic() + patience,
-    )
-    while get_rank() > 0 and time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            socket.create_connection(address, timeout=1).close()
-            return
-        time.sleep(0.01)
-
-
-def _check_python():
-    if sys.version_info[:2] not in ((3, 9), (3, 10)):
-        stop(
-            f"error: this is Python {platform.python_version()}, and oneflow {ONEFLOW_VERSION} with numpy 1.26 needs 3.9 or 3.10: "
-            "run 'bash scripts/setup.sh', which finds or fetches one.",
-            2,
-        )
-    if int(np.__version__.split(".")[0]) != 1:
-        stop(
-            f"error: numpy {np.__version__} is installed, and oneflow {ONEFLOW_VERSION} cannot exchange arrays with numpy 2: "
-            "run 'pip install -r requirements.txt'.",
-            2,
-        )
-
-
-THREADS = 16  # that the engine starts at most, while it is loaded and at work
-FILES = {True: 24, False: 64}  # that it and we have open in a process that is alone, and in one of several
-
-
-def _check_machine():
-    """Ends the process with a sentence where the engine would abort: without /proc, or with too few threads or open files."""
-    if not os.path.exists("/proc/self/status"):
-        stop(
-            "error: /proc is missing here, and oneflow cannot do without: mount it ('mount -t proc proc /proc').",
-            2,
-        )
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = FILES[get_world_size() == 1]
-    if -1 < soft < files and (hard == resource.RLIM_INFINITY or files <= hard):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    elif -1 < soft < files:  # -1: no limit
-        stop(
-            f"error: this process may have {soft} files open, and oneflow needs up to {files}: raise it by 'ulimit -n'.",
-            2,
-        )
-    release, threads = threading.Event(), []
-    try:
-        for _ in range(THREADS):
-            threads.append(threading.Thread(target=release.wait, daemon=True))
-            threads[-1].start()
-    except RuntimeError:
-        stop(
-            f"error: only {len(threads) - 1} more threads can be started here, and oneflow needs up to {THREADS}: raise the limit of "
-            "processes ('ulimit -u', or that of the container).",
-            2,
-        )
-    finally:
-        release.set()
-    for thread in threads:
-        thread.join()
-
-
-@contextlib.contextmanager
-def _held_signals():
-    """Signals that come in the block are handled at its end, as before it: OneFlow puts a handler of its own in place, without a word.
-
-    One of several ranks may wait there for the others, for ever if they have died: a signal ends it, and its launcher has the word.
-    """
-    alone, before = get_world_size() == 1, {number: signal.getsignal(number) for number in STOPPING}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING if alone else ())
-    for number in () if alone else STOPPING:
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # one of C
-                signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextlib.contextmanager
-def _quiet_stderr():
-    """Hides what C++ prints to standard error while it holds ("libibverbs not available"); Python exceptions still pass."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
+    if get_world_size() > 1 and "oneflow" in sys.modules:
+        sys.modules["oneflow"].comm.barrier()
 
 
 # --------------------------------------------------------------------------------------- reading files
@@ -455,23 +312,22 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def check_not_pointer(path):
-    """Raises a UserError where the file is a Git LFS pointer, which stands in its place until it is fetched."""
+    """Raises a UserError where a Git LFS pointer stands in the place of a file that is not yet fetched."""
     with open(path, "rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise UserError(
-                f"{path}: this is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder, or download "
-                "the file."
+                f"{path}: this is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder, "
+                "or download the file."
             )
 
 
 def read_json(path, what):
-    """The JSON object in file `path`; `what` names it in the sentence of the UserError ("the manifest of the records")."""
+    """The JSON object in file `path`; `what` names it in a UserError ("the manifest of the records")."""
     try:
         check_not_pointer(path)
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
-        json.dumps(
-            value, ensure_ascii=False, allow_nan=False
-        ).encode()  # no NaN, nothing infinite as 1e400 is, no half of a surrogate pair
+        # No NaN, nothing infinite as 1e400 is, no half of a surrogate pair:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except FileNotFoundError:
         raise UserError(f"{path}: {what} is missing.") from None
     except (ValueError, RecursionError) as error:
@@ -498,20 +354,18 @@ def sha256(path):
 
 # --------------------------------------------------------------------------------------- seeds
 
-STREAMS = {
-    name: number
-    for number, name in enumerate(
-        ("init", "order", "corruption", "dropout", "portion", "split", "augmentation", "noise")
-    )
-}
+_NAMES = ("init", "order", "corruption", "dropout", "portion", "split", "augmentation", "noise")
+STREAMS = {name: number for number, name in enumerate(_NAMES)}
 
 
 def random_stream(seed, stream, *key):
-    """A numpy Generator that is a function of (seed, name of the stream, key) alone, key being integers >= 0 such as epoch,
-    step, rank and number of ranks. Nothing is remembered between calls, so that a resumed run draws what the first would have."""
-    return np.random.Generator(
-        np.random.SFC64(np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, key)]))
-    )
+    """A numpy Generator that is a function of (seed, name of the stream, key) alone.
+
+    The key is integers >= 0, such as epoch, step, rank and number of ranks. Nothing is remembered between
+    calls, so that a resumed run draws what the first would have.
+    """
+    sequence = np.random.SeedSequence([int(seed), STREAMS[stream], *map(int, key)])
+    return np.random.Generator(np.random.SFC64(sequence))
 
 
 # --------------------------------------------------------------------------------------- progress
@@ -533,12 +387,6 @@ class _Terminal:
 
 
 def progress(iterable=None, **options):
-    """A tqdm bar with an ETA; silent where standard error is not a terminal, and in all ranks but the first."""
-    return tqdm(
-        iterable,
-        file=_Terminal(),
-        disable=get_rank() > 0 or not sys.stderr.isatty(),
-        dynamic_ncols=True,
-        leave=False,
-        **options,
-    )
+    """A tqdm bar with an ETA; silent in all ranks but the first, and where standard error is no terminal."""
+    silent = get_rank() > 0 or not sys.stderr.isatty()
+    return tqdm(iterable, file=_Terminal(), disable=silent, dynamic_ncols=True, leave=False, **options)

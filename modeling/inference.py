@@ -8,9 +8,10 @@ import numpy as np
 from sklearn.metrics import f1_score
 
 from data.batches import as_examples, content_mask, domain_mix, lengths, make_batch
+from data.engine import load_oneflow
 from modeling.distributed.collective import all_reduce_sum
 from modeling.meta_kd.losses import token_weights
-from util import get_rank, get_world_size, load_oneflow
+from util import get_rank, get_world_size
 
 flow = load_oneflow()
 

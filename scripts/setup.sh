@@ -122,6 +122,6 @@ mkdir .venv/tmp
 TMPDIR=$PWD/.venv/tmp .venv/bin/python -m pip install "${quiet[@]}" --require-virtualenv --no-user \
     --log "$LOG" "${files[@]/#/--requirement=}" 2>/dev/null || explain
 rm -rf .venv/tmp
-.venv/bin/python -c "import util; util.load_oneflow()" || exit 2
+.venv/bin/python -c "from data.engine import load_oneflow; load_oneflow()" || exit 2
 for file in "${files[@]}"; do sha256sum "$file" >".venv/$file.sha256"; done
 echo "ready: .venv, $(.venv/bin/python --version)"

@@ -311,14 +311,14 @@ sys.meta_path.insert(0, Finder())
     "setting, words",
     [
         ("sys.version_info = (3, 11, 2)", "needs 3.9 or 3.10"),
-        ("util.np.__version__ = '2.1.0'", "cannot exchange arrays with numpy 2"),
+        ("engine.np.__version__ = '2.1.0'", "cannot exchange arrays with numpy 2"),
         (NO_LIBRARY, "oneflow does not load (libcudnn.so.8"),
-        ("util.ONEFLOW_VERSION = '0.8.0'", "0.8.0 is needed"),
+        ("engine.ONEFLOW_VERSION = '0.8.0'", "0.8.0 is needed"),
     ],
 )
 def test_a_wrong_python_numpy_or_engine_gets_a_sentence(setting, words):
     """load_oneflow ends the process with code 2 and says what to install, before anything aborts in C++."""
-    process = python(f"import sys, util\n{setting}\nutil.load_oneflow()")
+    process = python(f"import sys\nfrom data import engine\n{setting}\nengine.load_oneflow()")
     _, err = process.communicate()
     assert process.returncode == 2 and err.count("\n") == 1 and err.startswith("error: ") and words in err
     assert "requirements.txt" in err or "setup.sh" in err

@@ -17,8 +17,9 @@ import warnings
 
 import numpy as np
 
+from data.engine import load_oneflow
 from data.store.layout import FRAME, NotCanonical, decode_block, frame_starts
-from util import UserError, load_oneflow
+from util import UserError
 
 warnings.filterwarnings(
     "ignore", "Unexpected end-group tag", RuntimeWarning

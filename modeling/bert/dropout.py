@@ -8,7 +8,8 @@ encoder for CPUs draw the same bits. The heads, whose inputs are one row to an e
 
 import numpy as np
 
-from util import load_oneflow, random_stream
+from data.engine import load_oneflow
+from util import random_stream
 
 flow = load_oneflow()
 

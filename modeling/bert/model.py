@@ -13,8 +13,9 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from data.engine import load_oneflow
 from modeling.bert.dropout import Dropout
-from util import load_oneflow, random_stream
+from util import random_stream
 
 flow = load_oneflow()
 nn = flow.nn

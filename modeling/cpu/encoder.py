@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.engine import load_oneflow
 from modeling.bert.model import BertModel, EncoderOutput
 from modeling.cpu.dropout import ShardDropout
 from modeling.cpu.layers import merge_rows
 from modeling.cpu.shard import TABLES, Shard
 from modeling.cpu.threads import OrderedSums, Threads, count_threads
-from util import UserError, load_oneflow
+from util import UserError
 
 flow = load_oneflow()
 make_node = (

@@ -6,7 +6,8 @@ import contextlib
 
 import numpy as np
 
-from util import get_rank, get_world_size, load_oneflow, progress
+from data.engine import load_oneflow
+from util import get_rank, get_world_size, progress
 
 flow = load_oneflow()
 

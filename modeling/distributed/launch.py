@@ -21,21 +21,12 @@ import time
 import types
 
 from config import options
+from data.engine import load_oneflow
 from modeling.cpu.threads import cores
 from modeling.distributed.facts import machine_facts
 from modeling.distributed.machines import Machines
 from modeling.distributed.ranks import RankOptions, local_ranks
-from util import (
-    EXIT_REPORT_DIR,
-    LAUNCHER,
-    STOPPED,
-    Signals,
-    get_rank,
-    get_world_size,
-    load_oneflow,
-    stop,
-    stop_with_parent,
-)
+from util import EXIT_REPORT_DIR, LAUNCHER, STOPPED, Signals, get_rank, get_world_size, stop, stop_with_parent
 
 load_oneflow()
 from oneflow.distributed import launch as oneflow_launch  # noqa: E402

@@ -3,7 +3,8 @@
 import pathlib
 from typing import NamedTuple, Optional
 
-from util import UserError, load_oneflow, read_json
+from data.engine import load_oneflow
+from util import UserError, read_json
 
 flow = load_oneflow()
 

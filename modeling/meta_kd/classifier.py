@@ -5,10 +5,10 @@ B examples, T tokens, H width of the encoder, M classes, K domains.
 
 from typing import NamedTuple
 
+from data.engine import load_oneflow
 from modeling.bert.dropout import Dropout, DropoutMasks
 from modeling.bert.model import BertModel
 from modeling.meta_kd.terms import MAPS, TERMS
-from util import load_oneflow
 
 flow = load_oneflow()
 nn = flow.nn

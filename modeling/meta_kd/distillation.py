@@ -7,10 +7,11 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
+from data.engine import load_oneflow
 from modeling.inference import tensor
 from modeling.meta_kd import losses
 from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, TERMS, names_of_phase
-from util import UserError, load_oneflow
+from util import UserError
 
 flow = load_oneflow()
 

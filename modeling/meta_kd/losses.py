@@ -7,7 +7,7 @@ examples.
 
 import numpy as np
 
-from util import load_oneflow
+from data.engine import load_oneflow
 
 flow = load_oneflow()
 F = flow.nn.functional

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from data.engine import load_oneflow
 from data.store.files import atomic_file, atomic_folder, write_json
 from data.store.manifest import TYPES
 from data.tasks import OTHER_KINDS
@@ -25,7 +26,7 @@ from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.sources import source_format
 from modeling.snapshots.tokenizer_file import save_tokenizer_files
 from modeling.snapshots.weights import WEIGHTS, load_arrays, read_weights
-from util import UserError, load_oneflow, read_json, sha256
+from util import UserError, read_json, sha256
 
 flow = load_oneflow()
 

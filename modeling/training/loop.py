@@ -6,6 +6,7 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 
 from data.batches import as_examples, epoch_batches
+from data.engine import load_oneflow
 from modeling.distributed.collective import all_reduce_gradients, all_reduce_mean, share, shared_loss
 from modeling.snapshots.folder import read_optimizer
 from modeling.training.optimization import (
@@ -15,7 +16,7 @@ from modeling.training.optimization import (
     set_learning_rate,
 )
 from modeling.training.step_log import StepLog
-from util import Signals, get_rank, get_world_size, load_oneflow
+from util import Signals, get_rank, get_world_size
 
 flow = load_oneflow()
 

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from data.engine import load_oneflow
 from modeling.cpu.optimizer import SLOTS, CpuAdamW
-from util import UserError, load_oneflow
+from util import UserError
 
 flow = load_oneflow()
 

@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 
-from util import entry, load_oneflow  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
+from util import entry  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
 
 import numpy as np
 
 import config
 from data.batches import make_batch
+from data.engine import load_oneflow
 from data.tasks import BUILT_IN
 from modeling.bert.model import init_weights
 from modeling.cpu.encoder import choose_encoder

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fuzz import WRONG, with_value
 
+from data.engine import load_oneflow
 from data.store import knowledge_format as module
 from data.store.files import write_json
 from data.store.knowledge import Knowledge, knowledge_folder
@@ -20,7 +21,7 @@ from data.store.knowledge_format import check_space, expected_bytes, expected_si
 from data.store.knowledge_writer import KnowledgeWriter
 from data.store.layout import FRAME
 from data.store.ofrecord import OFRecord
-from util import UserError, load_oneflow
+from util import UserError
 
 L, A, M, H = 3, 2, 2, 4
 FACTS = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from protobuf_parts import write_parts
 
+from data.engine import load_oneflow
 from data.store.files import write_json
 from data.store.layout import FRAME
 from data.store.manifest import read_manifest
@@ -18,7 +19,7 @@ from data.store.ofrecord import (
     open_part,
     read_part,
 )
-from util import UserError, load_oneflow
+from util import UserError
 
 T = 5
 SCHEMA = {

@@ -14,6 +14,7 @@ from conftest import ROOT
 from fuzz import WRONG, with_value
 from protobuf_parts import write_parts
 
+from data.engine import load_oneflow
 from data.store import records as module
 from data.store.files import write_json
 from data.store.ofrecord import read_part
@@ -35,7 +36,7 @@ from data.store.writing import (
 )
 from data.tasks import Task
 from tokenization import FullTokenizer
-from util import UserError, load_oneflow, sha256
+from util import UserError, sha256
 
 T, WORDS = 8, "good bad book film a very . phone".split()
 TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films", "phones"))
