@@ -143,8 +143,7 @@ def _held_signals():
     """Signals that come in the block are handled at its end, by the handlers from before it.
 
     OneFlow puts a handler of its own in place, without a word. One of several ranks may wait in the block
-    for the
-    others, for ever if they have died: there a signal ends it, and its launcher has the word.
+    for the others, for ever if they have died: there a signal ends it, and its launcher has the word.
     """
     alone = get_world_size() == 1
     before = {number: signal.getsignal(number) for number in STOPPING}
