@@ -1,15 +1,16 @@
-"""WordPiece by the names of the BERT release: text -> words (BasicTokenizer) -> pieces (WordpieceTokenizer), ids
-(FullTokenizer).
+"""WordPiece by the names of the BERT release: text -> words (BasicTokenizer) -> pieces (WordpieceTokenizer),
+ids (FullTokenizer).
 
-Token for token what Hugging Face's BertTokenizer (the fast one) makes of a text, so that transformers feeds our
-snapshots the ids that they were trained on. Where that one and the code of the BERT release part, this module goes with
-- the BERT release for `[SEP]`, `[MASK]` and the like inside a text: they are text, "[", "sep", "]", so that no review
-  can forge a special token. Hugging Face makes special tokens of them unless it is called with
+Token for token what Hugging Face's BertTokenizer (the fast one) makes of a text, so that transformers feeds
+our snapshots the ids that they were trained on. Where that one and the code of the BERT release part, this
+module goes with
+- the BERT release for `[SEP]`, `[MASK]` and the like inside a text: they are text, "[", "sep", "]", so that
+  no review can forge a special token. Hugging Face makes special tokens of them unless it is called with
   split_special_tokens=True;
-- Hugging Face for words over 100 characters (the release: over 200), private-use characters (dropped; the release
-  keeps them), a capital sigma at the end of a word (lower-cased as anywhere else), characters that are newer than its
-  tables, and pairs that are cut: of an odd room the longer text gets the larger half, or the second of two that are
-  equally long.
+- Hugging Face for words over 100 characters (the release: over 200), private-use characters (dropped; the
+  release keeps them), a capital sigma at the end of a word (lower-cased as anywhere else), characters that
+  are newer than its tables, and pairs that are cut: of an odd room the longer text gets the larger half, or
+  the second of two that are equally long.
 """
 
 import collections
@@ -36,11 +37,13 @@ TRUNCATIONS = ("head", "head_tail")  # what is kept of a long text
 
 
 class BasicTokenizer:
-    """Text -> words: split at whitespace, punctuation marks and Chinese characters alone, control characters dropped.
+    """Text -> words: split at whitespace, punctuation marks and Chinese characters alone, control characters
+    dropped.
 
     Args:
         do_lower_case: also lower-case the text.
-        strip_accents: take off its accents (a character is decomposed first, Unicode NFD); None: as do_lower_case.
+        strip_accents: take off its accents (a character is decomposed first, Unicode NFD); None: as
+            do_lower_case.
         tokenize_chinese_chars: each Chinese character is a word.
     """
 
@@ -57,7 +60,9 @@ class BasicTokenizer:
         return self._decompose(text).translate(self._words).split()
 
     def normalize(self, text):
-        """`text` before it is split at punctuation marks: cleaned, in its case, Chinese characters between blanks."""
+        """`text` before it is split at punctuation marks: cleaned, in its case, Chinese characters between
+        blanks.
+        """
         return self._decompose(text).translate(self._text)
 
     def split(self, text):
@@ -116,8 +121,10 @@ class FullTokenizer:
         vocab: what load_vocab made of the file, where that is known.
         truncate: one of TRUNCATIONS, for `encode`.
     Attributes:
-        vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without added tokens.
-        vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it is unusual.
+        vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without
+            added tokens.
+        vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it
+            is unusual.
     """
 
     def __init__(
@@ -193,7 +200,8 @@ class FullTokenizer:
 
 
 def tokenizer_for(model_dir, vocab_file=None, do_lower_case=None, truncate="head"):
-    """The FullTokenizer of a model: vocabulary, case and added tokens by the one rule of the package `wordpiece`.
+    """The FullTokenizer of a model: vocabulary, case and added tokens by the one rule of the package
+    `wordpiece`.
 
     Args:
         model_dir: the model's folder.
@@ -220,8 +228,9 @@ def check_same_tokens(student, teacher):
         else "they split texts in other ways"
     )
     raise UserError(
-        f"{student.vocab_file} (the student) and {teacher.vocab_file} (the teacher) are two vocabularies: {where}; "
-        "both need the same one, since they read the same records: name a student of the teacher's vocabulary."
+        f"{student.vocab_file} (the student) and {teacher.vocab_file} (the teacher) are two vocabularies: "
+        f"{where}; both need the same one, since they read the same records: name a student of the "
+        "teacher's vocabulary."
     )
 
 
@@ -256,7 +265,8 @@ class Features(NamedTuple):
 
 
 def encode(tokenizer, text_a, text_b, seq_length):
-    """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by the library `tokenizers`.
+    """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by the library
+    `tokenizers`.
 
     No more of a text is tokenized than is kept, unless it takes more to know which of two is the longer,
     or its end is kept. A text without a single token gives [CLS] [SEP] alone.
@@ -264,7 +274,8 @@ def encode(tokenizer, text_a, text_b, seq_length):
     vocab, room = tokenizer.vocab, seq_length - (2 if text_b is None else 3)
     if room < 1:
         raise UserError(
-            f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: there is no room for text."
+            f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: there is no room for "
+            "text."
         )
     more_a, more_b = (iter(()) if text is None else tokenizer.ids(text) for text in (text_a, text_b))
     a, b = (list(itertools.islice(more, room + 1)) for more in (more_a, more_b))

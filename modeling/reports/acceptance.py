@@ -1,4 +1,5 @@
-"""What a report tells whoever has to accept a student: by class, beside its teacher, how sure it is, and when it should abstain.
+"""What a report tells whoever has to accept a student: by class, beside its teacher, how sure it is, and when
+it should abstain.
 
 Rows are those of a predictions.tsv, as `run_report.read_predictions` reads them.
 """
@@ -55,11 +56,12 @@ def class_table(rows, labels, teacher_rows):
 
 
 def compare(rows, teacher_rows):
-    """The student beside its teacher on the examples that both have answered, paired by example; None where there are none.
+    """The student beside its teacher on the examples that both have answered, paired by example; None where
+    there are none.
 
     Returns:
-        {"examples", "difference", "interval" of 95%, "agreement", "student_wrong", "teacher_wrong"}: the last two count the
-        examples of which the other one is right.
+        {"examples", "difference", "interval" of 95%, "agreement", "student_wrong", "teacher_wrong"}: the last
+        two count the examples of which the other one is right.
     """
     theirs = {row["idxs"]: row for row in teacher_rows or ()}
     pairs = [(row, theirs[row["idxs"]]) for row in rows if row["idxs"] in theirs]
@@ -80,13 +82,15 @@ def compare(rows, teacher_rows):
     }
 
 
-def comparison_table(rows, teacher_rows):
-    """Sentences and a table by domain of `compare`; nothing where there is no teacher beside it."""
+def comparison_table(rows, teacher_rows, domains):
+    """Sentences and a table of `compare` by domain, in the order of `domains`; nothing where there is no
+    teacher beside it.
+    """
     whole = compare(rows, teacher_rows)
     if whole is None:
         return []
     lines = []
-    for name in dict.fromkeys(row["domain"] for row in rows):
+    for name in domains:
         part = compare([row for row in rows if row["domain"] == name], teacher_rows)
         lines.append((name, *_differences(part)))
     lines.append(("all examples", *_differences(whole)))
@@ -116,7 +120,9 @@ def _differences(part):
 
 
 def calibration_section(figures, rows, labels):
-    """ECE and log-loss before and after calibration, and the reliability diagram; nothing for results without the figures."""
+    """ECE and log-loss before and after calibration, and the reliability diagram; nothing for results without
+    the figures.
+    """
     if not figures:
         return []
     state = (
@@ -173,7 +179,8 @@ def _reliability(probabilities, label):
 
 
 def threshold(sure, right, aim):
-    """The lowest P such that the answers of confidence P and above have the accuracy `aim`; None where there is none.
+    """The lowest P such that the answers of confidence P and above have the accuracy `aim`; None where there
+    is none.
 
     sure float [N], right bool [N].
     """
@@ -185,7 +192,9 @@ def threshold(sure, right, aim):
 
 
 def thresholds(dev, test):
-    """For each of AIMS: the aim, P on dev, the share of test that is answered at P, and the accuracy there, as a list of tuples."""
+    """For each of AIMS: the aim, P on dev, the share of test that is answered at P, and the accuracy there,
+    as a list of tuples.
+    """
     (sure, right), (sure_test, right_test) = confidences(dev), confidences(test)
     lines = []
     for aim in AIMS:
@@ -215,7 +224,7 @@ def abstaining_section(dev, test):
         )
         for aim, limit, share, accuracy in thresholds(dev, test)
     ]
-    header = ("accuracy on dev, %", "--min_confidence", "test answered, %", "accuracy of these, %")
+    header = ("accuracy on dev, %", "min_confidence", "test answered, %", "accuracy of these, %")
     pieces = [table(header, lines)]
     if charts.matplotlib is not None:
         sure, right = confidences(test)

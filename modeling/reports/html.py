@@ -5,15 +5,23 @@ import html
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --weak: #6b6b6b; }
 @media (prefers-color-scheme: dark) { :root { --weak: #a5a5a5; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 0 auto; padding: 1rem; }
+body { overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin-bottom: 0; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 48rem; }
 .note, figcaption { color: var(--weak); }
 .wide { overflow-x: auto; }
+.wide + .charts { margin-top: 1rem; }
 table { border-collapse: collapse; overflow-wrap: normal; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.text { white-space: normal; min-width: 12rem; }
 th:first-child, td:first-child, .words th, .words td { text-align: left; }
+@media (max-width: 36rem) {
+  th, td { padding: .2rem .4rem; font-size: .9rem; }
+  td:first-child { white-space: normal; }
+}
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1rem; }
 figure { margin: 0; }
 svg { width: 100%; height: auto; max-width: 46rem; }
@@ -30,8 +38,9 @@ def page(title, summary, sections):
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escaped(title)}</title>\n'
-        f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{escaped(title)}</h1>\n<p>{escaped(summary)}</p>\n{body}</body>\n</html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escaped(title)}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
+        f"<h1>{escaped(title)}</h1>\n<p>{escaped(summary)}</p>\n{body}</body>\n</html>\n"
     )
 
 
@@ -49,8 +58,8 @@ def table(header, rows, words=False):
     cells = "\n".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in header)
     return (
-        f'<div class="wide"><table{" class=words" if words else ""}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{cells}\n</tbody>\n'
-        "</table></div>"
+        f'<div class="wide"><table{" class=words" if words else ""}>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{cells}\n</tbody>\n</table></div>"
     )
 
 
@@ -63,10 +72,17 @@ def _cell(value):
 
 
 def percent(value):
-    """A share as a cell in percent, the exact number beside it for whoever reads by machine; an empty cell for None."""
+    """A share as a cell in percent, the exact number beside it for whoever reads by machine; an empty cell
+    for None.
+    """
     return Cell(
         "<td></td>" if value is None else f'<td><data value="{float(value)!r}">{100 * value:.2f}</data></td>'
     )
+
+
+def long_text(value):
+    """A text as a cell that goes over many lines."""
+    return Cell(f'<td class="text">{escaped(value)}</td>')
 
 
 def shaded(count, whole):

@@ -14,12 +14,12 @@ classify({example}, truncation=True)  # cut after {seq_length} tokens{as_in_trai
 ```
 """
 NO_PIPELINE = (
-    "It has one class head for each domain, which transformers does not know: as a `BertModel` it opens there, without its heads. "
-    "`meta_teacher_eval.py` and `meta_teacher.py --do_eval` use all of it."
+    "It has one class head for each domain, which transformers does not know: as a `BertModel` it opens "
+    "there, without its heads. `meta_teacher_eval.py` and `meta_teacher.py --do_eval` use all of it."
 )
 LICENSE = (
-    "The weights were trained from those of {name}, whose license ({license}) holds for them too, and so may that of the training "
-    "data; this card grants nothing beyond them."
+    "The weights were trained from those of {name}, whose license ({license}) holds for them too, and so "
+    "may that of the training data; this card grants nothing beyond them."
 )
 
 
@@ -27,7 +27,8 @@ def model_card(meta, flags, examples, has_classifier):
     """The card as Markdown.
 
     Args:
-        meta: the content of the snapshot's meta.json, "dev" included; flags: {name: value} that differ from the defaults.
+        meta: the content of the snapshot's meta.json, "dev" included; flags: {name: value} that differ from
+            the defaults.
         examples: the number of training examples.
         has_classifier: it has one class head for all domains, as transformers expects.
     """
@@ -46,7 +47,8 @@ def model_card(meta, flags, examples, has_classifier):
     return (
         _front_matter(kind, meta, base, has_classifier)
         + f"\n# {kind[0].upper()}{kind[1:]} of the task {plain(meta['task'])}\n\n"
-        f"A BERT that tells {_listed(meta['labels'])} apart in texts of the domains {_listed(meta['domains'])}; Meta-KD on OneFlow.\n"
+        f"A BERT that tells {_listed(meta['labels'])} apart in texts of the domains "
+        f"{_listed(meta['domains'])}; Meta-KD on OneFlow.\n"
         + "".join(f"\n## {heading}\n\n{text.strip()}\n" for heading, text in sections.items())
     )
 
@@ -88,8 +90,9 @@ def _dev_table(dev):
     }
     return (
         table(("domain", "accuracy, percent"), [(name, f"{100 * value:.2f}") for name, value in rows.items()])
-        + f"\nOver {dev['examples']} examples; macro-F1 {100 * dev['macro_f1']:.2f}. This snapshot was chosen by its accuracy there, so "
-        "that dev flatters it; results on test, where they were made, stand in `results.json` of its run."
+        + f"\nOver {dev['examples']} examples; macro-F1 {100 * dev['macro_f1']:.2f}. This snapshot was chosen "
+        "on dev, so that dev flatters it; results on test, where they were made, stand in `results.json` of "
+        "its run."
     )
 
 
@@ -113,7 +116,10 @@ def _data(meta, examples):
 
 def _use(meta):
     if meta["kind"] == "teacher":
-        return "To teach a student (`meta_teacher_eval.py`, then `meta_distill.py`), and to classify texts like those it was trained on."
+        return (
+            "To teach a student (`meta_teacher_eval.py`, then `meta_distill.py`), and to classify texts like "
+            "those it was trained on."
+        )
     return "To classify texts like those it was trained on, where a larger model is too slow."
 
 
@@ -141,7 +147,8 @@ def _limits(meta):
     return (
         f"- It answers with one of {_listed(meta['labels'])} whatever the text is.\n"
         f"- A text is cut {'to' if end else 'after'} {meta['seq_length']} tokens{end}.\n"
-        "- How it does in domains or languages other than those above was not measured, nor whether it treats groups of people alike.\n"
+        "- How it does in domains or languages other than those above was not measured, nor whether it "
+        "treats groups of people alike.\n"
         "- The probabilities were not calibrated."
     )
 

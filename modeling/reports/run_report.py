@@ -1,4 +1,6 @@
-"""The report.html of a run of stage 2 or 4: what it was told, what it learned, where it errs. No clock stands in it."""
+"""The report.html of a run of stage 2 or 4: what it was told, what it learned, where it errs. No clock stands
+in it.
+"""
 
 import collections
 import json
@@ -7,7 +9,7 @@ import pathlib
 from data.store.files import atomic_file
 from modeling.reports import charts
 from modeling.reports.acceptance import abstaining_section, calibration_section, class_table, comparison_table
-from modeling.reports.html import note, page, percent, shaded, table
+from modeling.reports.html import long_text, note, page, percent, shaded, table
 from modeling.snapshots.best import find_snapshot
 from util import read_json
 
@@ -17,8 +19,8 @@ TEXT_LENGTH = 300  # characters of a mistake that are shown
 MANY = 30  # labels in a table of all confusions, and domains in a chart, at most
 CONFUSIONS = 50  # that are listed where there are more labels
 SPEED = (
-    "No time stands here, so that the same run gives the same page. python3 -m modeling.speed measures how fast "
-    "it is, and writes speed.html beside this page."
+    "No time stands here, so that the same run gives the same page. python3 -m modeling.speed measures how "
+    "fast it is, and writes speed.html beside this page."
 )
 NOT_VALUES = (
     "step",
@@ -30,7 +32,9 @@ NOT_VALUES = (
 
 
 def write_report(run, path, make, *facts):
-    """Writes the page that `make(*facts)` returns to `path`. What fails in making it is told, and fails no run that has done its work."""
+    """Writes the page that `make(*facts)` returns to `path`. What fails in making it is told, and fails no
+    run that has done its work.
+    """
     try:
         text = make(*facts)
     except Exception as error:
@@ -47,7 +51,8 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
 
     Args:
         folder: the run folder, with results.json, predictions.tsv and, if it has trained, metrics.jsonl.
-        meta: the meta.json of the snapshot that was tested; flags: {name: value} that differ from the defaults.
+        meta: the meta.json of the snapshot that was tested; flags: {name: value} that differ from the
+            defaults.
         teacher_model: the snapshot of a student's teacher, as --teacher_model names it.
         texts: those of test.tsv in their order, for the mistakes; None: without them.
     """
@@ -58,8 +63,9 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
     steps, evaluations = read_metrics(folder / "metrics.jsonl")
     test = results["test"]
     summary = (
-        f"{100 * test['accuracy']:.2f}% of {test['examples']} test examples are right; {results['parameters']:,} parameters, "
-        f"{results['bytes'] / 1e6:.1f} MB; {results['snapshot']}, step {meta['step']}."
+        f"{100 * test['accuracy']:.2f}% of {test['examples']} test examples are right; "
+        f"{results['parameters']:,} parameters, {results['bytes'] / 1e6:.1f} MB; {results['snapshot']}, "
+        f"step {meta['step']}."
     )
     return page(
         f"{meta['kind'].capitalize()} of the task {results['task']}",
@@ -69,7 +75,7 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
                 "Accuracy in percent",
                 [accuracy_table(results, teacher_results(teacher_model, results["task"]))],
             ),
-            ("Beside the teacher", comparison_table(rows, taught)),
+            ("Beside the teacher", comparison_table(rows, taught, test["domains"])),
             ("Size", size_table(results, meta["kind"])),
             ("Classes on test", class_table(rows, labels, taught)),
             ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
@@ -95,7 +101,9 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
 
 
 def read_predictions(path, split):
-    """The lines of one split of a predictions.tsv, a list of {column: text}; the probability of a label under ("p", label)."""
+    """The lines of one split of a predictions.tsv, a list of {column: text}; the probability of a label under
+    ("p", label).
+    """
     header, *lines = (
         line.split("\t") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     )
@@ -132,7 +140,9 @@ def teacher_predictions(teacher_model, task):
 
 
 def accuracy_table(results, teacher=None):
-    """Dev and test by domain, the average of the domains, all examples and macro-F1; the teacher's test beside them if there is one."""
+    """Dev and test by domain, the average of the domains, all examples and macro-F1; the teacher's test
+    beside them if there is one.
+    """
     columns = [("dev", results["dev"]), ("test", results["test"])] + (
         [("teacher, test", teacher["test"])] if teacher else []
     )
@@ -156,7 +166,9 @@ def size_table(results, kind):
 
 
 def confusion_table(rows, labels):
-    """How many test examples of each label (lines) are taken for which (columns); of many labels the largest confusions alone."""
+    """How many test examples of each label (lines) are taken for which (columns); of many labels the largest
+    confusions alone.
+    """
     counts = collections.Counter((row["label"], row["predicted"]) for row in rows)
     if len(labels) > MANY:
         return largest_confusions(counts)
@@ -182,25 +194,25 @@ def largest_confusions(counts):
 
 
 def mistakes(rows, labels, texts=None):
-    """The wrong answers on test with the highest probability, and their texts where `texts` of test.tsv are given."""
+    """The wrong answers on test with the highest probability, and their texts where `texts` of test.tsv are
+    given.
+    """
     wrong = [(float(row["p", row["predicted"]]), row) for row in rows if row["label"] != row["predicted"]]
     wrong.sort(key=lambda pair: (-pair[0], int(pair[1]["idxs"])))
     if not wrong:
         return [note("None.")]
-    lines = [
-        (row["idxs"], row["domain"], row["label"], row["predicted"], f"{probability:.4f}")
-        for probability, row in wrong[:MISTAKES]
-    ]
+    header = ("idxs", *["text"] * bool(texts), "label", "predicted", "probability", "domain")
+    lines = []
+    for probability, row in wrong[:MISTAKES]:
+        text = [long_text(shorten(texts[int(row["idxs"])]))] if texts else []
+        lines.append(
+            (row["idxs"], *text, row["label"], row["predicted"], f"{probability:.4f}", row["domain"])
+        )
     return [
         note(
             f"{len(wrong)} of {len(rows)} are wrong. idxs is the number of the example in test.tsv, from 0."
         ),
-        table(("idxs", "domain", "label", "predicted", "probability"), lines, words=True),
-        *(
-            [table(("idxs", "text"), [(line[0], shorten(texts[int(line[0])])) for line in lines], words=True)]
-            if texts
-            else []
-        ),
+        table(header, lines, words=True),
     ]
 
 
@@ -249,7 +261,9 @@ def _width(count):
 
 
 def thin(lines, name):
-    """(steps, values) of at most POINTS points, each the mean over the examples of some steps and standing at the last of them."""
+    """(steps, values) of at most POINTS points, each the mean over the examples of some steps and standing at
+    the last of them.
+    """
     steps, values, width = [], [], _width(len(lines))
     for start in range(0, len(lines), width):
         group = lines[start : start + width]

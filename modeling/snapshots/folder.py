@@ -1,8 +1,10 @@
-"""Model folders: reading a Hugging Face BERT folder or a snapshot of ours, and writing snapshots that transformers opens.
+"""Model folders: reading a Hugging Face BERT folder or a snapshot of ours, and writing snapshots that
+transformers opens.
 
-A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, vocab.txt, tokenizer.json,
-tokenizer_config.json, meta.json (task, labels, domains, step, metrics, flags), for snapshot_last also optimizer.safetensors, for the best ones
-README.md, a model card, and manifest.json with the SHA-256 of each file, written last. No pickle is read.
+A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, vocab.txt,
+tokenizer.json, tokenizer_config.json, meta.json (task, labels, domains, step, metrics, flags), for
+snapshot_last also optimizer.safetensors, for the best ones README.md, a model card, and manifest.json with
+the SHA-256 of each file, written last. No pickle is read.
 """
 
 import hashlib
@@ -57,7 +59,8 @@ HEADS = ("classifier.", "domain_classifiers.", "domain_head.", *MAP_PREFIXES, "b
 
 
 class ModelFolder(NamedTuple):
-    """What a model folder holds: `arrays` are float32 by Hugging Face's names (`bert.encoder...`), `meta` is None in a plain folder.
+    """What a model folder holds: `arrays` are float32 by Hugging Face's names (`bert.encoder...`), `meta` is
+    None in a plain folder.
 
     sha256: of model.safetensors; where it is in shards, of their hashes in the order of their names.
     left_over, widened: see Weights.
@@ -79,8 +82,8 @@ def read_model(path, what="--model_load_dir"):
     """Reads and checks a model folder, or of a run its best snapshot; `what` is the flag that named it.
 
     Raises:
-        UserError: a missing folder or file, a file that is not what the manifest says, a snapshot without a manifest, or one that
-            is replaced meanwhile, weights that are not finite.
+        UserError: a missing folder or file, a file that is not what the manifest says, a snapshot without a
+            manifest, or one that is replaced meanwhile, weights that are not finite.
     """
     path = find_snapshot(path)
     if not path.is_dir():
@@ -89,8 +92,8 @@ def read_model(path, what="--model_load_dir"):
         check_is_bert(path, what)
     if source_format(path):
         raise UserError(
-            f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 -m modeling.convert "
-            f"--source {path} --target DIR' and name DIR."
+            f"{what} {path}: model.safetensors is missing, and what is there can be converted: run 'python3 "
+            f"-m modeling.convert --source {path} --target DIR' and name DIR."
         )
     sharded = (path / f"{WEIGHTS}.index.json").is_file() and not (path / WEIGHTS).is_file()
     for name in ("config.json",) if sharded else ("config.json", WEIGHTS):
@@ -109,7 +112,8 @@ def read_model(path, what="--model_load_dir"):
             )
         if arrays[name].shape != shape:
             raise UserError(
-                f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take another copy of the model."
+                f"{path}: {name} has the shape {arrays[name].shape}, its config.json says {shape}: take "
+                "another copy of the model."
             )
     folder = ModelFolder(
         path,
@@ -126,7 +130,9 @@ def read_model(path, what="--model_load_dir"):
 
 
 def check_is_bert(path, what):
-    """Raises a UserError where the folder is a sentence-transformers one around a BERT, or of another kind of model."""
+    """Raises a UserError where the folder is a sentence-transformers one around a BERT, or of another kind of
+    model.
+    """
     inner = next((each.parent for each in sorted(path.glob("0_*/config.json"))), None)
     if inner and not (path / "config.json").is_file():
         raise UserError(
@@ -145,7 +151,9 @@ def _shards_sha256(path):
 
 
 def _manifest_bytes(path):
-    """The manifest of a snapshot as it stands: folders are replaced whole, so that the same one before and after means no other between."""
+    """The manifest of a snapshot as it stands: folders are replaced whole, so that the same one before and
+    after means no other between.
+    """
     try:
         return (path / "manifest.json").read_bytes()
     except OSError:
@@ -153,15 +161,19 @@ def _manifest_bytes(path):
 
 
 def read_snapshot_meta(path, what="--model_load_dir"):
-    """The meta.json of a snapshot, or of the best one of a run, after every file was checked against manifest.json."""
+    """The meta.json of a snapshot, or of the best one of a run, after every file was checked against
+    manifest.json.
+    """
     path = find_snapshot(path)
     if not (path / "meta.json").is_file():
         raise UserError(
-            f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or meta_distill.py."
+            f"{what} {path}: meta.json is missing; expected a snapshot written by meta_teacher.py or "
+            "meta_distill.py."
         )
     if not (path / "manifest.json").is_file():
         raise UserError(
-            f"{path}: this snapshot has no manifest.json, so it was not written to its end: take another snapshot."
+            f"{path}: this snapshot has no manifest.json, so it was not written to its end: take another "
+            "snapshot."
         )
     manifest = read_json(path / "manifest.json", "the manifest of the snapshot")
     if manifest.get("format") != FORMAT:
@@ -173,14 +185,16 @@ def read_snapshot_meta(path, what="--model_load_dir"):
     needed = {*READ, *({"tokenizer.json"} & {*there})}  # older ones have none
     if not isinstance(files, dict) or not needed <= set(files):
         raise UserError(
-            f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another snapshot."
+            f"{path / 'manifest.json'}: the hashes of the snapshot's files are missing: take another "
+            "snapshot."
         )
     for name, expected in files.items():
         if name == "README.md":  # no stage reads it, and users edit it
             continue
         if pathlib.Path(name).name != name or name not in there or not (path / name).is_file():
             raise UserError(
-                f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or not in it: take another snapshot."
+                f"{path}: the manifest of the snapshot names the file {name!r:.80}, which is missing or not "
+                "in it: take another snapshot."
             )
         if sha256(path / name) != expected:
             raise UserError(
@@ -192,17 +206,21 @@ def read_snapshot_meta(path, what="--model_load_dir"):
 
 
 def check_meta(meta, types, path):
-    """Raises a UserError where a key of `meta`, of the snapshot at `path`, is not of the type that `types` says."""
+    """Raises a UserError where a key of `meta`, of the snapshot at `path`, is not of the type that `types`
+    says.
+    """
     for key, kind in types.items():
         if key not in meta or not TYPES[kind](meta[key]):
             raise UserError(
-                f"{pathlib.Path(path, 'meta.json')}: found {meta.get(key)!r:.60} as {key!r}, expected {kind}: take another snapshot."
+                f"{pathlib.Path(path, 'meta.json')}: found {meta.get(key)!r:.60} as {key!r}, expected "
+                f"{kind}: take another snapshot."
             )
 
 
 def check_fits_model(folder, task, seq_length, tokenizer):
-    """Raises a UserError where a model has fewer positions than `seq_length`, fewer word vectors than the vocabulary has tokens, or
-    one segment where the task has pairs of texts."""
+    """Raises a UserError where a model has fewer positions than `seq_length`, fewer word vectors than the
+    vocabulary has tokens, or one segment where the task has pairs of texts.
+    """
     positions, words = folder.config.max_position_embeddings, folder.config.vocab_size
     if seq_length > positions:
         raise UserError(
@@ -210,18 +228,20 @@ def check_fits_model(folder, task, seq_length, tokenizer):
         )
     if tokenizer.vocab_size > words:
         raise UserError(
-            f"{tokenizer.vocab_file}: it has {tokenizer.vocab_size} tokens, the model {folder.path} has {words} word vectors: "
-            "name the vocabulary of this model."
+            f"{tokenizer.vocab_file}: it has {tokenizer.vocab_size} tokens, the model {folder.path} has "
+            f"{words} word vectors: name the vocabulary of this model."
         )
     if len(task.text) > folder.config.type_vocab_size:
         raise UserError(
-            f"{folder.path}: the model has {folder.config.type_vocab_size} segment, and the task {task.name} has pairs of texts: "
-            "name a model with type_vocab_size 2."
+            f"{folder.path}: the model has {folder.config.type_vocab_size} segment, and the task "
+            f"{task.name} has pairs of texts: name a model with type_vocab_size 2."
         )
 
 
 def keep_layers(folder, wanted):
-    """`folder` with `wanted` evenly spaced layers of its encoder, ending with the last: 3 of 6 -> layers 2, 4, 6."""
+    """`folder` with `wanted` evenly spaced layers of its encoder, ending with the last: 3 of 6 -> layers 2,
+    4, 6.
+    """
     layers = folder.config.num_hidden_layers
     if wanted > layers:
         raise UserError(
@@ -242,16 +262,19 @@ def keep_layers(folder, wanted):
 
 
 def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
-    """Puts the arrays of `folder` into `model` and says of every weight whether it is loaded, new or left over.
+    """Puts the arrays of `folder` into `model` and says of every weight whether it is loaded, new or left
+    over.
 
     Args:
         model: an initialised module; weights that the folder lacks keep their values.
         log: takes the lines of the report.
-        allow_missing: prefixes of the weights that the folder may lack: all heads for a model to train, none of one
-            that is resumed.
-        task: of a model to train: heads of another shape or another task count as new. None: they are an error.
+        allow_missing: prefixes of the weights that the folder may lack: all heads for a model to train, none
+            of one that is resumed.
+        task: of a model to train: heads of another shape or another task count as new. None: they are an
+            error.
     Raises:
-        UserError: another shape, a weight that the folder should have and lacks, or one of the encoder too many.
+        UserError: another shape, a weight that the folder should have and lacks, or one of the encoder too
+            many.
     """
     parameters = dict(model.named_parameters())
     others = other_heads(folder, parameters, task) if task else {}
@@ -260,8 +283,9 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
     too_many = [name for name in left_over if name.startswith(LAYERS) and name in folder.arrays]
     if too_many:
         raise UserError(
-            f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not describe, {too_many[0]} "
-            "first: mend num_hidden_layers there, or take another copy of the model."
+            f"{folder.path}: it holds {len(too_many)} encoder weights that its config.json does not "
+            f"describe, {too_many[0]} first: mend num_hidden_layers there, or take another copy of the "
+            "model."
         )
     missing = [name for name in parameters if name not in arrays]
     needed = [name for name in missing if not name.startswith(allow_missing)]
@@ -280,19 +304,22 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
             parameter.data.copy_(flow.tensor(np.ascontiguousarray(arrays[name])))
     if log:
         log(
-            f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} new{_listed(missing)}, "
-            f"{len(left_over)} left over{_listed(left_over)}"
+            f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, {len(missing)} "
+            f"new{_listed(missing)}, {len(left_over)} left over{_listed(left_over)}"
         )
         for reason in sorted(set(others.values())):
             log(
-                f"new though the folder has one: {', '.join(n for n in others if others[n] == reason)} ({reason})"
+                f"new though the folder has one: {', '.join(n for n in others if others[n] == reason)} "
+                f"({reason})"
             )
         if folder.widened:
             log(f"{folder.widened} bfloat16 weights widened to float32")
 
 
 def other_heads(folder, parameters, task):
-    """{name: why} of the heads in a folder that are not for this task: of another shape, or trained for another task."""
+    """{name: why} of the heads in a folder that are not for this task: of another shape, or trained for
+    another task.
+    """
     same, problem, found = is_same_task(folder, task), read_problem(folder.path), {}
     for name, array in folder.arrays.items():
         if name in parameters and name.startswith(HEADS[:-1]):  # the pooler is no task's
@@ -307,13 +334,17 @@ def other_heads(folder, parameters, task):
 
 
 def read_problem(path):
-    """The `other_problem` that the config.json in a folder tells of; None: one class per text, or no such file."""
+    """The `other_problem` that the config.json in a folder tells of; None: one class per text, or no such
+    file.
+    """
     path = pathlib.Path(path, "config.json")
     return other_problem(read_json(path, "the architecture of a BERT model")) if path.is_file() else None
 
 
 def not_trained_here(path):
-    """Words for a sentence about the plain model in a folder, and why it could not be trained here, where that is so."""
+    """Words for a sentence about the plain model in a folder, and why it could not be trained here, where
+    that is so.
+    """
     problem = read_problem(path)
     why = f" and whose config.json is for {problem} ({OTHER_KINDS[problem]})" if problem else ""
     return f"a model that was not trained here{why}"
@@ -348,19 +379,21 @@ def teacher_meta(meta, task, path):
     check_meta(meta, TEACHER_TYPES, path)
     if not {*meta["seen_domains"]} <= {*range(len(task.domains))} or not meta["seen_domains"]:
         raise UserError(
-            f"{path}: it was trained on the domains {meta['seen_domains']!r:.60}, of the {len(task.domains)} that there are: "
-            "take another snapshot."
+            f"{path}: it was trained on the domains {meta['seen_domains']!r:.60}, of the "
+            f"{len(task.domains)} that there are: take another snapshot."
         )
     return meta
 
 
 def check_task(meta, task, path):
-    """Raises a UserError where `meta` of the snapshot at `path` tells of other labels or domains than the task has."""
+    """Raises a UserError where `meta` of the snapshot at `path` tells of other labels or domains than the
+    task has.
+    """
     for key in ("labels", "domains"):
         if tuple(meta[key]) != getattr(task, key):
             raise UserError(
-                f"{path}: its {key} are {', '.join(meta[key])}, the task {task.name} has {', '.join(getattr(task, key))}: "
-                "name a snapshot of this task."
+                f"{path}: its {key} are {', '.join(meta[key])}, the task {task.name} has "
+                f"{', '.join(getattr(task, key))}: name a snapshot of this task."
             )
 
 
@@ -374,7 +407,8 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         path: the folder; one of that name is replaced.
         model: a DomainClassifier.
         tokenizer: the FullTokenizer that the model was trained with.
-        meta: the content of meta.json; "task", "labels" and "domains" are needed, and "seq_length" of one that serves.
+        meta: the content of meta.json; "task", "labels" and "domains" are needed, and "seq_length" of one
+            that serves.
         left_out: prefixes of weights that are not written, as a student's distillation heads.
         optimizer: {name: array}, its state, for snapshot_last.
         card: the text of README.md, for a best snapshot.
@@ -413,7 +447,9 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
 
 
 def save_arrays(arrays, path):
-    """A safetensors file as transformers reads it, with the permissions of any other new file (the library's are the owner's alone)."""
+    """A safetensors file as transformers reads it, with the permissions of any other new file (the library's
+    are the owner's alone).
+    """
     path.touch()
     mode = path.stat().st_mode
     try:
@@ -441,7 +477,7 @@ def read_optimizer(path):
             and (array < 0).any()
         ):
             raise UserError(
-                f"{pathlib.Path(path, 'optimizer.safetensors')}: {name!r:.80} holds values that no optimizer has: "
-                "resume from another snapshot_last, or start a new run."
+                f"{pathlib.Path(path, 'optimizer.safetensors')}: {name!r:.80} holds values that no "
+                "optimizer has: resume from another snapshot_last, or start a new run."
             )
     return arrays

@@ -211,13 +211,14 @@ def test_confusions_and_mistakes_are_those_of_predictions_tsv(golden):
         (row for row in rows if row["label"] != row["predicted"]),
         key=lambda row: -float(row[row["predicted"]]),
     )
-    shown = page.rows[page.rows.index(["idxs", "domain", "label", "predicted", "probability"]) + 1 :][
-        : len(wrong[:10])
-    ]
-    assert [row[-1] for row in shown] == [f"{float(row[row['predicted']]):.4f}" for row in wrong[:10]]
-    assert {tuple(row[:4]) for row in shown} <= {
-        tuple(row[name] for name in ("idxs", "domain", "label", "predicted")) for row in wrong
+    header = ["idxs", "text", "label", "predicted", "probability", "domain"]
+    shown = page.rows[page.rows.index(header) + 1 :][: len(wrong[:10])]
+    assert [row[4] for row in shown] == [f"{float(row[row['predicted']]):.4f}" for row in wrong[:10]]
+    texts = (golden / "data" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert {(row[0], *row[2:4], row[5]) for row in shown} <= {
+        tuple(row[name] for name in ("idxs", "label", "predicted", "domain")) for row in wrong
     }
+    assert all(row[1] == texts[int(row[0])].split("\t")[0] for row in shown)
 
 
 def test_of_many_labels_the_largest_confusions_are_listed():
