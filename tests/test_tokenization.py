@@ -1,4 +1,7 @@
-"""tokenization.py: golden cases, parity with the tokenizers library where it is installed, encode, vocabularies."""
+"""tokenization.py: golden cases, encode, vocabularies, and parity with the tokenizers library.
+
+Parity is tested where that library is installed.
+"""
 
 import collections
 import itertools
@@ -85,13 +88,19 @@ GOLDEN = [  # text, words uncased, words cased; from tokenizers 0.23.3
 
 @pytest.mark.parametrize("text, uncased, cased", GOLDEN, ids=[ascii(case[0]) for case in GOLDEN])
 def test_words_are_those_of_the_golden_cases(text, uncased, cased):
-    """Accents, scripts, control characters, whitespace and punctuation are treated as Hugging Face's tokenizer treats them."""
+    """Words are those of Hugging Face's tokenizer.
+
+    Accents, scripts, control characters, whitespace, punctuation.
+    """
     assert BasicTokenizer().tokenize(text) == uncased
     assert BasicTokenizer(do_lower_case=False).tokenize(text) == cased
 
 
 def test_every_ascii_character_has_its_role():
-    """Letters and digits stay in a word, visible others stand alone, whitespace parts, the other control characters vanish."""
+    """Letters and digits stay in a word, and every other visible character stands alone.
+
+    Whitespace parts words; the other control characters vanish.
+    """
     for char in map(chr, range(128)):
         middle = (
             [f"a{char.lower()}b"] if char.isalnum() else ["a", "b"] if char in " \t\n\r" else ["a", char, "b"]
@@ -117,7 +126,10 @@ def test_every_ascii_character_has_its_role():
     ],
 )
 def test_pieces_are_the_longest_that_fit(word, pieces):
-    """The longest piece is taken even where a shorter one would have let the word be put together; then the word is [UNK]."""
+    """The longest piece is taken, even where a shorter one would let the word be put together.
+
+    Then the word is [UNK].
+    """
     assert WordpieceTokenizer(dict.fromkeys(SPECIAL + WORDS)).tokenize(word) == pieces
 
 
@@ -217,14 +229,14 @@ def test_padding_is_the_pad_token_wherever_it_stands(tmp_path):
 
 @pytest.mark.parametrize("tokens, cut", [(0, False), (1, False), (6, False), (7, True), (500, True)])
 def test_was_cut_tells_whether_tokens_were_lost(tmp_path, tokens, cut):
-    """A text that just fits is not cut, one token more is; blanks and dropped characters at the end do not count."""
+    """A text that just fits is not cut, one more token is; dropped characters at the end do not count."""
     features = encode(FullTokenizer(write_vocab(tmp_path)), "the " * tokens + " \u200b\0 ", None, 8)
     assert features.was_cut is cut
     assert features.input_mask.sum() == min(tokens, 6) + 2
 
 
 def test_pairs_are_cut_as_by_the_library(tmp_path):
-    """Every pair of lengths at every seq_length gives the ids and segments of the library that transformers cuts with."""
+    """Pairs of all lengths at every seq_length get the ids and segments of transformers' library."""
     path = write_vocab(tmp_path)
     tokenizer, made = FullTokenizer(path), reference(path, True)
     made.post_processor = sys.modules["tokenizers"].processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -255,7 +267,7 @@ def test_encoding_equals_cutting_all_the_tokens(tmp_path):
 
 @pytest.mark.parametrize("space", [" ", ","])
 def test_no_more_is_tokenized_than_is_kept(tmp_path, monkeypatch, space):
-    """The words of a long text beyond seq_length never reach WordPiece, with and without blanks between them."""
+    """Words of a long text beyond seq_length never reach WordPiece, with or without blanks between."""
     tokenizer, words = FullTokenizer(write_vocab(tmp_path)), []
     pieces = tokenizer.wordpiece_tokenizer.tokenize
     monkeypatch.setattr(
@@ -287,7 +299,10 @@ def test_a_text_is_empty_where_it_has_no_token(tmp_path):
 
 
 def test_vocabulary_is_one_token_a_line(tmp_path):
-    """A byte order mark, CRLF and a missing last newline change nothing; other separators of Unicode are part of a token."""
+    """A byte order mark, CRLF and a missing last newline change nothing.
+
+    Other separators of Unicode are part of a token.
+    """
     expected = {token: number for number, token in enumerate([*SPECIAL, "a\u2028b", "\x85", "\xa0"])}
     text = "\n".join(expected)
     for number, content in enumerate(
@@ -335,7 +350,7 @@ def test_broken_vocabularies_are_refused(tmp_path, content, message):
 
 
 def test_missing_vocabularies_are_refused(tmp_path):
-    """No file, or a folder in its place, is an error that names it; without a file in the model folder, it names the flag."""
+    """A missing file, or a folder in its place, is named; in a model folder without one, the flag is."""
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(UserError, match=f"{re.escape(str(path))}: no such file"):
             tokenizer_for(tmp_path, path)
@@ -344,7 +359,10 @@ def test_missing_vocabularies_are_refused(tmp_path):
 
 
 def test_vocabulary_and_case_of_a_model_folder(tmp_path):
-    """--vocab_file goes before the folder's vocab.txt; the case follows the model's configuration, then the vocabulary's."""
+    """--vocab_file goes before the folder's vocab.txt.
+
+    The case follows the model's configuration, then the vocabulary's.
+    """
     model, other = tmp_path / "model", tmp_path / "other"
     for folder in (model, other):
         folder.mkdir()
@@ -403,7 +421,10 @@ def test_a_cased_vocabulary_keeps_the_case_of_texts(tmp_path):
 
 
 def test_empty_lines_and_repeated_tokens_are_read_as_by_transformers(tmp_path):
-    """An empty line takes an id, the last of two lines with a token counts, and the log says how many ids have no token."""
+    """An empty line takes an id, and of two lines with the same token the last counts.
+
+    The log says how many ids have no token.
+    """
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n\nplot\nthe\n\n")
     tokenizer = tokenizer_for(tmp_path)
     assert list(tokenizer.ids("the plot")) == [7, 6] and tokenizer.vocab_size == 8
@@ -411,7 +432,7 @@ def test_empty_lines_and_repeated_tokens_are_read_as_by_transformers(tmp_path):
 
 
 def test_the_hash_of_a_vocabulary_is_that_of_its_tokens(tmp_path):
-    """CRLF, a byte order mark and a missing last newline are not another vocabulary; another order of tokens is."""
+    """CRLF, a byte order mark or no last newline keep the hash; another order of tokens does not."""
     texts = ["[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\nplot\n"]
     texts += [texts[0].replace("\n", "\r\n"), "\ufeff" + texts[0], texts[0][:-1]]
     hashes = []
@@ -440,7 +461,7 @@ def test_a_student_of_another_vocabulary_is_told_where_it_differs(tmp_path):
 
 
 def save_tokenizer(folder, lower=True, added=(), **settings):
-    """Writes a folder with tokenizer.json alone, as the library saves BERT's tokenizer, and returns the tokenizer."""
+    """Writes a folder with tokenizer.json alone, as the library saves it; returns the tokenizer."""
     tokenizers = pytest.importorskip("tokenizers")
     made = reference(write_vocab(folder), lower)
     made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower, **settings)
@@ -459,7 +480,7 @@ def save_tokenizer(folder, lower=True, added=(), **settings):
 @pytest.mark.parametrize("accents", [None, True, False])
 @pytest.mark.parametrize("chinese", [True, False])
 def test_parity_with_every_setting_of_a_tokenizer_json(tmp_path, lower, accents, chinese):
-    """A folder with tokenizer.json alone gives the library's ids, whatever it says of case, accents and Chinese."""
+    """tokenizer.json alone gives the library's ids, whatever it says of case, accents and Chinese."""
     made = save_tokenizer(tmp_path, lower, strip_accents=accents, handle_chinese_chars=chinese)
     ours = tokenizer_for(tmp_path)
     for text in hard_texts(400, seed=3):
@@ -467,7 +488,10 @@ def test_parity_with_every_setting_of_a_tokenizer_json(tmp_path, lower, accents,
 
 
 def test_vocabularies_that_differ_in_a_folder_are_refused(tmp_path):
-    """vocab.txt beside a tokenizer.json of the same tokens is read, of others refused with the first id that differs."""
+    """vocab.txt beside a tokenizer.json of the same tokens is read.
+
+    Beside one of other tokens it is refused with the first id that differs.
+    """
     save_tokenizer(tmp_path)
     write_vocab(tmp_path)
     assert tokenizer_for(tmp_path).tokenize("The plot") == ["the", "plot"]
@@ -629,7 +653,7 @@ def reference(vocab_file, lower):
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_parity_on_every_character(tmp_path, lower):
-    """Each character that Unicode assigns gives, between two letters, the words that the library makes of it."""
+    """Each character that Unicode assigns, between two letters, gives the words of the library."""
     made, ours = reference(write_vocab(tmp_path), lower), BasicTokenizer(lower)
     for first in range(0, 0x110000, 0x1000):
         text = "".join(f"\na{char}b" for char in assigned(first, first + 0x1000))
@@ -644,7 +668,10 @@ def assigned(first, end):
 
 
 def hard_texts(count, seed):
-    """Random texts in which characters of many kinds meet: whitespace, controls, accents, scripts, emoji, special tokens."""
+    """Random texts where characters of many kinds meet.
+
+    Whitespace, controls, accents, scripts, emoji, special tokens.
+    """
     draw, known = random.Random(seed), assigned(0, 0x30000)
     scripts = (
         0x4E00,
@@ -686,7 +713,7 @@ def hard_texts(count, seed):
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_parity_on_hard_texts(tmp_path, lower):
-    """Characters of all kinds in all neighbourhoods give the library's tokens and ids, known words and unknown ones."""
+    """Characters of all kinds side by side give the library's tokens and ids, known words or not."""
     texts = list(hard_texts(1500, seed=1))
     chars = sorted({char for text in texts for word in BasicTokenizer(lower).tokenize(text) for char in word})
     vocab = write_vocab(
@@ -700,7 +727,10 @@ def test_parity_on_hard_texts(tmp_path, lower):
 
 
 def test_parity_with_transformers_on_real_reviews():
-    """A real vocabulary gives Hugging Face's ids and features on every Amazon review and on hard texts, hardly any [UNK]."""
+    """Every Amazon review and hard text has Hugging Face's ids and features with a real vocabulary.
+
+    Hardly any id is [UNK].
+    """
     folders = [os.environ.get(name) for name in ("METAKD_MODEL_DIR", "METAKD_AMAZON_DIR")]
     if not all(folders):
         pytest.skip("METAKD_MODEL_DIR (with vocab.txt) and METAKD_AMAZON_DIR (sorted_data_acl) are not set")
@@ -732,7 +762,10 @@ def test_parity_with_transformers_on_real_reviews():
 
 
 def test_wrong_values_of_every_setting(tmp_path):
-    """Each setting of tokenizer_config.json with each kind of wrong value: told on one line, or no other tokens; the case is a bool."""
+    """Any wrong value of any setting in tokenizer_config.json is told on one line or changes no token.
+
+    The case stays a bool.
+    """
     good = {
         "do_lower_case": True,
         "strip_accents": None,
@@ -759,7 +792,10 @@ def test_wrong_values_of_every_setting(tmp_path):
 
 @pytest.mark.parametrize("accents", ["\u0316\u0300", "\u0300\u0316", "\u08e3\u08d4", "\u1e69\u0327\u0323"])
 def test_a_text_of_nothing_but_accents_takes_no_longer_than_another(accents):
-    """Sorting accents takes the square of their number; here the time grows with the number, so that no text hangs a run."""
+    """A text of accents takes time in proportion to their number, so that none hangs a run.
+
+    Sorting them in one piece takes the square of it.
+    """
     started = time.process_time()
     BasicTokenizer().tokenize("a" + accents * (60_000 // len(accents)) + "b")
     assert (

@@ -40,7 +40,7 @@ def python(code, *words, **options):
 
 
 def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path):
-    """An exception in the block, even after something was written: the old bytes stay, and nothing lies beside them."""
+    """After an exception in the block, even after a write, the old bytes stay and nothing lies beside."""
     path = tmp_path / "file.json"
     path.write_bytes(b"old")
     for fault in (Broken, KeyboardInterrupt):
@@ -63,7 +63,10 @@ def test_text_files_have_the_same_bytes_everywhere(tmp_path):
 
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_keeps_its_old_content_when_writing_fails(tmp_path, exists):
-    """The old files stay, or nothing is there where nothing was; then the new ones take the place of all old ones."""
+    """A failed write leaves the old files, or nothing where nothing was.
+
+    The next one then replaces all old files.
+    """
     path = tmp_path / "outer" / "snapshot"
     if exists:
         path.mkdir(parents=True)
@@ -80,7 +83,7 @@ def test_a_folder_keeps_its_old_content_when_writing_fails(tmp_path, exists):
 
 
 def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch):
-    """A file system that cannot exchange two names gets renames: the new folder is there, the old one gone."""
+    """A file system that cannot exchange two names gets renames: the new folder is there, not the old."""
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **kwargs: object())
     for text in ("old", "new"):
         with atomic_folder(tmp_path / "snapshot") as folder:
@@ -89,7 +92,10 @@ def test_a_folder_is_exchanged_without_the_system_call_too(tmp_path, monkeypatch
 
 
 def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_path):
-    """SIGKILL in the block: the old folder is whole; what the dead writer left is not mixed into the next one's folder."""
+    """SIGKILL in the block leaves the old folder whole.
+
+    What the dead writer left is not mixed into the next one's folder.
+    """
     code = (
         "import os, sys\nfrom data.store import files\nwith files.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
         "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')"
@@ -119,7 +125,10 @@ def test_json_that_cannot_be_read_is_named(tmp_path, content, words):
 
 
 def test_the_lock_refuses_a_second_holder_and_dies_with_the_first(tmp_path):
-    """The sentence names the process that holds the folder; a killed holder leaves nothing that must be removed by hand."""
+    """The sentence names the process that holds the folder.
+
+    A killed holder leaves nothing that must be removed by hand.
+    """
     holder = python(
         f"from data.store import files\nheld = files.lock({str(tmp_path)!r})\nprint('held', flush=True)\ninput()"
     )
@@ -137,7 +146,7 @@ def test_the_lock_refuses_a_second_holder_and_dies_with_the_first(tmp_path):
 
 
 def test_metrics_have_no_clock_and_forget_what_is_written_again(tmp_path):
-    """metrics.jsonl holds what it was given; forget_after drops later steps, and a line that was cut short."""
+    """metrics.jsonl holds what it was given; forget_after drops later steps and a line cut short."""
     run = Run(tmp_path)
     for step in range(1, 5):
         run.metric(step=step, loss=step / 3)
@@ -160,7 +169,7 @@ def test_metrics_have_no_clock_and_forget_what_is_written_again(tmp_path):
 
 
 def test_a_stream_is_a_function_of_its_arguments():
-    """The same values for the same arguments, whatever was drawn before; other values for any other argument."""
+    """The same arguments give the same values, whatever was drawn before; others give others."""
     first = random_stream(1, "dropout", 2, 3).random(4)
     random_stream(1, "order", 2).random(100)
     np.random.seed(0)
@@ -242,7 +251,10 @@ def test_faults_of_ours_keep_their_traceback():
 
 
 def test_a_fault_of_a_launched_rank_ends_it_at_once(tmp_path):
-    """Whatever was raised, a system call's error too: the traceback is left to the launcher, and OneFlow's farewell, which waits, left out."""
+    """A fault of a launched rank ends it at once and leaves the traceback to the launcher.
+
+    Any exception does, a system call's error too; OneFlow's farewell, which waits, is left out.
+    """
     for fault in ("ZeroDivisionError()", "OSError(errno.EBADF, 'bad file')"):
         code = (
             f"import atexit, errno, time; from util import entry\natexit.register(time.sleep, 60)\n"
@@ -291,7 +303,7 @@ def test_an_interrupt_is_no_error_of_the_user(ended):
     ],
 )
 def test_a_python_without_the_libraries_gets_a_sentence(command):
-    """-S hides what is installed, as a Python does for which nothing was: the sentence says what to install."""
+    """With -S, as where nothing is installed, a sentence says what to install."""
     done = subprocess.run([sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: numpy is not installed") and "scripts/setup.sh" in done.stderr

@@ -29,7 +29,7 @@ class Bench:
         self.half, self.third = (max(2 * B, args.examples // part) for part in (2, 3))
 
     def workload(self, workers):
-        """Reviews of an epoch with that many workers: one does half, so that it takes no longer than several."""
+        """How many reviews an epoch has with that many workers: one worker does half."""
         return self.examples if workers == self.cores else self.half
 
     def prepare(self):

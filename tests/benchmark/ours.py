@@ -109,7 +109,7 @@ def inference(model):
 
 
 def reviews(model, npz, N):
-    """A pass as over dev and test: batches of EVAL_B reviews of like length, made and cut; logits; metrics."""
+    """A pass as over dev and test: batches of EVAL_B reviews of like length are made, cut and answered."""
     with np.load(npz) as file:
         arrays = {name: file[name][: int(N)] for name in file.files if not name.startswith("batches")}
     first = {name: array[:EVAL_B] for name, array in arrays.items()}

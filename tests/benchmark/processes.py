@@ -79,14 +79,17 @@ def peak_memory(pid):
 
 
 class Load:
-    """How long it is since this was made, and how busy the machine was meanwhile with work that is not this process's or its children's."""
+    """The time since this was made, and how busy other processes kept the machine meanwhile.
+
+    This process and its children do not count as others.
+    """
 
     def __init__(self):
         self._before = self._clocks()
 
     @staticmethod
     def _clocks():
-        """Seconds of a clock, of all cores together at work, and of this process and its children that have ended."""
+        """Seconds of a clock, of work on all cores, and of work by this process and its ended children."""
         user, nice, system, _, _, *interrupts = map(
             int, pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
         )

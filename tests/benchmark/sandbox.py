@@ -62,7 +62,7 @@ def main():
 
 
 def random_model(path, layers, width):
-    """A plain model folder with random weights, a head to 32 of its width, and a vocabulary of made-up words."""
+    """A plain model folder: random weights, a head to 32 of its width, a vocabulary of made-up words."""
     path.mkdir()
     config = BertConfig(
         hidden_size=width,
@@ -84,7 +84,10 @@ def random_model(path, layers, width):
 
 
 def write_teacher(path, config, tokenizer, weights=None):
-    """A meta-teacher's snapshot, trained on nothing: `weights` is a ModelFolder of its encoder, and None leaves it random."""
+    """A meta-teacher's snapshot that was not trained.
+
+    `weights` is a ModelFolder of its encoder; None: the encoder is random.
+    """
     model = build_teacher(config, TASK, domain_head=True)
     init_weights(model, SEED, config.initializer_range)
     if weights:
@@ -128,7 +131,7 @@ def iterate_rows(source, vocab):
 
 
 def write_splits(folder, rows, count):
-    """A data folder <count> with the first `count` rows as train, and two of each domain and class as dev and test."""
+    """A data folder <count>: the first `count` rows as train, two per domain and class as dev and test."""
     if count > len(rows):
         raise UserError(
             f"{count} reviews are asked for, and there are {len(rows)}: lower --examples or --growth."

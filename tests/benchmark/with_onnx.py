@@ -39,7 +39,7 @@ def export(snapshot, target):
 
 
 def predict(snapshot, target, texts, out):
-    """Tokenises, sorts by length, answers batches of EVAL_B, and writes a line of probabilities for each text."""
+    """Tokenises, sorts by length, answers batches of EVAL_B; writes a line of probabilities for each text."""
     import onnxruntime
     from tokenizers import Tokenizer
 

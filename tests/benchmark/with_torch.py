@@ -155,7 +155,7 @@ def full_length(vocab_size):
 
 
 def pad(npz, N, size):
-    """The first N reviews in batches of `size`, in their order, all T tokens: a list of (ids, mask, labels)."""
+    """The first N reviews in batches of `size`, in order, padded to T: a list of (ids, mask, labels)."""
     return [batch_of(npz, np.arange(i, min(i + size, N)), T) for i in range(0, N, size)]
 
 

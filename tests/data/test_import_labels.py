@@ -74,7 +74,7 @@ def test_domains_that_look_alike_are_named():
 
 
 def test_texts_that_were_decoded_wrongly_are_named():
-    """UTF-8 taken for Windows-1252, and characters that were lost; other languages and signs are no damage."""
+    """UTF-8 read as Windows-1252 and lost characters are named; other languages and signs are no damage."""
     right = [
         "caf\u00e9",
         "na\u00efve \U0001f44d",

@@ -75,7 +75,10 @@ WRONG = [
 
 
 def with_value(top, place, value):
-    """A copy of the JSON value `top` with another value at a place, a tuple of keys; KeyError as the value leaves the key out."""
+    """A copy of the JSON value `top` with `value` at a place, which is a tuple of keys.
+
+    The value KeyError removes the key.
+    """
     top = json.loads(json.dumps(top))
     inner = top
     for key in place[:-1]:
@@ -88,7 +91,11 @@ def with_value(top, place, value):
 
 
 def change_bytes(data, stream):
-    """Bytes with one thing changed: a bit, a byte, a span dropped, doubled, blanked, made up or moved, a number of 8 bytes, the end."""
+    """Bytes with one thing changed.
+
+    A bit, a byte, a span that is dropped, doubled, blanked, made up or moved, a number of 8 bytes, or the
+    end.
+    """
     data, size = bytearray(data), len(data)
     start = int(stream.integers(size + 1))
     stop = min(size, start + int(stream.integers(1, 2 + stream.choice([2, 16, size]))))
@@ -122,7 +129,10 @@ def change_bytes(data, stream):
 
 
 def change_json(data, stream):
-    """JSON with one value, somewhere in it, replaced, dropped, doubled or given another name; now and then its bytes are changed instead."""
+    """JSON with one value, anywhere in it, replaced, dropped, doubled or renamed.
+
+    Now and then its bytes are changed instead.
+    """
     if stream.random() < 0.1:
         return change_bytes(data, stream)
     top = json.loads(data)
@@ -149,7 +159,7 @@ def change_json(data, stream):
 
 
 def change_safetensors(data, stream):
-    """A safetensors file with its JSON head changed, the 8 bytes of its length made to fit, or with any bytes changed."""
+    """A safetensors file with a changed JSON head whose length fits again, or with any bytes changed."""
     if stream.random() < 0.3:
         return change_bytes(data, stream)
     (length,) = struct.unpack("<Q", data[:8])
@@ -307,7 +317,10 @@ class Fuzzer:
 
     @staticmethod
     def _peak():
-        """The most memory since the trace began, which ends here: threads of the engine must not meet it. 0 where there is none."""
+        """The most memory since the trace began.
+
+        It ends the trace, which the engine's threads must not meet, and gives 0 where there is none.
+        """
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak

@@ -1,4 +1,7 @@
-"""Environments that lack something: streams, /proc, open files, processes, memory, room for temporary files, UTF-8. A sentence each."""
+"""Environments that lack something, a sentence each.
+
+Missing are: streams, /proc, open files, processes, memory, room for temporary files, UTF-8.
+"""
 
 import os
 import resource
@@ -13,7 +16,10 @@ slow = pytest.mark.slow  # real processes of the engine, 3 to 6 s each
 
 
 def run(folder, stage, flags, python=(), shell="", limit=None):
-    """Runs a stage as a process. Args: shell: redirections; limit: a function that sets limits before it starts."""
+    """Runs a stage as a process.
+
+    Args: shell: redirections; limit: a function that sets limits before the start.
+    """
     command = [sys.executable, *python, str(ROOT / f"{stage}.py"), *words(flags)]
     line = ["bash", "-c", f'"$@" {shell}', "bash", *command] if shell else command
     done = subprocess.run(line, cwd=folder, capture_output=True, timeout=120, preexec_fn=limit)
@@ -36,7 +42,10 @@ def assert_sentence(outcome, *expected):
 
 @pytest.mark.parametrize("shell", [">&-", "2>&-", "<&-", pytest.param("<&- >&- 2>&-", marks=slow)])
 def test_closed_streams_do_not_disturb_a_run(sandbox, shell):
-    """Standard input, output or error closed: the run ends well, and none of its files holds what was meant for a stream."""
+    """With standard input, output or error closed a run ends well.
+
+    None of its files holds what was meant for a stream.
+    """
     flags = {**stage_flags(sandbox)["meta_teacher"], "model_save_dir": "again"}
     code, _, err = run(sandbox, "meta_teacher", flags, shell=shell)
     assert code == 0, err
@@ -100,7 +109,7 @@ def test_too_few_open_files_are_a_sentence(sandbox, ranks, files):
 
 
 def drop_to_few_processes(number):
-    """For preexec_fn: another user, whom the limit binds, with root's rights to read (setpriv does the same)."""
+    """For preexec_fn: another user, whom the limit binds, but who may read all as root (as setpriv does)."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_NPROC, (number, number))
@@ -167,7 +176,7 @@ def test_no_room_for_temporary_files_is_a_sentence(sandbox, inodes):
 
 
 def test_a_line_without_end_is_a_fault(asking):
-    """/dev/zero as the file of texts: refused when a line is longer than any text, not when memory has run out."""
+    """/dev/zero as the file of texts is refused for too long a line, before memory runs out."""
     folder, flags = asking
 
     def limit():

@@ -82,7 +82,10 @@ sys.addaudithook(_audit)
 
 @contextlib.contextmanager
 def watched(watch):
-    """Calls `watch(event, args)` before every file event of the block; weights count in the middle too, half of them written."""
+    """Calls `watch(event, args)` before every file event of the block.
+
+    Weights also count in the middle, when half of them are written.
+    """
     whole = snapshot_folder.save_file
 
     def in_halves(arrays, path, **options):
@@ -102,7 +105,7 @@ def watched(watch):
 
 
 def state_of(folder):
-    """The files below `folder`, {relative name: content}, None for a folder, a text for what a link leads to."""
+    """The files below `folder`, {relative name: content}; None for a folder, a text for a link's target."""
     return {
         str(path.relative_to(folder)): os.readlink(path)
         if path.is_symlink()
@@ -153,7 +156,10 @@ def half_written(folder):
 
 
 def assert_whole(folder):
-    """Whatever has its name below `folder` can be read: snapshots, best.json and what it names, records, knowledge, JSON."""
+    """Everything below `folder` can be read.
+
+    That is: snapshots, best.json and what it names, records, knowledge and JSON.
+    """
     for path in folder.rglob("*"):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
@@ -194,7 +200,10 @@ class Stage(NamedTuple):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory, tiny_model, tiny_data):
-    """The four stages, watched: (sandbox, {stage: Stage}). 12 steps in stages 2 and 4; parts of 8 examples in stages 1 and 3."""
+    """The four stages, watched: (sandbox, {stage: Stage}).
+
+    Stages 2 and 4 have 12 steps; stages 1 and 3 have parts of 8 examples.
+    """
     folder, stages, size = (
         lay_out(tmp_path_factory.mktemp("story"), tiny_model, tiny_data),
         {},
@@ -228,7 +237,10 @@ def copy(story, tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_kill_at_any_file_event_costs_nothing(story, copy, stage):
-    """Before every file event of a stage: what has its name is whole; the same command ends with the golden files and no others."""
+    """After a kill before any file event of a stage, every file is whole.
+
+    The same command then ends with the golden files and no others.
+    """
     folder, states = copy / WRITTEN[stage], story[1][stage].states
     for number, state in enumerate(sample(states, 8)):
         restore(state, folder)
@@ -240,7 +252,7 @@ def test_a_kill_at_any_file_event_costs_nothing(story, copy, stage):
     "step", [pytest.param(step, marks=slow if step != 7 else ()) for step in range(1, 13)]
 )  # each 3 s
 def test_a_kill_at_any_step_costs_nothing(story, copy, stage, step):
-    """A real process that kills itself with SIGKILL when a step is logged; the same command ends with the golden files."""
+    """A process that kills itself with SIGKILL at a logged step ends, given again, with the golden files."""
     flags, folder = story[1][stage].flags, copy / WRITTEN[stage]
     shutil.rmtree(folder)
     outcome = call_process(stage, copy, flags, KILLED.format(step=step))
@@ -287,7 +299,10 @@ def test_a_line_of_metrics_that_was_cut_is_written_again(story, copy):
 
 
 def test_knowledge_is_replaced_at_once(story, copy):
-    """Other layers over knowledge that is there, killed before any file event: the old or the new; again, and there is nothing else."""
+    """Knowledge of other layers replaces the old at once: a kill at any file event leaves one of the two.
+
+    The same command then leaves nothing else.
+    """
     flags, folder = {**story[1]["meta_teacher_eval"].flags, "knowledge_layers": "4"}, copy / "data"
     states = folder_states(folder, lambda: call("meta_teacher_eval", copy, flags))
     whole = tree(folder)
@@ -326,7 +341,10 @@ def start(folder, stage, flags, **options):
     "round", [pytest.param(round, marks=slow if round > 3 else ()) for round in range(20)]
 )  # each 4 s
 def test_signals_at_random_moments_cost_nothing(story, copy, number, round):
-    """Each stage in turn, stopped once to three times in a row at moments that a seed draws; SIGTERM leaves a sentence, or nothing half-written."""
+    """Each stage, stopped up to three times in a row at random moments, then ends with the golden files.
+
+    SIGTERM leaves a sentence, and no half-written file of stages 2 and 4.
+    """
     stage, stream = STAGES[round % 4], random.Random(f"{SEED} {round} {number}")
     folder, note = copy / WRITTEN[stage], f"METAKD_SEED={SEED}, round {round}"
     restore(story[1][stage].states[0], folder)
@@ -354,7 +372,10 @@ def test_signals_at_random_moments_cost_nothing(story, copy, number, round):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_two_runs_at_once_one_is_refused(story, copy, stage):
-    """Started within 10 ms in one folder: one ends well; the other ends as well after it, or is told who writes there."""
+    """Of two runs that start within 10 ms in one folder, one ends well.
+
+    The other ends well after it, or is told who writes there.
+    """
     folder = copy / WRITTEN[stage]
     restore(story[1][stage].states[0], folder)
     both = [start(copy, stage, story[1][stage].flags) for _ in range(2)]
@@ -379,7 +400,10 @@ class Weights:
 
 
 def test_a_reader_beside_a_writer_gets_one_version_or_a_sentence(tiny_model, tmp_path):
-    """A snapshot that is replaced 60 times while it is read: what is read is of one time, meta.json and weights, or a UserError says so."""
+    """A snapshot that is replaced 60 times while it is read gives meta.json and weights of one time.
+
+    Otherwise a UserError says what happened.
+    """
     meta = {"kind": "teacher", "step": 0, "task": "senti", "labels": ["a", "b"], "domains": ["c"]}
     tokenizer, models = tokenizer_for(tiny_model), [Weights(tiny_model, value) for value in range(2)]
 
@@ -401,7 +425,10 @@ def test_a_reader_beside_a_writer_gets_one_version_or_a_sentence(tiny_model, tmp
 
 
 def test_the_best_snapshot_changes_at_once(tiny_model, tmp_path):
-    """A better one in the place of another, killed before any file event: best.json names a whole snapshot, and no half of one has a name."""
+    """A kill while a better snapshot replaces the best leaves best.json with a whole one.
+
+    No half of a snapshot has a name.
+    """
     args = argparse.Namespace(
         device="cpu", num_nodes=1, gpu_num_per_node=1, save_total_limit=1, select_by="accuracy", defaults={}
     )
@@ -478,7 +505,10 @@ MORE = [
 
 @pytest.mark.parametrize("stage, size", FULL + [pytest.param(*each, marks=slow) for each in MORE])  # each 5 s
 def test_a_full_disk_is_a_sentence(story, copy, stage, size):
-    """Files that cannot grow beyond a size: one sentence, exit code 2, what was there is whole, and with room the command ends well."""
+    """Files that cannot grow beyond a size give one sentence and exit code 2.
+
+    What was there is whole, and with room the command ends well.
+    """
     folder, states = copy / WRITTEN[stage], story[1][stage].states
     for state in (states[0], states[len(states) // 2])[not SLOW :]:
         restore(state, folder)
@@ -502,7 +532,10 @@ def may_write(event, args):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_the_disk_refuses_is_a_sentence(story, copy, stage):
-    """The n-th new file, folder or name is refused for want of room or permission: a sentence, whole files, and the golden end after it."""
+    """If the n-th new file, folder or name is refused, for room or permission, a sentence says so.
+
+    All files are whole, and the same command ends with the golden files.
+    """
     folder, asked = copy / WRITTEN[stage], []
 
     def attempt(refused, number=None):

@@ -1,4 +1,7 @@
-"""A few seconds of each fuzzer, and broken artefacts through the command line: exit code 2 and one line, whatever is in the files."""
+"""A few seconds of each fuzzer, and broken files through the command line.
+
+Whatever is in the files, the command ends with exit code 2 and one line.
+"""
 
 import json
 import struct
@@ -15,7 +18,10 @@ from test_cli import refused
 @pytest.mark.filterwarnings("ignore:Unexpected end-group tag")
 @pytest.mark.parametrize("name", READERS)
 def test_a_fuzzed_reader_gives_a_result_or_a_sentence(tmp_path, name):
-    """200 cases of a fixed seed: valid or a UserError of one line, in time and without much memory; some of them are of either kind."""
+    """200 cases of a fixed seed give a valid result or a UserError of one line, and some of each.
+
+    They take little time and memory.
+    """
     fuzzer = Fuzzer(name, tmp_path)
     fuzzer.read(fuzzer.valid)
     refused_cases = sum(fuzzer.run(1, number) for number in range(200))
@@ -41,7 +47,10 @@ def test_a_case_can_be_repeated(tmp_path):
 
 
 def test_a_fuzzer_finds_what_it_looks_for(tmp_path, monkeypatch):
-    """A reader that fails otherwise, hangs, needs much memory or has a sentence of two lines is reported: the fuzzers can fail."""
+    """The fuzzers can fail: they report a reader that breaks the rules.
+
+    One fails otherwise, one hangs, one needs much memory, one has a sentence of two lines.
+    """
     fuzzer, room = Fuzzer("tsv", tmp_path), []
     monkeypatch.setattr(fuzz, "LIMIT", 0.5)
 
@@ -67,7 +76,10 @@ def test_a_fuzzer_finds_what_it_looks_for(tmp_path, monkeypatch):
 
 
 def test_a_forged_snapshot_is_told_by_the_stages(sandbox):
-    """Hashes right, content wrong: NaN, a tensor's name with a line end, a head that promises terabytes, layers without end, meta of other types."""
+    """Snapshots with right hashes and wrong content are refused.
+
+    NaN, a line end in a tensor's name, a head that promises terabytes, endless layers, meta of other types.
+    """
     path, flags = best(sandbox / "teacher"), stage_flags(sandbox)["meta_teacher_eval"]
     whole = {name: (path / name).read_bytes() for name in ("model.safetensors", "config.json", "meta.json")}
     arrays, config, meta = (
@@ -112,7 +124,10 @@ def test_a_forged_snapshot_is_told_by_the_stages(sandbox):
 
 
 def test_forged_progress_and_moments_are_told_by_the_stage_that_resumes(sandbox):
-    """meta.json without flags, with a best snapshot elsewhere; moments of whole numbers: hashes right, and no step is made."""
+    """Right hashes, wrong progress: the stage that resumes says so and makes no step.
+
+    meta.json lacks flags or names a best snapshot elsewhere; moments are whole numbers.
+    """
     path, flags = (
         sandbox / "teacher" / "snapshot_last",
         {"model_save_dir": None, "resume_from": "teacher/snapshot_last"},

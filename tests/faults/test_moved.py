@@ -1,4 +1,4 @@
-"""Folders that are moved, removed or replaced while a run writes there: nothing is made again under the old name."""
+"""Folders that are moved, removed or replaced under a run: it makes nothing under the old name."""
 
 import os
 import shutil
@@ -10,7 +10,10 @@ from util import UserError
 
 
 def test_a_run_folder_that_is_moved_is_followed(tmp_path):
-    """Log, metrics and later files go on in it under its new name; the old name is not made again, and the log says so."""
+    """Log, metrics and later files go into the moved folder.
+
+    The old name is not made again, and the log tells of the move.
+    """
     run = Run(tmp_path / "run")
     run.metric(step=1)
     (tmp_path / "run").rename(tmp_path / "moved")

@@ -1,4 +1,7 @@
-"""Signals, closed terminals and readers that leave: at once with a sentence while nothing is begun, and with a save once it is."""
+"""Signals, closed terminals and readers that leave.
+
+The command ends at once with a sentence before work begins, and with a save after that.
+"""
 
 import json
 import os
@@ -56,7 +59,7 @@ DELAYS = (0.15, 0.4, 0.8, 1.3, 2.0)
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=slow)])  # each up to 3 s
 def test_a_signal_while_modules_are_imported_is_a_sentence(sandbox, long_flags, delay, number):
-    """At any moment from when Python has read the script: exit code 130 and one line, whatever is being loaded."""
+    """A signal while anything is being loaded gives exit code 130 and one line."""
     process = start(sandbox, {**long_flags, "cpu_processes": 1})
     time.sleep(delay)
     process.send_signal(number)
@@ -141,7 +144,7 @@ def test_a_reader_who_leaves_costs_nothing(sandbox, long_flags):
     "delay", [1.0, 1.6, pytest.param(2.5, marks=slow), pytest.param(3.5, marks=slow)]
 )  # 4 s each
 def test_no_rank_outlives_a_parent_that_dies_while_they_start(sandbox, long_flags, delay):
-    """kill -9 of the process that the user started, while the ranks import or meet: none is left, and none writes."""
+    """kill -9 of the user's process, while the ranks import or meet, leaves no rank, and none writes."""
     process = start(sandbox, {**long_flags, "cpu_processes": 2})
     time.sleep(delay)
     process.kill()
@@ -151,7 +154,7 @@ def test_no_rank_outlives_a_parent_that_dies_while_they_start(sandbox, long_flag
 
 @slow  # two processes of the engine
 def test_no_rank_outlives_its_parent_and_another_rank(sandbox, long_flags):
-    """The parent and one rank are killed together, as for want of memory: the other rank waits for neither."""
+    """When the parent and one rank are killed at once, as for want of memory, the other rank ends too."""
     process = start(sandbox, {**long_flags, "cpu_processes": 2})
     await_steps(sandbox / "long", process)
     (rank,) = (each for each, place in family(sandbox).items() if place == 1)

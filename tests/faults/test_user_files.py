@@ -24,7 +24,7 @@ THEIRS = (".env.tmpl", ".cache.tmpfiles", ".notes.txt.tmp", ".old.tmp.old", ".me
 
 
 def put(folder):
-    """Makes files, and a folder, of the user's with names like those of half-written ones; returns what is there."""
+    """Makes files and a folder of the user, named like half-written ones; returns what is there."""
     folder.mkdir(exist_ok=True)
     for name in THEIRS:
         if name == ".cache.tmpfiles":
@@ -42,7 +42,10 @@ def assert_kept(before):
 
 
 def test_only_names_of_ours_are_removed_as_half_written(tmp_path):
-    """Files, folders and links that a killed writer has left go; all else stays, also what such a link leads to."""
+    """Files, folders and links that a killed writer left are removed.
+
+    All else stays, also what such a link leads to.
+    """
     before = put(tmp_path)
     (tmp_path / "target").mkdir()
     link, file, folder = (new_path(tmp_path) for _ in range(3))
@@ -57,7 +60,7 @@ def test_only_names_of_ours_are_removed_as_half_written(tmp_path):
 
 
 def test_names_cannot_be_guessed_and_are_recognised(tmp_path):
-    """A name is made once, is told from all others, and leaves room for a target whose own name has 255 bytes."""
+    """A name is used once, is told from all others, and has room for a target's name of 255 bytes."""
     names = {new_path(tmp_path).name for _ in range(100)}
     assert len(names) == 100 and all(map(is_temporary, names)) and not any(map(is_temporary, THEIRS))
     long = "\u8bc4" * 85
@@ -78,7 +81,10 @@ def test_what_a_living_writer_writes_is_not_removed(tmp_path):
 
 
 def test_a_folder_put_aside_gets_its_name_back_where_there_is_no_other(tmp_path):
-    """What a kill leaves between two renames: the old folder under a hidden name, with or without its successor."""
+    """A kill between two renames leaves the old folder under a hidden name: it comes back.
+
+    Where its successor is there already, that one stays.
+    """
     for successor in (False, True):
         aside, handle = create_folder(tmp_path, "old")
         os.close(handle)
@@ -105,7 +111,7 @@ def test_a_stage_keeps_the_users_files(sandbox, stage, folder):
 
 @pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "results.json", "flags.json", "report.html"])
 def test_a_folder_with_files_that_a_run_would_replace_is_refused(sandbox, name):
-    """--model_save_dir . where the user has a file with a name that a run writes: a sentence names it, and it stays."""
+    """--model_save_dir . with a user's file where a run would write: a sentence names it, and it stays."""
     (sandbox / name).write_text("theirs")
     flags = {**stage_flags(sandbox)["meta_teacher"], "model_save_dir": "."}
     refused(sandbox, "meta_teacher", name, "another folder", flags=flags)
@@ -122,7 +128,7 @@ def test_a_report_of_the_users_beside_the_records_is_not_replaced(sandbox):
 
 
 def test_a_copy_of_a_snapshot_is_no_snapshot_of_the_run(sandbox):
-    """What the user has put beside the best snapshots, with a name that begins like theirs, stays when a better one comes."""
+    """A folder of the user beside the best snapshots, named like them, stays when a better one comes."""
     (sandbox / "teacher").rename(sandbox / "done")
     theirs = [
         sandbox / "teacher" / f"snapshot_best_mft_model_{name}" for name in ("senti_dev_0.1_copy", "mine")
@@ -135,7 +141,7 @@ def test_a_copy_of_a_snapshot_is_no_snapshot_of_the_run(sandbox):
 
 
 def test_parts_are_not_made_in_a_folder_of_the_users(tmp_path):
-    """A folder with anything else in it, a file or a link in the place of the parts: a sentence, and it stays."""
+    """A folder with anything else in it, or a file or link in its place, is refused and stays."""
     parts, place = PartsFolder(tmp_path / "parts", "train", {}), tmp_path / "parts"
     place.mkdir()
     for name in ("notes.txt", "train.of_record-0.bak", ".train.of_record-x.json"):
@@ -184,7 +190,7 @@ def test_files_that_a_run_adds_to_are_its_own(sandbox, name, plant):
 
 
 def test_links_in_the_place_of_what_is_written_whole_are_not_followed(tmp_path):
-    """A file takes the place of a link to one; a folder does not take that of a link, and a sentence says so."""
+    """A file replaces a link to a file; a folder in the place of a link is refused with a sentence."""
     (tmp_path / "victim").write_text("theirs")
     (tmp_path / "file").symlink_to("victim")
     with atomic_file(tmp_path / "file", "w") as file:

@@ -26,7 +26,10 @@ LENGTHS, T = (9, 4, 7), 9
 
 
 def random_bert(seed=0, std=0.3, **config):
-    """transformers' BertModel in eval mode; every parameter, gains and biases too, is drawn from a normal distribution of `std`."""
+    """transformers' BertModel in eval mode, with random parameters.
+
+    Every parameter, gains and biases too, has a normal distribution of `std`.
+    """
     torch.manual_seed(seed)
     model = BertModel(BertConfig(**config, attn_implementation="eager")).eval()
     with torch.no_grad():
@@ -44,7 +47,10 @@ def random_batch(stream, lengths, T, vocab_size):
 
 
 def outputs(model, batch):
-    """{name: tensor}: hidden.0 to hidden.L, scores.1 to scores.L (Q K^T / sqrt(D), before mask and softmax) and pooled."""
+    """{name: tensor}: hidden.0 to hidden.L, scores.1 to scores.L and pooled.
+
+    Scores are Q K^T / sqrt(D), before mask and softmax.
+    """
     scores, hooks = {}, []
     for number, layer in enumerate(model.encoder.layer, 1):
         attention = layer.attention.self
@@ -98,7 +104,10 @@ def make_bert():
 
 
 def make_parity(folder, source):
-    """Saves the model in `source`, or a random one of 12 layers, to `folder`, with outputs.npz: a padded batch and its outputs."""
+    """Saves a model to `folder`, with outputs.npz: a padded batch and its outputs.
+
+    The model is that in `source`, or a random one of 12 layers.
+    """
     if source:
         model = BertModel.from_pretrained(source, attn_implementation="eager").eval()
     else:

@@ -1,4 +1,4 @@
-"""The acceptance part of a report: classes, the student beside its teacher, and the threshold for an accuracy."""
+"""The acceptance part of a report: classes, student beside teacher, threshold for an accuracy."""
 
 import json
 
@@ -40,7 +40,10 @@ def test_the_classes_that_are_worst_are_shown_of_many():
 
 
 def test_the_comparison_is_paired_by_example():
-    """Of 100: 10 the teacher alone right, 4 the student alone: -6 points, and the interval of the paired differences."""
+    """Of 100 examples, the teacher alone is right on 10 and the student alone on 4: -6 points.
+
+    The interval is that of the paired differences.
+    """
     labels, ours, theirs = "a" * 100, "b" * 10 + "a" * 90, "a" * 10 + "b" * 4 + "a" * 86
     found = compare(rows(labels, ours), rows(labels, theirs)[::-1])
     gap = np.array([-1] * 10 + [1] * 4 + [0] * 86)
@@ -52,7 +55,10 @@ def test_the_comparison_is_paired_by_example():
 
 
 def test_a_threshold_is_the_lowest_that_reaches_the_accuracy():
-    """Counted over all values; equal confidences are answered together; None where the surest answers are wrong already."""
+    """The threshold is counted over all values; equal confidences are answered together.
+
+    It is None where the surest answers are wrong.
+    """
     stream = np.random.default_rng(0)
     sure = np.round(stream.uniform(0.5, 1, 500), 2)
     right = stream.random(500) < sure

@@ -1,4 +1,7 @@
-"""Calibration: the temperature that makes the log-loss smallest, folded into a student's classifier, changes no label."""
+"""Calibration folds the temperature with the smallest log-loss into the classifier.
+
+It changes no label.
+"""
 
 import json
 
@@ -19,7 +22,7 @@ from modeling.training.calibration import (
 
 @pytest.fixture(scope="module")
 def overconfident():
-    """Logits of 4,000 examples of 3 classes that are 2.5 times too large for the labels that were drawn by them."""
+    """Logits of 4,000 examples of 3 classes, 2.5 times too large for the labels drawn from them."""
     stream = np.random.default_rng(0)
     logits = stream.normal(0, 1.5, (4000, 3))
     label = np.array([stream.choice(3, p=row) for row in softmax(logits)])
@@ -36,14 +39,17 @@ def test_log_loss_is_that_of_scikit_learn(overconfident):
 
 
 def test_calibration_error_by_hand():
-    """Two bins: 0.9 twice, right once: |0.5 - 0.9|; 0.6 twice, right twice: |1 - 0.6|; half of the examples each."""
+    """Two bins, half of the examples each: 0.9 twice, right once; 0.6 twice, right twice.
+
+    The error is the mean of |0.5 - 0.9| and |1 - 0.6|.
+    """
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]])
     assert calibration_error(probabilities, np.array([0, 0, 0, 1])) == pytest.approx(0.4)
     assert calibration_error(np.eye(2), np.array([0, 1])) == 0
 
 
 def test_the_temperature_is_found(overconfident):
-    """Labels that were drawn by the logits over 2.5 give about 2.5, and no other temperature has a smaller log-loss."""
+    """Labels drawn from the logits over 2.5 give about 2.5; no other temperature has a smaller log-loss."""
     logits, label = overconfident
     found = fit_temperature(logits, label)
     assert found == pytest.approx(2.5, rel=0.05)

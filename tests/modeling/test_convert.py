@@ -62,7 +62,7 @@ def original(tiny_model, tmp_path_factory):
 
 
 def released(arrays):
-    """The arrays by the names and in the orientation of Google's BERT release, with heads, optimizer slots and the step."""
+    """The arrays as Google's BERT release names and turns them, with heads, optimizer slots and step."""
     made = {}
     for name, array in arrays.items():
         norm, embedding = "LayerNorm" in name, "_embeddings" in name
@@ -81,7 +81,10 @@ def released(arrays):
 
 
 def write_oneflow(folder, arrays, meta):
-    """A OneFlow snapshot of 2021; with `meta` as OneFlow saved its variables, without as convert_tf_ckpt_to_of.py wrote them."""
+    """A OneFlow snapshot of 2021.
+
+    With `meta` as OneFlow saved its variables, without it as convert_tf_ckpt_to_of.py wrote them.
+    """
     from google.protobuf import text_format
     from oneflow.core.framework.variable_meta_info_pb2 import VariableMetaInfo
 
@@ -154,7 +157,10 @@ def summarise(outcome, *parts):
 
 
 def test_a_oneflow_snapshot_is_converted(snapshot, original):
-    """Every weight and the architecture out of the files alone; what is left out is named or, of the optimizer, counted."""
+    """Every weight and the architecture come from the files alone.
+
+    What is left out is named or, if it is of the optimizer, counted.
+    """
     outcome = converted(snapshot, original)
     assert outcome.code == 0, outcome.err
     assert same_model(snapshot.parent / "made", original)
@@ -166,7 +172,7 @@ def test_a_oneflow_snapshot_is_converted(snapshot, original):
 
 
 def test_a_config_says_what_the_sizes_do_not(snapshot, original):
-    """--config takes the place of the sizes, and what it says must be so; keys that no BERT here has are named."""
+    """--config replaces the sizes, and must agree with the weights; unknown keys are named."""
 
     def with_config(**changed):
         (snapshot.parent / "bert_config.json").write_text(
@@ -239,7 +245,11 @@ QUERY = "bert-encoder-layer_1-attention-self-query-weight"
     ],
 )
 def test_faults_of_a_snapshot_are_told(snapshot, original, change, parts):
-    """Missing, cut, grown, not finite, of another shape or type, of a layer too many, twice: named, and nothing is written."""
+    """Every fault of a snapshot is named, and nothing is written.
+
+    A tensor is missing, cut, grown, not finite, of another shape or type, of a layer too many, or there
+    twice.
+    """
     change(snapshot)
     summarise(converted(snapshot, original), *parts)
     assert sorted(path.name for path in snapshot.parent.iterdir()) == ["snapshot"]
@@ -254,7 +264,11 @@ def test_a_model_without_a_pooler_is_one(snapshot, original):
 
 
 def test_flags_that_cannot_be_are_told(snapshot, original, tmp_path):
-    """No source, one that needs nothing, one of no kind, a target that holds something, heads and vocabularies that do not fit."""
+    """Flags that cannot work together are refused.
+
+    No source, one that needs nothing, one of no kind, a full target, heads and vocabularies that do not
+    fit.
+    """
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("")
     (tmp_path / "long.txt").write_text((original / "vocab.txt").read_text() + "more\n")
@@ -281,7 +295,7 @@ def test_flags_that_cannot_be_are_told(snapshot, original, tmp_path):
     ],
 )
 def test_the_case_of_letters(snapshot, original, tmp_path, token, config, lower):
-    """By tokenizer_config.json where there is one; else a vocabulary with capital letters is that of a model that heeds them."""
+    """tokenizer_config.json says whether case counts; without it, capital letters in the vocabulary do."""
     tokens = (original / "vocab.txt").read_text().replace("\nthe\n", f"\n{token}\n")
     (tmp_path / "words.txt").write_text(tokens)
     if config:
@@ -291,7 +305,10 @@ def test_the_case_of_letters(snapshot, original, tmp_path, token, config, lower)
 
 
 def test_the_checkpoint_of_a_run_is_found_under_its_own_name(tmp_path):
-    """model.ckpt-1000 counts; of several the one that TensorFlow's `checkpoint` names; without it they are listed."""
+    """A folder's checkpoint is found, also under a name such as model.ckpt-1000.
+
+    Of several, it is the one that TensorFlow's `checkpoint` names; without that they are listed.
+    """
     for name in ("model.ckpt-1000", "model.ckpt-200"):
         for end in ("index", "data-00000-of-00001"):
             (tmp_path / f"{name}.{end}").write_bytes(b"")
@@ -392,7 +409,10 @@ def sharded(original, tmp_path):
 
 
 def test_shards_are_read_as_they_are(sharded, original):
-    """The same weights; the hash is that of the shards' hashes; one model.safetensors goes before an index beside it."""
+    """Shards give the same weights, and their hash is that of the shards' hashes.
+
+    One model.safetensors goes before an index beside it.
+    """
     assert same_model(sharded, original)
     hashes = "".join(sha256(sharded / f"model-0000{number}-of-00002.safetensors") for number in (1, 2))
     assert (
@@ -438,7 +458,7 @@ SHARD = "model-00001-of-00002.safetensors"
     ],
 )
 def test_an_index_that_lies_is_told(sharded, change, part):
-    """No map, files outside the folder, tensors that are not in their shard or not in the index, a shard left out."""
+    """A false index is named: no map, a file outside the folder, a tensor in a wrong shard, a lost shard."""
     path = sharded / "model.safetensors.index.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(UserError, match=re.escape(part)):
@@ -487,7 +507,7 @@ print(json.dumps(outcomes))
 
 @pytest.fixture(scope="module")
 def from_google(original, tmp_path_factory):
-    """A folder in which TensorFlow wrote a checkpoint, `source`, and the command made `made` of it; what the command said."""
+    """A folder with TensorFlow's checkpoint `source` and our model `made` of it; what the command said."""
     folder = tmp_path_factory.mktemp("google")
     (folder / "source").mkdir()
     np.savez(folder / "released.npz", **released(load_file(original / "model.safetensors")))
@@ -517,7 +537,10 @@ def run_script(python, script, folder, *argv):
 
 @NEEDS_TF
 def test_a_release_of_google_is_converted(from_google, original):
-    """Written by TensorFlow 1's Saver with the optimizer's slots and the step; TensorFlow's environment has no OneFlow and no tqdm."""
+    """A checkpoint of TensorFlow 1's Saver, with optimizer slots and the step, is converted.
+
+    TensorFlow's environment has no OneFlow and no tqdm.
+    """
     folder, outcomes = from_google
     assert outcomes["good"][0] == 0, outcomes["good"]
     assert same_model(folder / "made", original)
@@ -631,7 +654,10 @@ print(json.dumps({"outcomes": outcomes, "equal": equal}))
 
 @pytest.fixture(scope="module")
 def from_transformers(original, tmp_path_factory, request):
-    """A folder in which transformers wrote models and the command converted them; what the command said; which outputs are the same."""
+    """Models written by transformers and converted by the command.
+
+    The folder; what the command said, and which outputs are the same.
+    """
     folder = tmp_path_factory.mktemp("transformers")
     write_oneflow(folder / "snapshot", load_file(original / "model.safetensors"), meta=True)
     assert converted(folder / "snapshot", original, target="from oneflow").code == 0
@@ -711,7 +737,10 @@ def test_shards_of_transformers_are_read(from_transformers, original):
     ],
 )
 def test_faults_of_a_pytorch_model_are_told(from_transformers, name, part):
-    """Code in a pickle is not run; files that were cut and weights that cannot be are told in one sentence, and nothing is written."""
+    """Code in a pickle is not run.
+
+    Cut files and impossible weights are told in one sentence, and nothing is written.
+    """
     folder, report = from_transformers
     code, said = report["outcomes"][name]
     assert code == 2 and part in said and said.startswith("error: ") and len(said.splitlines()) == 1, said

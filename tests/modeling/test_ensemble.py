@@ -168,7 +168,10 @@ def test_a_killed_run_of_several_teachers_resumes_to_the_same_bytes(sandbox, mon
 
 
 def test_teachers_of_other_structure_teach_by_their_answers_alone(sandbox):
-    """One stored each head: the log says so, no term of the layers is left; without soft labels there is none."""
+    """Where one of two teachers stored each head, the log says so and no term of the layers is left.
+
+    Without soft labels there would be nothing to learn from: refused.
+    """
     train_teacher(sandbox, "heads", seed=3, attention_heads="all")
     outcome = done(learn(sandbox, "teacher", "heads"))
     assert (

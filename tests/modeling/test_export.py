@@ -22,7 +22,10 @@ def judge(texts, labels, precision, max_changed=None, max_loss=0.005):
 
 
 def test_the_gate_counts_changed_labels_and_lost_accuracy():
-    """Of 200 labels one may change in float32 and four in int8; a change that costs more than half a point is refused by itself."""
+    """Of 200 labels, one may change in float32 and four in int8.
+
+    A change that costs more than half a point of accuracy is refused by itself.
+    """
     texts = Texts([("t",)] * 200, ["a"] * 100 + ["b"] * 100, ["a"] * 200)
     right, wrong = [["b"] * n + ["a"] * (200 - n) for n in (0, 2)]
     assert judge(texts, right, "float32") == []

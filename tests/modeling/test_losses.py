@@ -165,7 +165,7 @@ def test_a_multi_task_model_judges_by_the_head_of_the_domain():
 
 
 def test_text_embedding_leaves_out_special_tokens_and_padding():
-    """f(x) is the mean over the text's own tokens: not [CLS], not a [SEP] (nor a pair's inner one), not padding."""
+    """f(x) is the mean over the text's own tokens: without [CLS], any [SEP] (a pair's too) and padding."""
     input_mask = np.array([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]], np.int32)
     segments = np.array(
         [[0] * 7, [0, 0, 0, 1, 1, 1, 1]], np.int32
@@ -179,7 +179,7 @@ def test_text_embedding_leaves_out_special_tokens_and_padding():
 
 
 def test_layers_are_evenly_spaced_and_matched():
-    """3 of 12: 4, 8, 12; 3 of 6: 2, 4, 6. Where two teacher layers fall on a student layer the later stays."""
+    """3 of 12: 4, 8, 12; 3 of 6: 2, 4, 6. Of two teacher layers on one student layer the later stays."""
     assert evenly_spaced_layers(3, 12) == (4, 8, 12) and evenly_spaced_layers(3, 6) == (2, 4, 6)
     assert match_layers([2, 4, 6], 3) == {1: 2, 2: 4, 3: 6}
     assert match_layers([4, 8, 12], 6) == {2: 4, 4: 8, 6: 12}

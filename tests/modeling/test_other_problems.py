@@ -87,7 +87,10 @@ def test_a_model_of_another_kind_is_no_teacher_and_predicts_nothing(sandbox, cha
 
 
 def test_the_head_of_another_kind_counts_as_new(tmp_path):
-    """Though it has the shape and the labels of the task: its values are of another loss. The encoder is as good as any."""
+    """A head for another loss counts as new, even with the task's shape and labels.
+
+    The encoder is as good as any.
+    """
     labels = {"0": "positive", "1": "negative"}
     arrays = {"classifier.bias": np.zeros(2, np.float32)}
     task = Task(**{key: tuple(item) if isinstance(item, list) else item for key, item in TASK.items()})

@@ -1,4 +1,7 @@
-"""Prediction: a snapshot alone labels raw texts, as the test of its run did and as transformers does, in order and a window at a time."""
+"""Prediction: a snapshot alone labels raw texts, in order and a window at a time.
+
+The labels are those of the run's own test, and those of transformers.
+"""
 
 import csv
 import gzip
@@ -50,7 +53,7 @@ print(json.dumps([model(**tokenizer(text, return_tensors="pt")).logits[0].softma
 
 
 def table(text):
-    """A TSV as its header without idxs, the labels and the probabilities, float64 [N, M]; the rows are numbered from 0."""
+    """A TSV as (header without idxs, labels, probabilities), float64 [N, M]; rows are numbered from 0."""
     header, *rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
     assert header[0] == "idxs" and [row[0] for row in rows] == [*map(str, range(len(rows)))]
     return header[1:], [row[1] for row in rows], np.array([row[2:] for row in rows], float)
@@ -65,7 +68,7 @@ def of_the_run(folder, run):
 
 @pytest.fixture
 def place(golden, tmp_path):
-    """A folder with copies of the best teacher and the best student, and nothing but them and `texts`, those of the test split."""
+    """A folder with the best teacher, the best student and `texts` of the test split, nothing else."""
     for run in SCRIPT:
         shutil.copytree(best(golden / run), tmp_path / run)
     lines = (golden / "data" / "test.tsv").read_text().splitlines()[1:]
@@ -106,7 +109,10 @@ def says(folder, *expected, run="student", **flags):
 
 @pytest.mark.parametrize("run", SCRIPT)
 def test_a_snapshot_alone_predicts_what_its_run_predicted(golden, place, run):
-    """Without data, task or teacher: the labels and probabilities of the run's predictions.tsv, in the order of the texts."""
+    """Without data, task or teacher the labels and probabilities are those of predictions.tsv.
+
+    They come in the order of the texts.
+    """
     outcome = ask(place, run)
     header, labels, found = table(outcome.out)
     expected_labels, expected = of_the_run(golden, run)
@@ -153,7 +159,11 @@ def test_a_window_is_read_when_the_one_before_is_answered(place, monkeypatch):
 
 
 def test_a_head_for_each_domain_gives_the_mean_of_those_that_were_trained(place):
-    """Heads of two seen domains, around the shared head's weights, and of two unseen ones, of anything: the shared head's probabilities."""
+    """Of a teacher with a head per domain, the prediction is the mean of the heads that were trained.
+
+    Two trained heads lie around the shared head's weights, so their mean is that head; two others hold
+    anything.
+    """
     folder = read_model(place / "teacher")
     model = DomainClassifier(folder.config, 2, 4, class_heads="per_domain")
     init_weights(model, 0, 1.0)
@@ -190,7 +200,7 @@ def of_pairs(place):
 
 
 def test_pairs_are_two_columns(place):
-    """Three labels; the second text is read, and which one is the first counts. One column is too few, three are too many."""
+    """A pair is two columns, and their order counts; one column or three are refused."""
     of_pairs(place)
     header, labels, found = table(ask(place, model_load_dir="pairs").out)
     assert (
@@ -213,7 +223,10 @@ NEEDS_TORCH = pytest.mark.skipif(
 
 
 def elsewhere(folder, program, *words):
-    """Runs a program under $METAKD_TORCH_PYTHON in `folder`; what its last line of output says in JSON, or None where it exits with 77."""
+    """Runs a program under $METAKD_TORCH_PYTHON in `folder`.
+
+    Returns the JSON of its last line, or None where it exits with 77.
+    """
     done = subprocess.run(
         [os.environ["METAKD_TORCH_PYTHON"], "-c", program, *words],
         cwd=folder,
@@ -227,7 +240,11 @@ def elsewhere(folder, program, *words):
 
 @NEEDS_TORCH
 def test_transformers_gives_the_same_answers(place):
-    """AutoModelForSequenceClassification: the logits, within 1e-4 of the log of ours; pipeline: the labels by name; pairs too."""
+    """transformers gives our answers, for texts and pairs.
+
+    The logits of AutoModelForSequenceClassification are within 1e-4 of the log of ours; pipeline names the
+    labels.
+    """
     for snapshot in ("student", "pairs"):
         if snapshot == "pairs":
             of_pairs(place)
@@ -278,7 +295,10 @@ def test_a_reader_that_goes_ends_it_quietly(place):
 
 
 def test_an_output_file_is_written_whole_or_not_at_all(place, monkeypatch):
-    """The lines of standard output; one that is there is replaced, and stays as it was where a later window has a fault."""
+    """The output file holds the lines of standard output.
+
+    An older file is replaced, but stays as it was where a later window has a fault.
+    """
     expected = ask(place).out
     (place / "out.tsv").write_text("old")
     assert ask(place, output_file="out.tsv")[:2] == (0, "") and (place / "out.tsv").read_text() == expected
@@ -308,7 +328,7 @@ def test_an_output_file_that_cannot_be_is_refused_before_the_model_is_read(place
 
 @pytest.mark.parametrize("name", ["student/model.safetensors", "student/vocab.txt", "results.json"])
 def test_no_file_of_the_model_or_its_run_is_overwritten(place, name):
-    """Its weights were, and the model could not be read any more; a new name in the folder is the user's choice."""
+    """A file of the model or its run is not overwritten: its sentence names it. A new name there is free."""
     (place / "results.json").write_text("{}")  # of the run that the snapshot lies in
     before = (place / name).read_bytes()
     says(place, f"--output_file {name}", "would be overwritten", output_file=name)
@@ -340,7 +360,10 @@ def test_a_file_without_texts_is_refused(place, content, expected):
     "line", [b"", b" ", b"\xe2\x80\x8b", b"\t \t".replace(b"\t", b"\r"), b"\xc2\xa0\xef\xb8\x8f", b"\x07"]
 )
 def test_an_empty_text_has_an_empty_label(place, line):
-    """One without a token, whatever it is made of: its line is answered, counted and told, and the others are as without it."""
+    """A text without tokens, whatever it is made of, has an empty answer and is counted and told.
+
+    The other answers are as without it.
+    """
     (place / "texts").write_bytes(b"good plot\n" + line + b"\nbad sound\n")
     outcome = ask(place)
     rows = [row.split("\t") for row in outcome.out.splitlines()]
@@ -373,7 +396,7 @@ def test_twenty_faults_are_told_and_all_are_counted(place):
 
 
 def test_a_model_that_cannot_predict_is_refused(place, tiny_model, tiny_data):
-    """A plain BERT, a folder that is not there, a snapshot without class head, and a file of texts that is not there."""
+    """Refused: a plain BERT, a missing folder, a snapshot without class head, a missing file of texts."""
     lay_out(place, tiny_model, tiny_data)
     says(place, "--model_load_dir bert", "not trained here", model_load_dir="bert")
     says(place, "--model_load_dir nowhere", "no such folder", model_load_dir="nowhere")
@@ -448,7 +471,10 @@ def read_back(path):
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.csv.gz", "t.tsv.gz", "t.jsonl.gz"])
 def test_tables_are_answered_row_by_row(place, name):
-    """Named columns, quotes, marks at the start and packed files; other columns pass through; the answers are those of the lines."""
+    """Tables are answered row by row, and the answers are those of the lines.
+
+    Named columns, quotes, marks at the start, packed files; other columns pass through.
+    """
     tables(place)
     (place / "texts").write_text("".join(text.replace("\t", " ") + "\n" for text in TEXTS))
     expected = [line.split("\t") for line in ask(place).out.splitlines()]
@@ -540,7 +566,10 @@ def test_a_low_confidence_leaves_the_label_empty(place):
 
 @pytest.mark.parametrize("output", ["out.tsv", "out.tsv.gz"])
 def test_a_prediction_goes_on_after_a_kill(place, monkeypatch, output):
-    """Killed after any window: --resume ends with the bytes of one that was never stopped, and asks the model for the rest alone."""
+    """Killed after any window, --resume ends with the bytes of a run that was never stopped.
+
+    It asks the model for the rest alone.
+    """
     monkeypatch.setattr(predict_rows, "WINDOW", 4)
     (place / "texts").write_bytes((place / "texts").read_bytes() + b"\n\nbad \xff\n")
     whole = ask(place, output_file=f"whole.{output}")

@@ -1,4 +1,7 @@
-"""Prototype scores: one prototype per domain and class, of exactly the training examples, and rules for what is missing."""
+"""Prototype scores: one prototype per domain and class, of the training examples alone.
+
+Rules say what is done where one is missing.
+"""
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ def test_prototype_is_the_mean_of_its_domain_and_class():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_score_mixes_own_domain_and_the_others(alpha):
-    """alpha * cos(own prototype) + (1 - alpha) * mean over the other domains of cos(prototype of the same class)."""
+    """alpha * cos(own prototype) + (1 - alpha) * mean over other domains of cos(prototype of the class)."""
     examples = example_set(4, 2)
     means, axes = prototypes(iter(examples), 4, 2), axes_of(examples, 4, 2)
     for v, k, y in examples:

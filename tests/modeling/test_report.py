@@ -1,4 +1,7 @@
-"""report.html and the model card: their numbers are those of the run, their texts are texts, and nothing in them comes from the net."""
+"""report.html and the model card have the numbers of the run.
+
+Their texts are shown as texts, and nothing in them comes from the net.
+"""
 
 import csv
 import dataclasses
@@ -74,7 +77,10 @@ WITHOUT_NET = {
 
 
 class Page(html.parser.HTMLParser):
-    """A page taken apart: `rows`, lists of the texts of cells, and `exact`, the numbers behind them; `tags` with attributes; `text`."""
+    """A page taken apart.
+
+    `rows`: lists of the texts of cells; `exact`: the numbers behind them; `tags` with attributes; `text`.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -111,7 +117,10 @@ def contents(run, name):
 
 @pytest.fixture
 def nasty_run(tmp_path):
-    """A run folder whose task, labels, domains and snapshot have names that HTML, mathtext and Markdown might take for more."""
+    """A run folder whose names HTML, mathtext and Markdown might take for markup.
+
+    They are those of the task, its labels and domains, and the snapshot.
+    """
     metrics = {
         "examples": 4,
         "accuracy": 0.5,
@@ -172,7 +181,10 @@ def nasty_run(tmp_path):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_report_has_the_numbers_of_results_json(golden, run):
-    """Dev and test of every domain, average, total and macro-F1, to the last bit; the teacher's test beside those of its student."""
+    """Dev and test of every domain, average, total and macro-F1 are those of results.json, to the last bit.
+
+    The teacher's test stands beside those of its student.
+    """
     page, results = (
         Page((golden / run / "report.html").read_text(encoding="utf-8")),
         contents(golden / run, "results.json"),
@@ -222,7 +234,10 @@ def test_confusions_and_mistakes_are_those_of_predictions_tsv(golden):
 
 
 def test_of_many_labels_the_largest_confusions_are_listed():
-    """1,000 labels make no table of a million cells: the 50 largest confusions, each with its label's examples, the largest first."""
+    """1,000 labels make no table of a million cells: the 50 largest confusions are listed.
+
+    Each has its label's number of examples, and the largest comes first.
+    """
     labels = [f"label {i}" for i in range(1000)]
     rows = [{"label": name, "predicted": name} for name in labels]
     for i in range(60):
@@ -234,7 +249,10 @@ def test_of_many_labels_the_largest_confusions_are_listed():
 
 
 def test_ten_mistakes_at_most_and_none_is_said():
-    """Twelve wrong answers give ten lines, of equal confidence in the order of the file; no wrong answer gives a word."""
+    """Twelve wrong answers give ten lines, in the file's order where confidence is equal.
+
+    No wrong answer gives a word.
+    """
     rows = [
         {"idxs": str(i), "domain": "d", "label": "a", "predicted": "b", ("p", "b"): "0.9"} for i in range(12)
     ]
@@ -330,7 +348,10 @@ def test_a_teacher_of_another_name_or_task_is_not_set_beside(golden):
 
 
 def test_curves_are_means_over_examples():
-    """At most POINTS points; their mean, weighted by examples, is that of the steps, and the last stands at the last step."""
+    """A curve has at most POINTS points, whose mean, weighted by examples, is that of the steps.
+
+    The last point stands at the last step.
+    """
     stream = np.random.default_rng(0)
     lines = [
         {"step": i + 1, "loss": value, "examples": int(count)}
@@ -347,7 +368,10 @@ def test_curves_are_means_over_examples():
 
 
 def test_a_page_that_cannot_be_made_is_told_and_fails_nothing(tmp_path):
-    """A line with the error, and no page of another time is left; a full disk is a matter of the run, as for any file."""
+    """A page that fails gives a line with the error, and no older page is left.
+
+    A full disk is a matter of the run, as for any file.
+    """
     said, path = [], tmp_path / "report.html"
     path.write_text("old")
     write_report(types.SimpleNamespace(log=said.append), path, lambda: 1 / 0)
@@ -383,7 +407,10 @@ def test_the_records_report_has_the_scores_of_the_records(golden):
 
 
 def test_a_cell_without_examples_or_prototype_is_left_out():
-    """Two domains with one class each, one example on the map, and names that are not markup; the same bytes twice."""
+    """Cells without examples or prototype are left out, and two calls give the same bytes.
+
+    Two domains with one class each, one example on the map, names that are not markup.
+    """
     task = BUILT_IN["senti"]
     axes = np.full((4, 2, 3), np.nan)
     axes[0, 0] = axes[1, 1] = (1, 0, 0)
@@ -415,7 +442,10 @@ def test_a_cell_without_examples_or_prototype_is_left_out():
 
 
 def test_many_domains_and_classes_make_a_small_page():
-    """1,000 classes in 500 domains: no million prototypes are drawn, the largest cells alone are listed, and the page says both."""
+    """1,000 classes in 500 domains: the page draws no million prototypes and lists the largest cells.
+
+    It says both.
+    """
     names = [tuple(f"{kind} {i}" for i in range(count)) for kind, count in (("class", 1000), ("domain", 500))]
     task = dataclasses.replace(BUILT_IN["senti"], labels=names[0], domains=names[1])
     domain, label = np.arange(2000) % 500, np.arange(2000) % 1000
@@ -430,7 +460,10 @@ def test_many_domains_and_classes_make_a_small_page():
 
 
 def front_matter(text):
-    """The values of a card's head, and the rest; each value is JSON, and all of it YAML, where there is a reader of that."""
+    """The values of a card's head, and the rest of the card.
+
+    Each value is JSON, and the head YAML, where a reader of YAML is installed.
+    """
     head, rest = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, flags=re.S).groups()
     values = {name: json.loads(value) for name, value in (line.split(": ", 1) for line in head.split("\n"))}
     if "yaml" in sys.modules or _has("yaml"):
@@ -448,7 +481,10 @@ def _has(name):
 
 @pytest.mark.parametrize("run, kind", [("teacher", "meta-teacher"), ("student", "student")])
 def test_the_card_has_the_numbers_of_meta_json(golden, run, kind):
-    """Front matter as the hub reads it; dev of each domain, examples, hashes, step and flags; the manifest leaves it free to be edited."""
+    """The card's head is as the hub reads it, and its numbers are those of meta.json.
+
+    Dev of each domain, examples, hashes, step and flags; the manifest leaves the card free to be edited.
+    """
     snapshot = best(golden / run)
     (values, text), meta = (
         front_matter((snapshot / "README.md").read_text(encoding="utf-8")),
@@ -499,7 +535,7 @@ def test_a_pair_of_texts_is_given_as_a_pair(nasty_run):
 
 
 def test_a_snapshot_without_a_card_or_with_another_is_read(sandbox):
-    """As those are that were written before there were cards, or whose card someone has edited for the hub."""
+    """A snapshot is read without a card, as old ones are, or with one that was edited for the hub."""
     snapshot = best(sandbox / "student")
     (snapshot / "README.md").write_text("changed")
     assert read_model(snapshot).meta["kind"] == "student"
@@ -538,7 +574,10 @@ def written(monkeypatch):
 
 
 def test_every_number_of_metrics_jsonl_is_a_scalar(tmp_path, written):
-    """Steps under train/, dev under dev/ and dev/domains/; a resumed run says from which step on its numbers count."""
+    """Steps go under train/, dev under dev/ and dev/domains/.
+
+    A resumed run says from which step on its numbers count.
+    """
     run = Run(tmp_path)
     run.board = Board("somewhere")
     assert written == []

@@ -1,4 +1,7 @@
-"""The rows of the paper's table by flags, and the faults of other implementations of Meta-KD, each with the test that would tell."""
+"""The rows of the paper's table by flags, and faults of other implementations of Meta-KD.
+
+Each fault has the test that would tell.
+"""
 
 import csv
 import json
@@ -43,7 +46,10 @@ def steps_and_evaluations(run):
 
 
 def test_a_multi_task_teacher_trains_teaches_and_is_evaluated(sandbox):
-    """One class head per domain: its own test results come back from the snapshot alone, stage 3 stores its logits, a student learns."""
+    """A teacher with one class head per domain is trained, evaluated, and teaches.
+
+    Its test results come back from the snapshot alone, stage 3 stores its logits, a student learns.
+    """
     flags = stage_flags(sandbox)
     done(
         call(
@@ -143,7 +149,10 @@ def test_hard_labels_need_no_teacher(sandbox):
 
 
 def test_a_student_is_evaluated_from_its_snapshot_alone(sandbox):
-    """--do_eval without --do_train: no teacher, no knowledge, and the results of its run, but for the teacher beside it."""
+    """--do_eval alone needs no teacher or knowledge.
+
+    It gives the results of the run, but for the teacher's beside them.
+    """
     flags = {
         **stage_flags(sandbox)["meta_distill"],
         "do_train": False,
@@ -167,7 +176,10 @@ def test_a_student_is_evaluated_from_its_snapshot_alone(sandbox):
     ],
 )
 def test_a_run_is_selected_on_its_own_domains(sandbox, stage, more):
-    """--domain and --exclude_domain hold for training and dev; test keeps all domains. (A misspelt keyword once swallowed this.)"""
+    """--domain and --exclude_domain hold for training and dev; test keeps all domains.
+
+    A misspelt keyword once swallowed this.
+    """
     done(call(stage, sandbox, {**stage_flags(sandbox)[stage], **more, "model_save_dir": "one"}))
     steps, evaluations = steps_and_evaluations(sandbox / "one")
     mine = {"dvd"} if "domain" in more else set(TASK.domains) - {"dvd"}
@@ -179,7 +191,10 @@ def test_a_run_is_selected_on_its_own_domains(sandbox, stage, more):
 
 
 def test_every_prediction_is_stored(golden):
-    """predictions.tsv: a line for each dev and test example; probabilities sum to 1, the highest is the answer, accuracy as in results.json."""
+    """predictions.tsv has a line for each dev and test example.
+
+    Probabilities sum to 1, the highest is the answer, and accuracy is as in results.json.
+    """
     for run in ("teacher", "student"):
         results = json.loads((golden / run / "results.json").read_text())
         with open(golden / run / "predictions.tsv", encoding="utf-8", newline="") as file:
@@ -208,7 +223,7 @@ def test_softmax_is_that_of_the_formula():
 
 
 def test_the_transfer_target_is_the_teachers_feature_itself():
-    """The term is the error against what the knowledge holds: never pushed through a layer of the student's, trained or not."""
+    """The term is the error against the stored feature, which passes through no layer of the student's."""
     terms = {"transfer": 1.0}
     model, batch = (
         initialised(build_student(CONFIG, TASK, 24, terms)).eval(),
@@ -306,7 +321,10 @@ def test_what_is_only_evaluated_must_bring_its_class_head(sandbox):
 
 
 def test_the_terms_that_lambda_weights_are_those_of_the_layers():
-    """Doubling lambda of all examples doubles attention, representation, hidden states and transfer, and leaves the labels' terms."""
+    """Doubling lambda doubles attention, representation, hidden states and transfer alone.
+
+    The terms of the labels stay as they are.
+    """
     model, batch = (
         initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(),
         make_batch(records(), np.arange(6)),

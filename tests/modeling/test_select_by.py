@@ -1,4 +1,7 @@
-"""What chooses a run's best snapshot (--select_by), and what a rare class weighs in stage 4 (--class_weights)."""
+"""What chooses a run's best snapshot (--select_by).
+
+Also what a rare class weighs in stage 4 (--class_weights).
+"""
 
 import json
 
@@ -28,7 +31,10 @@ def figures(accuracy, macro_f1):
 
 
 def test_the_best_snapshot_is_the_best_by_the_figure_that_is_asked_for(tmp_path, tiny_model):
-    """By macro-F1: an accuracy that rises alone changes nothing; of one accuracy, and so one name, the better is kept."""
+    """By macro-F1, an accuracy that rises alone changes nothing.
+
+    Of two with the same accuracy, and so the same name, the better is kept.
+    """
     loop, best = Loop(tmp_path / "run", tiny_model, select_by="macro_f1"), []
     for step, pair in enumerate(((0.5, 0.5), (0.75, 0.25), (0.5, 0.625), (0.25, 0.625), (0.25, 0.75)), 1):
         loop.snapshots.save_best(step, figures(*pair))
@@ -57,7 +63,10 @@ def by_macro_f1(folder, tiny_model, resumed=False):
 
 
 def test_a_run_ends_early_and_resumes_by_the_figure_that_is_asked_for(tmp_path, tiny_model, monkeypatch):
-    """Two evaluations after the best macro-F1; broken off in step 5 and gone on with, it has the same bytes."""
+    """The run ends two evaluations after the best macro-F1.
+
+    Broken off in step 5 and resumed, it ends with the same bytes.
+    """
     whole, step = by_macro_f1(tmp_path / "whole" / "run", tiny_model).run.folder, StepLog.step
     assert json.loads((whole / "snapshot_last" / "meta.json").read_text())["step"] == 8
     assert json.loads((whole / "best.json").read_text())["step"] == 4

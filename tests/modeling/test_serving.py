@@ -1,4 +1,7 @@
-"""A snapshot that serves: its tokenizer.json, the length it was trained with, its card, and the names by which it is found."""
+"""A snapshot that serves: tokenizer.json, the trained length, the card.
+
+Also the names by which it is found.
+"""
 
 import json
 import os
@@ -21,7 +24,10 @@ from util import UserError
 
 
 def loaded(tokenizer, seq_length):
-    """Our tokenizer.json as the library `tokenizers` reads it, without the cut and with special tokens in a text as text."""
+    """Our tokenizer.json as the library `tokenizers` reads it.
+
+    It does not cut, and special tokens in a text are text.
+    """
     tokenizers = pytest.importorskip("tokenizers")
     made = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(tokenizer, seq_length)))
     made.encode_special_tokens = True
@@ -30,7 +36,10 @@ def loaded(tokenizer, seq_length):
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_tokenizer_json_gives_the_ids_of_the_library_and_ours(tmp_path, lower):
-    """On the hard corpus: what the library makes of our file, what its own BERT tokenizer makes, and what we make are the same."""
+    """On the hard corpus, ids are the same three ways.
+
+    The library with our file, its own BERT tokenizer, and ours.
+    """
     texts = list(hard_texts(800, seed=3))
     chars = sorted({char for text in texts for word in BasicTokenizer(lower).tokenize(text) for char in word})
     vocab = write_vocab(tmp_path, dict.fromkeys([*WORDS, *chars[::2], *("##" + char for char in chars[::3])]))
@@ -43,7 +52,7 @@ def test_tokenizer_json_gives_the_ids_of_the_library_and_ours(tmp_path, lower):
 
 
 def test_tokenizer_json_is_what_the_library_saves_itself(tmp_path):
-    """Key for key, but for the cut and the template of pairs, which its BertProcessing states in another form."""
+    """Key for key, but for the cut and the template of pairs, which BertProcessing states otherwise."""
     implementations = pytest.importorskip("tokenizers.implementations")
     vocab = write_vocab(tmp_path)
     ours = FullTokenizer(vocab)
@@ -54,7 +63,10 @@ def test_tokenizer_json_is_what_the_library_saves_itself(tmp_path):
 
 
 def test_tokenizer_json_cuts_and_joins_as_in_training(tmp_path):
-    """[CLS] a [SEP] and [CLS] a [SEP] b [SEP] with segments 0 and 1, long texts cut at the trained length, without being asked."""
+    """[CLS] a [SEP] and [CLS] a [SEP] b [SEP], with segments 0 and 1.
+
+    Long texts are cut at the trained length without being asked.
+    """
     ours = FullTokenizer(write_vocab(tmp_path))
     made = loaded(ours, 9)
     for a, b in (
@@ -81,7 +93,7 @@ def test_a_vocabulary_without_mask_is_served(tmp_path):
 
 
 def test_every_snapshot_has_the_trained_length(golden):
-    """model_max_length is --seq_length, in the best snapshots and the last ones; the manifest names tokenizer.json."""
+    """model_max_length is --seq_length in best and last snapshots; the manifest names tokenizer.json."""
     for path in (best(golden / "teacher"), best(golden / "student"), golden / "student" / "snapshot_last"):
         assert json.loads((path / "tokenizer_config.json").read_text())["model_max_length"] == 32
         assert json.loads((path / "tokenizer.json").read_text())["truncation"]["max_length"] == 32
@@ -111,7 +123,10 @@ def test_a_run_folder_stands_for_its_best_snapshot(golden, tmp_path):
 
 @pytest.mark.parametrize("name", ["teacher", "teacher/best"])
 def test_stages_3_and_4_take_a_run_folder_or_its_link(sandbox, name):
-    """Their outcome is that of the snapshot's own name: stage 3 finds its knowledge, the student has the same bytes."""
+    """A run folder or its link gives what the snapshot's own name gives.
+
+    Stage 3 finds its knowledge, and the student has the same bytes.
+    """
     flags = stage_flags(sandbox)
     outcome = call("meta_teacher_eval", sandbox, {**flags["meta_teacher_eval"], "model_load_dir": name})
     assert (outcome.code, outcome.err) == (0, "") and "nothing to do" in outcome.out
@@ -131,7 +146,10 @@ def test_a_run_folder_is_resumed(sandbox):
 
 
 def test_the_link_follows_and_a_copy_of_it_is_replaced(tmp_path):
-    """A new best moves the link; where a copied run has a whole snapshot in its place, that goes; any other file stays and is told."""
+    """A new best moves the link.
+
+    A whole snapshot in its place, as a copied run has, is removed; any other file stays and is told.
+    """
     for name in ("snapshot_a", "snapshot_b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Model folders: what is read and what is refused, which weight goes where, and snapshots written and read back."""
+"""Model folders: which are read or refused, which weight goes where, and how snapshots are saved."""
 
 import dataclasses
 import json
@@ -121,7 +121,10 @@ def test_a_hugging_face_folder_needs_no_manifest(plain):
 
 
 def test_older_names_are_understood(plain, tiny_model):
-    """Names without the prefix `bert.`, LayerNorm's gamma and beta, half precision and a buffer of positions: the same weights."""
+    """Older names give the same weights.
+
+    No prefix `bert.`, LayerNorm's gamma and beta, half precision, a buffer of positions.
+    """
     expected = read_model(tiny_model).arrays
 
     def rename(arrays):
@@ -172,7 +175,10 @@ def test_a_file_that_was_cut_is_refused(plain, size):
 
 
 def test_no_pickle_is_read(plain):
-    """A model.safetensors that is a pickle is refused and runs nothing; a pytorch_model.bin beside or instead of it is not opened."""
+    """A model.safetensors that is a pickle is refused and runs nothing.
+
+    A pytorch_model.bin beside or instead of it is not opened.
+    """
 
     class Planted:
         def __reduce__(self):
@@ -220,7 +226,10 @@ def test_every_weight_is_reported(plain):
 
 
 def test_another_architecture_is_refused(plain):
-    """A tensor of another shape, an encoder weight too few or too many: one sentence with its name; never a random layer in silence."""
+    """A tensor of another shape, or a lost or extra encoder weight, gives a sentence with its name.
+
+    No layer is left random without a word.
+    """
     name = "bert.encoder.layer.1.output.dense.weight"
     for change, words in (
         (lambda arrays: arrays.update({name: np.ones((16, 31), np.float32)}), "(16, 31)"),
@@ -249,7 +258,7 @@ def test_heads_may_be_new_only_where_training_starts(snapshot, tiny_model):
 
 
 def test_keep_layers_takes_layers_2_4_6_of_6(tiny_model):
-    """The kept layers are those of the folder, renumbered; everything else is as it was; 7 of 6 is refused."""
+    """Kept layers are those of the folder, renumbered; the rest is as it was; 7 of 6 is refused."""
     config = BertConfig.from_dict({**read_model(tiny_model).config.to_dict(), "num_hidden_layers": 6})
     six = DomainClassifier(config, 2, 4)
     init_weights(six, 1, 0.2)
@@ -269,7 +278,7 @@ def test_keep_layers_takes_layers_2_4_6_of_6(tiny_model):
 
 
 def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path):
-    """More tokens than positions, a vocabulary larger than the embeddings, pairs for a model of one segment."""
+    """Refused: more tokens than positions, more words than embeddings, pairs for a model of one segment."""
     folder, tokenizer = read_model(tiny_model), tokenizer_for(tiny_model)
     check_fits_model(folder, TASK, 32, tokenizer)
     refused(lambda: check_fits_model(folder, TASK, 33, tokenizer), "--seq_length 33", "32 positions")
@@ -291,7 +300,10 @@ def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path):
 
 
 def test_what_is_saved_is_read_back(saved, tiny_model):
-    """Weights, configuration, vocabulary, meta.json and optimizer state, exactly; the names are those of a Hugging Face classifier."""
+    """Weights, configuration, vocabulary, meta.json and optimizer state are read back exactly.
+
+    The names are those of a Hugging Face classifier.
+    """
     model, folder = teacher(tiny_model), read_model(saved)
     parameters = dict(model.named_parameters())
     assert folder.arrays.keys() == parameters.keys()
@@ -339,7 +351,7 @@ def test_snapshots_have_the_permissions_of_other_new_files(saved, tmp_path):
 
 
 def test_a_student_that_serves_has_no_distillation_heads(tiny_model, tmp_path):
-    """The best student is written without its maps and its domain head, and is loaded whole as a plain classifier."""
+    """The best student is saved without its maps and domain head, and loads as a plain classifier."""
     config = read_model(tiny_model).config
     student = build_student(config, TASK, 24, ("representation", "transfer", "hidden"))
     init_weights(student, 0, 0.2)
@@ -381,7 +393,10 @@ def test_a_snapshot_without_its_manifest_is_refused(snapshot):
     ],
 )
 def test_a_changed_byte_is_found(snapshot, name):
-    """In each file, at its start, middle and end; and a file that is gone, unless with meta.json the folder is a plain one."""
+    """A changed byte is found in each file, at its start, middle and end.
+
+    A lost file is found too, unless it is meta.json: then the folder is a plain one.
+    """
     content = (snapshot / name).read_bytes()
     for place in (0, len(content) // 2, len(content) - 1):
         (snapshot / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
@@ -458,7 +473,7 @@ def test_a_best_snapshot_is_no_snapshot_to_resume_from(snapshot):
 
 
 def open_text(path):
-    """A snapshot_last as the stages open it: as a teacher, and to resume from, with its tokenizer and its moments."""
+    """A snapshot_last as the stages open it, as a teacher or to resume: (folder, moments)."""
     args = SimpleNamespace(do_train=True, do_eval=True, resume_from=str(path))
     folder = load_initial_model(args, TASK, str(path), "--model_load_dir")
     teacher_meta(folder.meta, TASK, path)
@@ -502,7 +517,10 @@ def open_text(path):
     ],
 )
 def test_weights_that_the_manifest_vouches_for_are_checked_all_the_same(snapshot, tiny_model, change, words):
-    """Missing, extra, reshaped, not finite, of other kinds, there twice: told with the tensor's name before the engine has them."""
+    """Faulty weights under a right hash are told with the tensor's name, before the engine has them.
+
+    Missing, extra, reshaped, not finite, of other kinds, there twice.
+    """
     change_weights(snapshot, change)
     rehash_snapshot(snapshot)
     refused(lambda: load_weights(teacher(tiny_model), open_text(snapshot)[0], allow_missing=()), words)
@@ -555,7 +573,10 @@ def forged_head(change):
 )
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
 def test_a_forged_safetensors_file_is_refused(snapshot, name, forge):
-    """Cut, grown, with a head that promises more than there is or says nothing sensible; nothing large is set aside for it."""
+    """A forged safetensors file is refused, and no large memory is set aside for it.
+
+    It is cut or grown, or its head promises more than there is or makes no sense.
+    """
     if name == "optimizer.safetensors":
         shutil.copyfile(snapshot / "model.safetensors", snapshot / name)
     (snapshot / name).write_bytes(forge((snapshot / name).read_bytes()))
@@ -564,7 +585,10 @@ def test_a_forged_safetensors_file_is_refused(snapshot, name, forge):
 
 
 def test_wrong_values_of_every_key_of_every_json_file(snapshot):
-    """Each key of config, meta, tokenizer_config and manifest with each kind of wrong value: told on one line, or the same weights."""
+    """Any wrong value of any key of a JSON file is told on one line, or gives the same weights.
+
+    The files are config, meta, tokenizer_config and manifest.
+    """
     whole, accepted = open_text(snapshot)[0], []
     for name in ("config.json", "meta.json", "tokenizer_config.json", "manifest.json"):
         content = (snapshot / name).read_bytes()
@@ -631,7 +655,10 @@ def test_a_manifest_leads_to_no_other_file(snapshot, name):
     ],
 )
 def test_links_in_a_snapshot_are_followed_and_checked(snapshot, name):
-    """As every file in Hugging Face's cache is one: the content counts, wherever it lies; a folder of the name is refused."""
+    """Links in a snapshot, as in Hugging Face's cache, are followed: their content counts.
+
+    A folder of the name is refused.
+    """
     (snapshot / name).rename(snapshot.parent / "elsewhere")
     (snapshot / name).symlink_to(snapshot.parent / "elsewhere")
     open_text(snapshot)
@@ -665,7 +692,10 @@ def test_what_the_manifest_does_not_name_is_not_believed(snapshot):
 
 
 def test_200_flipped_bits_of_each_file_are_told(snapshot):
-    """Random bits of every file of a snapshot; of the manifest too, where a bit may also turn a letter of a sentence that nobody reads."""
+    """A flipped bit of any file is told.
+
+    In the manifest it may also turn a letter of a sentence that nobody reads.
+    """
     stream = np.random.default_rng(0)
     for path in sorted(snapshot.iterdir()):
         data = bytearray(path.read_bytes())
@@ -694,7 +724,10 @@ def test_200_flipped_bits_of_each_file_are_told(snapshot):
     ],
 )
 def test_moments_that_no_optimizer_has_are_refused(snapshot, tiny_model, values, words):
-    """Not finite, of other kinds, negative squares when they are read; of other shapes, or too few, when they are put back."""
+    """Moments that no optimizer has are refused.
+
+    Not finite, of other kinds or negative squares: when read. Of other shapes or too few: when put back.
+    """
     model = teacher(tiny_model)
     moments = {
         f"{slot}.{name}": np.ones(parameter.shape, np.float32)
@@ -734,7 +767,7 @@ def test_moments_that_no_optimizer_has_are_refused(snapshot, tiny_model, values,
     ],
 )
 def test_progress_that_no_run_made_is_not_gone_on_with(snapshot, best):
-    """The best so far decides which snapshots are kept and removed: its name, step and accuracy are what they must be."""
+    """The best so far decides what is kept and removed: a wrong name, step or accuracy is refused."""
     meta = json.loads((snapshot / "meta.json").read_text())
     (snapshot / "meta.json").write_text(json.dumps({**meta, "best": best}))
     rehash_snapshot(snapshot)
@@ -768,7 +801,7 @@ def test_best_json_names_a_snapshot_in_its_folder(snapshot):
 
 
 def save_bfloat16(path, arrays, half):
-    """A safetensors file in which the tensors named in `half` are bfloat16: the upper half of each float32."""
+    """A safetensors file whose tensors named in `half` are bfloat16, the upper half of a float32."""
     head, data = {"__metadata__": {"format": "pt"}}, b""
     for name, array in arrays.items():
         raw = array.astype("<f4")
@@ -785,7 +818,7 @@ def save_bfloat16(path, arrays, half):
 
 
 def test_bfloat16_weights_are_widened(plain):
-    """One tensor or all: the same bits with zeros after them, and a line of the log says how many there were."""
+    """One tensor or all: the same bits, then zeros, and a line of the log says how many there were."""
     arrays = read_model(plain).arrays
     for half in ([next(iter(arrays))], list(arrays)):
         save_bfloat16(plain / "model.safetensors", arrays, half)
@@ -798,7 +831,10 @@ def test_bfloat16_weights_are_widened(plain):
 
 
 def test_a_head_of_another_shape_or_task_is_new_where_training_starts(tmp_path, snapshot, tiny_model):
-    """Such a head is named with its shape; a head of this task is loaded; without a task to train it is an error."""
+    """Such a head is named with its shape; a head of this task is loaded.
+
+    Without a task to train, it is an error.
+    """
     lines, five = [], dataclasses.replace(TASK, labels=("a", "b", "c", "d", "e"))
     other = dataclasses.replace(TASK, labels=("good", "bad"))
     for task, words in ((five, "classifier.weight"), (other, "of another task"), (TASK, None)):

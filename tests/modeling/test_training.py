@@ -1,4 +1,4 @@
-"""The training loop and what it is made of: gradients, instance weights, schedule, phases, snapshots, evaluation."""
+"""The training loop: gradients, instance weights, schedule, phases, snapshots, evaluation."""
 
 import argparse
 import json
@@ -108,7 +108,7 @@ def check_gradients(model, loss, unreached=()):
 
 
 def test_gradients_of_the_teachers_whole_loss():
-    """Finite differences, dropout off: class head, domain head, and every weight of the encoder that can matter."""
+    """Without dropout, gradients are finite differences: both heads and all encoder weights that matter."""
     model, batch = (
         initialised(build_teacher(CONFIG, TASK, domain_head=True)).eval(),
         to_device(make_batch(records(), np.arange(6)), DOMAINS, CPU),
@@ -145,7 +145,7 @@ def lesson_flags(**changed):
 
 
 def targets_for(batch, terms, heads="mean", width=24, **flags):
-    """A TeacherTargets of a Batch by a teacher of 4 layers that knows random things, and the layers that are matched."""
+    """TeacherTargets of a Batch by a random teacher of 4 layers, and the layers that are matched."""
     layers, H, items = [2, 3, 4], (TINY["num_attention_heads"],) if heads != "mean" else (), []
     for row, n in zip(batch.idxs, batch.input_mask.sum(axis=1)):
         stream = np.random.default_rng(int(row))
@@ -165,7 +165,10 @@ def targets_for(batch, terms, heads="mean", width=24, **flags):
 
 @pytest.mark.parametrize("heads, match", [("mean", "raw"), (4, "centred")])
 def test_gradients_of_the_students_whole_loss(heads, match):
-    """Finite differences of all six terms at once, with maps to a wider teacher, lambda per example, temperature 2."""
+    """Gradients of all six terms at once are finite differences.
+
+    With maps to a wider teacher, lambda per example, and temperature 2.
+    """
     model, batch = (
         initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(),
         make_batch(records(), np.arange(6)),
@@ -178,7 +181,10 @@ def test_gradients_of_the_students_whole_loss(heads, match):
 
 
 def test_the_students_loss_is_the_weighted_sum_of_its_terms():
-    """soft and hard plain, the others with lambda(x) inside the mean over the batch; without lambda the logged parts add up."""
+    """Soft and hard are plain terms; the others have lambda(x) inside the mean over the batch.
+
+    Without lambda the logged parts add up to the loss.
+    """
     model, batch = (
         initialised(build_student(CONFIG, TASK, 24, ALL_TERMS)).eval(),
         make_batch(records(), np.arange(6)),
@@ -227,7 +233,7 @@ def test_an_instance_weight_of_zero_takes_an_example_out():
 
 
 def test_terms_of_weight_zero_cost_nothing():
-    """They are no terms: no target is made for them, no scores, no map and no head are asked of the student."""
+    """Terms of weight 0 are no terms: no target, scores, map or head is made for them."""
     parser = config.Parser("")
     config.distillation(parser)
     add_flags(parser)
@@ -278,7 +284,10 @@ def test_losses_that_cannot_be_are_refused(flags, words):
 
 
 def test_knowledge_must_serve_the_terms():
-    """No domain feature, hidden states or layers, scores of more heads than the student has: a sentence that says what to do."""
+    """Knowledge that cannot serve a term is refused with a sentence that says what to do.
+
+    No domain feature, hidden states or layers, or scores of more heads than the student has.
+    """
     manifest = {"domain_feature": True, "hidden_states": True, "attention_heads": "mean", "layers": [2]}
     check_knowledge_covers(ALL_TERMS, manifest, CONFIG)
     check_knowledge_covers(ALL_TERMS, {**manifest, "attention_heads": 4}, CONFIG)
@@ -306,7 +315,10 @@ def test_biases_and_layernorm_are_not_decayed():
 
 @pytest.mark.parametrize("steps, warmup", [(100, 0.1), (100, 0.0), (100, 1.0), (7, 0.1), (1, 0.1), (1, 1.0)])
 def test_the_learning_rate_rises_and_falls(steps, warmup):
-    """Above 0 at every step, never above the peak; a straight line up to the peak, reached once the warm-up is over, then one down to 0."""
+    """The learning rate is above 0 and never above the peak.
+
+    A straight line goes up to the peak, reached when the warm-up ends, and one goes down to 0.
+    """
     rates = np.array([learning_rate_at(step, steps, warmup, 2.0) for step in range(steps)])
     w = round(warmup * steps)
     assert (rates > 0).all() and rates.max() == pytest.approx(2.0)
@@ -321,7 +333,10 @@ ON_CPU = choose_encoder("cpu", CPU, 2)
 
 
 class Loop:
-    """All that `train` takes, over 10 records in batches of 4 (3 steps an epoch), with a teacher's loss that can be changed."""
+    """All that `train` takes, over 10 records in batches of 4, so 3 steps an epoch.
+
+    It has a teacher's loss, which can be changed.
+    """
 
     def __init__(self, folder, tiny_model, make_encoder=ON_CPU, **flags):
         self.args = argparse.Namespace(
@@ -379,7 +394,10 @@ def loop(tmp_path, tiny_model):
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(loop):
-    """Evaluation in mid-training gives the same twice, and leaves every module in training mode, after an exception too."""
+    """Evaluation amid training gives the same twice.
+
+    It leaves every module in training mode, after an exception too.
+    """
     modes, accuracies = [], []
 
     def loss(rows, epoch):
@@ -412,7 +430,10 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(loop):
 
 @pytest.mark.parametrize("broken", ["loss", "part", "gradient"])
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_snapshots(loop, broken):
-    """NaN in the loss, in a part, or an infinite gradient at step 4: a sentence that names it; snapshot_last is that of step 2."""
+    """A loss, part or gradient that is not finite at step 4 gives a sentence that names it.
+
+    snapshot_last is that of step 2.
+    """
     count = []
 
     def loss(rows, epoch):
@@ -442,7 +463,10 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_snapshots(loop, broken):
 
 
 def test_only_the_second_phase_selects(loop):
-    """Steps 1 to 3 with the first loss and no evaluation, 4 to 6 with the second; each phase has a fresh optimizer and schedule."""
+    """Steps 1 to 3 have the first loss and no evaluation, steps 4 to 6 the second.
+
+    Each phase has a fresh optimizer and schedule.
+    """
     seen, evaluated = [], []
 
     def named(name):
@@ -476,7 +500,10 @@ def test_only_the_second_phase_selects(loop):
 
 
 def test_a_phase_without_a_use_for_a_weight_leaves_its_moments_at_zero(loop):
-    """The first phase of a student does not touch the class head: no gradient reaches it, in a whole run as in a resumed one."""
+    """A student's first phase sends no gradient to the class head, whose moments stay at zero.
+
+    This holds in a whole run as in a resumed one.
+    """
 
     def domain_only(rows, epoch):
         _, parts = loop.loss(rows, epoch)
@@ -539,7 +566,7 @@ def logits_of(model, batch):
 
 
 def test_inference_keeps_the_order_and_knows_no_neighbours():
-    """One item per record, in record order, whatever the batch size; logits do not depend on who shares the batch."""
+    """One item per record, in record order, at any batch size; logits depend on no other in the batch."""
     model, arrays = initialised(DomainClassifier(CONFIG, 2, 4)).eval(), records(30)
     single = np.stack(infer(model, arrays, 1, DOMAINS, CPU, logits_of))
     np.testing.assert_allclose(np.stack(infer(model, arrays, 8, DOMAINS, CPU, logits_of)), single, atol=1e-5)
@@ -549,7 +576,10 @@ def test_inference_keeps_the_order_and_knows_no_neighbours():
 
 
 def test_metrics_are_those_of_their_formulas():
-    """Accuracy over examples, per domain, averaged over domains that have examples; macro-F1 as the mean of 2PR / (P + R)."""
+    """Accuracy: over examples, per domain, and averaged over the domains that have examples.
+
+    Macro-F1 is the mean of 2PR / (P + R).
+    """
     stream = np.random.default_rng(0)
     label, predicted, domain = (
         stream.integers(0, 2, 60),

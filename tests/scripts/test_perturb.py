@@ -1,4 +1,7 @@
-"""scripts.reproduce.perturb: wrong labels and thinned domains, in the training split alone, as a function of the seed."""
+"""scripts.reproduce.perturb: wrong labels and thinned domains.
+
+They are in the training split alone, and a function of the seed.
+"""
 
 import collections
 

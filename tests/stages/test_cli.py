@@ -1,4 +1,7 @@
-"""What a user can get wrong: each mistake is one sentence on standard error and exit code 2, and leaves every file as it was."""
+"""What a user can get wrong: each mistake is one sentence on standard error and exit code 2.
+
+Every file stays as it was.
+"""
 
 import json
 import os
@@ -20,7 +23,10 @@ NEW = {stage: {"model_save_dir": "new"} for stage in TRAINING_STAGES}  # a run f
 
 
 def refused(folder, stage, *words, flags=None, **changed):
-    """Runs a stage with the golden flags but for `changed`; asserts that it is refused as it should be, with all `words`."""
+    """Runs a stage with the golden flags but for `changed`.
+
+    Asserts that it is refused as it should be, with all `words`.
+    """
     if flags is None:
         flags = {**stage_flags(folder)[stage], **NEW.get(stage, {}), **changed}
     before = tree(folder)
@@ -39,7 +45,7 @@ def refused(folder, stage, *words, flags=None, **changed):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_shows_every_flag_with_its_default(stage, tmp_path):
-    """--help ends with 0, says what the stage does, and names each default once; a flag without one shows none."""
+    """--help ends with 0, says what the stage does, and shows each default once, and none where none is."""
     outcome = call(stage, tmp_path, {"help": True})
     text = " ".join(outcome.out.split())
     assert outcome.code == 0 and outcome.err == "" and f"Stage {STAGES.index(stage) + 1}:" in text
@@ -238,7 +244,10 @@ def test_a_broken_row_is_named_by_file_and_line(sandbox, line, words):
 
 
 def test_a_training_split_without_a_domain_or_a_class_is_refused(sandbox):
-    """A domain or a class of the task that has no example in train; where dev or test has none, the log says so and the stage goes on."""
+    """A domain or a class of the task without an example in train is refused.
+
+    Where dev or test has none, the log says so and the stage goes on.
+    """
     for name, other in (("kitchen", "dvd"), ("negative", "positive")):
         for split in ("dev", "test", "train"):
             path = sandbox / "data" / f"{split}.tsv"
@@ -266,7 +275,7 @@ def test_records_that_are_missing_are_refused(sandbox):
 
 
 def test_records_of_something_else_are_refused(sandbox):
-    """Of another seq_length, vocabulary, task or TSV: the sentence says which, and names --resave_ofrecord."""
+    """Records of another seq_length, vocabulary, task or TSV: told which, with --resave_ofrecord."""
     flags = {"resave_ofrecord": False}
     for stage in STAGES:
         refused(sandbox, stage, "seq_length 32", "expected 16", "--resave_ofrecord", seq_length=16, **flags)
@@ -293,7 +302,7 @@ def test_records_of_something_else_are_refused(sandbox):
 
 
 def test_records_without_scores_are_refused(sandbox):
-    """Stage 1 has written them and not come to its end: the later stages say which script makes the scores."""
+    """Where stage 1 was broken off, later stages say which script makes the scores."""
     manifest = sandbox / "data" / "ofrecord" / "train" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "scores": None}))
     for stage in STAGES[1:]:
@@ -383,7 +392,10 @@ def test_knowledge_of_fewer_examples_is_refused(sandbox):
 
 
 def test_terms_that_the_knowledge_cannot_serve_are_refused(sandbox):
-    """Hidden states that were not stored; a teacher without a domain head has no feature to pass on unless the term is switched off."""
+    """A term whose knowledge is not there is refused, unless it is switched off.
+
+    Hidden states that were not stored; a teacher without a domain head.
+    """
     refused(sandbox, "meta_distill", "--hidden_states", hidden_loss_weight=1)
     flags = stage_flags(sandbox, domain_loss_weight=0)["meta_teacher"]
     shutil.rmtree(sandbox / "teacher")
@@ -399,7 +411,7 @@ def test_terms_that_the_knowledge_cannot_serve_are_refused(sandbox):
 
 
 def test_a_folder_of_the_user_is_not_replaced_by_knowledge(sandbox):
-    """--knowledge_dir names a folder with other files, or a file: refused, and they stay. An empty folder is taken."""
+    """--knowledge_dir with other files in it, or a file, is refused and stays; an empty folder is taken."""
     refused(sandbox, "meta_teacher_eval", "--knowledge_dir data", "something else", knowledge_dir="data")
     refused(sandbox, "meta_teacher_eval", "something else", knowledge_dir="data/train.tsv")
     (sandbox / "empty").mkdir()
@@ -443,7 +455,7 @@ def test_a_model_that_was_not_trained_is_not_evaluated(golden):
 
 
 def test_a_run_resumes_only_as_itself(sandbox):
-    """From its snapshot_last, in its own folder, with the flags, the data and the kind of model that it had."""
+    """A run resumes from its snapshot_last, in its folder, with its own flags, data and kind of model."""
     flags = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
     refused(sandbox, "meta_teacher", "--learning_rate 0.003", "0.1", **flags, learning_rate=0.1)
     refused(sandbox, "meta_teacher", "--train_example_num None", "16", **flags, train_example_num=16)
@@ -478,7 +490,7 @@ def test_a_run_resumes_only_as_itself(sandbox):
 
 
 def test_a_teacher_of_other_texts_is_told(sandbox):
-    """Stage 3 with texts that the teacher was not trained on goes on with a note; with its own there is none."""
+    """Stage 3 tells of texts that the teacher was not trained on, and goes on; of its own it says nothing."""
     flags = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "other"}
     assert "trained on other texts" not in call("meta_teacher_eval", sandbox, flags).out
     path = sandbox / "data" / "train.tsv"
@@ -489,7 +501,10 @@ def test_a_teacher_of_other_texts_is_told(sandbox):
 
 
 def test_a_run_resumes_only_with_the_dev_set_and_the_knowledge_that_it_had(sandbox):
-    """The best snapshot so far was chosen by that dev set, and the student learned from those layers and heads of the teacher."""
+    """A run does not resume with another dev set or other knowledge.
+
+    Dev chose its best snapshot; its student learned from those layers and heads.
+    """
     flags = {"model_save_dir": None, "resume_from": "student/snapshot_last"}
     for more in ({"knowledge_layers": "1,2"}, {"attention_heads": "all"}):
         again = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "other", **more}
@@ -509,7 +524,7 @@ def test_a_run_resumes_only_with_the_dev_set_and_the_knowledge_that_it_had(sandb
 
 
 def test_two_runs_do_not_share_a_folder(sandbox):
-    """While a process holds a run folder, the records or a knowledge folder, another one is refused by its number."""
+    """A run folder, records or knowledge in use is refused to another process by the holder's number."""
     with lock(sandbox / "new"):
         for stage in TRAINING_STAGES:
             refused(sandbox, stage, "is writing here")

@@ -1,4 +1,4 @@
-"""The stages with each encoder and with any number of threads; faults and Ctrl-C while threads are at work."""
+"""The stages with each encoder and any number of threads; faults and Ctrl-C amid work."""
 
 import shutil
 import signal

@@ -1,4 +1,7 @@
-"""Flags of training and files of flags: accumulated gradients, schedules, the end of a run, the snapshots that are kept, --config, old names."""
+"""Flags of training and files of flags.
+
+Accumulated gradients, schedules, the end of a run, the snapshots that are kept, --config, old names.
+"""
 
 import dataclasses
 import json
@@ -48,7 +51,10 @@ def trained(folder, tiny_model, rate=0.0, **flags):
 
 @pytest.mark.parametrize("batch, steps", [(3, 2), (1, 4)])
 def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model, batch, steps):
-    """Losses, norms and each gradient equal those of batches of `steps` times the size, with last steps of 4 examples (as 3 and 1) or of 2."""
+    """Losses, norms and gradients are those of batches of `steps` times the size.
+
+    The last steps have 4 examples (as 3 and 1) or 2.
+    """
     one = trained(tmp_path / "one", tiny_model, batch_size_per_device=batch * steps)
     several = trained(
         tmp_path / "several", tiny_model, batch_size_per_device=batch, gradient_accumulation_steps=steps
@@ -77,7 +83,10 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, tiny_model,
 
 
 def test_each_part_of_a_step_has_dropout_masks_of_its_own(tmp_path, tiny_model, monkeypatch):
-    """No stream is opened twice in a run of accumulated steps; the first part of each step has those of a run without the second."""
+    """A run of accumulated steps opens no stream twice.
+
+    The first part of each step has the streams of a run without the second.
+    """
     drawn, whole = [], dropout.random_stream
     monkeypatch.setattr(
         dropout, "random_stream", lambda seed, name, *key: drawn.append(key) or whole(seed, name, *key)
@@ -90,7 +99,10 @@ def test_each_part_of_a_step_has_dropout_masks_of_its_own(tmp_path, tiny_model, 
 
 
 def test_two_ranks_accumulate_too(sandbox):
-    """Losses and norms of one rank with batches of 6, for two with 2 batches of 3: the last step has one example, and a rank none."""
+    """Two ranks with 2 batches of 3 have the losses and norms of one rank with batches of 6.
+
+    The last step has one example, and one rank has none.
+    """
     still, path = (
         {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         sandbox / "bert" / "config.json",
@@ -143,7 +155,10 @@ def test_schedules_are_those_of_their_formulas(warmup):
 
 
 def test_max_steps_ends_the_run_and_its_schedule(tmp_path, tiny_model):
-    """7 steps where 2 epochs have 6, and 2 where they have 6: the rate falls to its last step, by the schedule that is asked for."""
+    """A run ends with --max_steps, and its rate falls to that step by the schedule that is asked for.
+
+    7 steps or 2, where 2 epochs have 6.
+    """
     for name, steps in (("more", 7), ("fewer", 2)):
         lines = trained(tmp_path / name, tiny_model, max_steps=steps, lr_schedule="cosine").metrics()
         assert [line["step"] for line in lines] == list(range(1, steps + 1))
@@ -205,7 +220,10 @@ def stopped_early(tmp_path_factory, tiny_model):
 
 
 def test_a_run_ends_when_dev_is_no_better_for_long(stopped_early):
-    """After the second evaluation in a row that is not above the best, a tie being none; the last step is saved, the best named."""
+    """A run ends after the second evaluation in a row that is not above the best; a tie is not above.
+
+    The last step is saved and the best is named.
+    """
     folder = stopped_early.run.folder
     assert stopped_early.metrics()[-1] == {"step": 12, "dev": metrics_with(0.875)}
     assert json.loads((folder / "snapshot_last" / "meta.json").read_text())["step"] == 12
@@ -218,7 +236,7 @@ def test_a_run_ends_when_dev_is_no_better_for_long(stopped_early):
 
 @pytest.mark.parametrize("at", [4, 9, 12])
 def test_a_resumed_run_ends_early_at_the_same_step(stopped_early, tmp_path, tiny_model, monkeypatch, at):
-    """Broken off in step `at`, before its evaluation and its save, and gone on with from the last save: the same bytes."""
+    """Broken off in step `at`, before its evaluation and save, then resumed: the same bytes."""
     folder, whole = tmp_path / "run", StepLog.step
 
     def step(self, number, *args):
@@ -242,7 +260,10 @@ def test_a_run_that_ended_early_does_nothing_more(stopped_early, tmp_path, tiny_
 
 
 def test_patience_of_a_script_ends_with_a_test_of_the_best(sandbox):
-    """A learning rate too small to change an answer: the first evaluation is the best, the next ends the run, and results are written."""
+    """A learning rate too small to change an answer: the first evaluation is the best.
+
+    The next one ends the run, and results are written.
+    """
     flags = {"model_save_dir": "short", "learning_rate": 1e-9, "early_stopping_patience": 1}
     outcome = call("meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **flags})
     assert outcome.code == 0 and [line["step"] for line in metrics(sandbox / "short") if "dev" in line] == [
@@ -286,7 +307,10 @@ def kept(folder):
 
 
 def test_the_best_snapshots_are_kept(tmp_path, tiny_model):
-    """Of 8 evaluations the 3 highest accuracies, each by the first that had it; best.json names the best at all times."""
+    """Of 8 evaluations the 3 highest accuracies are kept, each by the first that had it.
+
+    best.json names the best at all times.
+    """
     loop, found = Loop(tmp_path / "run", tiny_model, save_total_limit=3), {}
     for step, accuracy in enumerate((0.5, 0.75, 0.75, 0.25, 0.875, 0.5, 0.625, 0.125), 1):
         loop.snapshots.save_best(step, metrics_with(accuracy))
@@ -300,7 +324,10 @@ def test_the_best_snapshots_are_kept(tmp_path, tiny_model):
 
 
 def test_a_kill_loses_none_of_the_best_snapshots(tmp_path, tiny_model):
-    """A third one in the place of the second, killed before any file event: the two best so far are there, whole, and the best is named."""
+    """A kill at any file event, while a third snapshot replaces the second, loses neither of the best.
+
+    Both are whole, and the best is named.
+    """
     loop = Loop(tmp_path / "run", tiny_model, save_total_limit=2)
     loop.run._log.close()
     for step, accuracy in ((1, 0.5), (2, 0.75)):
@@ -342,7 +369,10 @@ def change(folder, how):
 
 
 def test_a_run_is_another_with_other_flags_but_for_the_harmless(sandbox):
-    """Those that change steps, schedule or end are refused; how many snapshots are kept may differ, and is said."""
+    """Flags that change steps, schedule or end are refused.
+
+    How many snapshots are kept may differ, and the log says so.
+    """
     resumed = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
     for name, value in (
         ("gradient_accumulation_steps", 2),
@@ -379,7 +409,10 @@ def test_a_run_older_than_a_flag_had_its_default(sandbox):
 
 @pytest.mark.parametrize("stage, run", [("meta_teacher", "teacher"), ("meta_distill", "student")])
 def test_the_flags_of_a_run_make_it_again(golden, sandbox, stage, run):
-    """--config RUN/flags.json and another folder: the same bytes, flags.json among them, which holds all but flags of one call."""
+    """--config RUN/flags.json and another folder give the same bytes.
+
+    flags.json is among them; it holds all flags but those of one call.
+    """
     outcome = call(stage, sandbox, {"config": f"{run}/flags.json", "model_save_dir": "again"})
     assert outcome.code == 0, outcome.err
     assert tree(sandbox / "again") == tree(golden / run)
@@ -409,7 +442,10 @@ def parsed(folder, flags, *words):
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
-    """Required flags, numbers, switches, old names and null in the file; what the command line says, wherever it stands."""
+    """The command line wins over the file, wherever --config stands.
+
+    Required flags, numbers, switches, old names and null in the file.
+    """
     flags = {
         "task_name": "senti",
         "data_dir": "data",

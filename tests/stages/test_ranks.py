@@ -1,4 +1,7 @@
-"""Several ranks: the same numbers as one rank, the same bytes where rounding allows, one voice, and no process left behind."""
+"""Several ranks: the numbers of one rank, and the same bytes where rounding allows.
+
+They speak with one voice and leave no process behind.
+"""
 
 import json
 import os
@@ -72,7 +75,10 @@ def test_shares_are_the_batch_and_even(monkeypatch):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory, tiny_model, tiny_data):
-    """A sandbox after stage 1 with a model without dropout, whose masks would differ, and more training examples than a part holds."""
+    """A sandbox after stage 1, with a model without dropout, whose masks would differ.
+
+    It has more training examples than a part holds.
+    """
     folder = lay_out(tmp_path_factory.mktemp("still"), tiny_model, tiny_data)
     config = json.loads((folder / "bert" / "config.json").read_text())
     (folder / "bert" / "config.json").write_text(
@@ -106,7 +112,7 @@ def single(still):
 
 
 def test_stage_1_writes_the_same_bytes(still):
-    """Records and scores of two ranks are those of one, byte for byte, and nothing else is left beside them."""
+    """Records and scores of two ranks are those of one, byte for byte; nothing else lies beside them."""
     before = tree(still / "data")
     assert run(still, "preprocess", ofrecord_dir="two", **TWO)["code"] == 0
     assert {
@@ -174,7 +180,10 @@ def test_students_and_phases_too(single):
 
 
 def test_two_machines_take_a_batch_each(single):
-    """Two commands with --num_nodes 2 over the loopback address, batches of 4 each: the losses of one machine with batches of 8."""
+    """Two machines with batches of 4 have the losses of one with batches of 8.
+
+    They are two commands with --num_nodes 2 over the loopback address.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -296,7 +305,7 @@ def test_no_rank_outlives_the_process_that_the_user_started(long_run):
 
 @pytest.mark.parametrize("number, asked", [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "the user")])
 def test_a_signal_saves_and_tells_how_to_go_on(long_run, number, asked):
-    """SIGTERM and Ctrl-C: exit code 130, the step that is saved, and a command that resumes it with as many ranks."""
+    """SIGTERM or Ctrl-C: exit code 130, the step is saved, and a command resumes with as many ranks."""
     folder, process, flags = long_run
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -309,7 +318,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(long_run, number, asked):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(sandbox):
-    """Two ranks, stopped by SIGTERM in the middle and resumed without a word about ranks, against two ranks at one go."""
+    """Two ranks, stopped by SIGTERM and resumed without naming ranks, end with the bytes of one go."""
     flags = {**stage_flags(sandbox)["meta_teacher"], **TWO, "num_epochs": 12, "save_every_step_num": 1000}
     assert call_process("meta_teacher", sandbox, {**flags, "model_save_dir": "whole"}).code == 0
     process = start(sandbox, "meta_teacher", {**flags, "model_save_dir": "cut"})
@@ -330,7 +339,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(sandbox):
 
 
 def test_a_mistake_is_one_sentence_of_one_rank(golden):
-    """What every rank finds is said once, with exit code 2; nothing of the launcher or the engine is added."""
+    """What every rank finds is said once, with exit code 2, and launcher and engine add nothing."""
     for stage, flag in (
         ("meta_teacher", "model_load_dir"),
         ("preprocess", "model_load_dir"),
@@ -358,7 +367,7 @@ def test_a_file_in_the_place_of_a_folder_ends_all_ranks(sandbox):
 
 
 def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
-    """One folder output/model_save-<time>, with all that a run leaves: every rank reads the best snapshot there."""
+    """One folder output/model_save-<time> has all of the run; every rank reads the best snapshot there."""
     outcome = call_process(
         "meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": None}
     )
@@ -368,7 +377,10 @@ def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
 
 
 def test_the_engines_own_launcher_starts_the_scripts_too(sandbox):
-    """python3 -m oneflow.distributed.launch --nproc_per_node 2 meta_teacher.py ...: the same files as --cpu_processes 2."""
+    """The engine's launcher gives the same files as --cpu_processes 2.
+
+    It is: python3 -m oneflow.distributed.launch --nproc_per_node 2 meta_teacher.py ...
+    """
     flags = {**stage_flags(sandbox)["meta_teacher"], "cpu_processes": None}
     command = [
         sys.executable,

@@ -1,4 +1,7 @@
-"""The four scripts from end to end on 60 examples: what they write, that it is the same bytes each time, and resuming."""
+"""The four scripts from end to end on 60 examples: what they write, and how they resume.
+
+Each time the same bytes are written.
+"""
 
 import json
 import math
@@ -31,7 +34,10 @@ def metrics(run):
 
 
 def test_runs_leave_the_files_of_the_design(golden):
-    """Run folders hold snapshots, metrics and results; a snapshot what transformers reads; only snapshot_last has optimizer state."""
+    """Run folders hold snapshots, metrics and results, and a snapshot what transformers reads.
+
+    Only snapshot_last has optimizer state.
+    """
     for run in ("teacher", "student"):
         names = {path.name for path in (golden / run).iterdir()}
         written = {
@@ -61,7 +67,10 @@ def test_runs_leave_the_files_of_the_design(golden):
 
 
 def test_best_json_names_the_snapshot_with_the_best_dev_accuracy(golden):
-    """The name holds task and accuracy; it is the first of the highest accuracies on dev that metrics.jsonl tells of."""
+    """The name holds task and accuracy.
+
+    It is the first of the highest accuracies on dev that metrics.jsonl tells of.
+    """
     for run, kind in (("teacher", "mft"), ("student", "student")):
         chosen = json.loads((golden / run / "best.json").read_text())
         evaluations = [
@@ -72,7 +81,10 @@ def test_best_json_names_the_snapshot_with_the_best_dev_accuracy(golden):
 
 
 def test_results_tell_of_dev_and_test_per_domain(golden):
-    """results.json: the best snapshot, its size and, on dev and on the whole test split, accuracy in all and per domain."""
+    """results.json has the best snapshot, its size, and its accuracy, in all and per domain.
+
+    That is on dev and on the whole test split.
+    """
     for run in ("teacher", "student"):
         results = json.loads((golden / run / "results.json").read_text())
         snapshot = best(golden / run)
@@ -97,7 +109,10 @@ def test_results_tell_of_dev_and_test_per_domain(golden):
 
 
 def test_metrics_hold_every_step_once_and_every_example_once_an_epoch(golden):
-    """2 epochs of 32 examples in batches of 7: steps 1 to 10, one of an epoch with 4 examples; dev at each second step."""
+    """2 epochs of 32 examples in batches of 7 are steps 1 to 10; the last of an epoch has 4 examples.
+
+    Dev is evaluated at each second step.
+    """
     for run in ("teacher", "student"):
         steps = [line for line in metrics(golden / run) if "dev" not in line]
         assert [line["step"] for line in steps] == list(range(1, 11))
@@ -124,7 +139,10 @@ def test_the_logged_loss_is_made_of_the_logged_parts(golden):
 
 
 def test_knowledge_holds_every_training_example(golden):
-    """One item per example, with finite logits, and attention over exactly its real tokens in layers 2, 3 and 4 of 4."""
+    """One item per example, with finite logits.
+
+    It has attention over exactly its real tokens in layers 2, 3 and 4 of 4.
+    """
     records = Records(golden / "data" / "ofrecord" / "train", "train").arrays()
     (folder,) = (golden / "data" / "ofrecord").glob("knowledge-*")
     assert folder.name == "knowledge-" + sha256(best(golden / "teacher") / "model.safetensors")[:12]
@@ -135,7 +153,10 @@ def test_knowledge_holds_every_training_example(golden):
 
 
 def test_records_are_scored_and_keep_their_scores_when_written_again(golden, sandbox):
-    """Every record has a score within -1..1, and --resave_ofrecord in a later stage leaves every byte of the records as it was."""
+    """Every record has a score within -1..1.
+
+    --resave_ofrecord in a later stage leaves every byte of the records as it was.
+    """
     weights = Records(golden / "data" / "ofrecord" / "train", "train").arrays()["weights"]
     assert len(np.unique(weights)) > 16 and (np.abs(weights) <= 1).all()
     outcome = call(
@@ -148,7 +169,10 @@ def test_records_are_scored_and_keep_their_scores_when_written_again(golden, san
 
 
 def test_the_same_flags_and_seed_give_the_same_bytes(golden, tmp_path, tiny_model, tiny_data):
-    """All four stages again, in another folder and all in one process: every file but clocks and logs has the same content."""
+    """All four stages again, in another folder and one process, give the same files.
+
+    Only clocks and logs differ.
+    """
     folder = lay_out(tmp_path, tiny_model, tiny_data)
     for stage in STAGES:
         assert call(stage, folder, stage_flags(folder)[stage]).code == 0
@@ -186,7 +210,10 @@ manager.save_snapshot = save
 
 @pytest.mark.parametrize("stage, last", [("meta_teacher", 6), ("meta_distill", 3)])
 def test_a_killed_run_resumes_to_the_same_bytes(golden, sandbox, stage, last):
-    """SIGKILL in the middle of a save leaves the snapshot_last before it; from there the run ends as if nothing had happened."""
+    """SIGKILL in the middle of a save leaves the snapshot_last before it.
+
+    From there the run ends as if nothing had happened.
+    """
     flags, run = stage_flags(sandbox)[stage], stage_flags(sandbox)[stage]["model_save_dir"]
     (sandbox / run).rename(sandbox / "whole")
     outcome = call_process(stage, sandbox, flags, KILLED.format(step=last))
@@ -200,7 +227,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(golden, sandbox, stage, last):
 
 @pytest.fixture(scope="module")
 def two_phases(golden, tmp_path_factory):
-    """A sandbox with a student trained in two phases: steps 1 to 5 on the intermediate terms, 6 to 10 on the logits."""
+    """A sandbox with a student trained in two phases.
+
+    Steps 1 to 5 are on the intermediate terms, 6 to 10 on the logits.
+    """
     folder = shutil.copytree(golden, tmp_path_factory.mktemp("two") / "sandbox", symlinks=True)
     shutil.rmtree(folder / "student")
     assert call("meta_distill", folder, stage_flags(folder, intermediate_epochs=1)["meta_distill"]).code == 0
@@ -208,7 +238,10 @@ def two_phases(golden, tmp_path_factory):
 
 
 def test_two_phases_match_first_and_predict_then(two_phases):
-    """The first epoch has the intermediate terms alone, the second the logits, with a schedule of its own; dev in the second alone."""
+    """The first epoch has the intermediate terms alone, the second the logits.
+
+    The second has a schedule of its own, and evaluation on dev.
+    """
     lines = metrics(two_phases / "student")
     for line in lines:
         if "dev" not in line:
@@ -232,7 +265,10 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("last", [3, 6, 9])
 def test_resuming_in_either_phase_gives_the_same_bytes(two_phases, tmp_path, monkeypatch, last):
-    """A run that breaks off in the step after a snapshot, and one that goes on from it: weights, metrics and results are equal."""
+    """A run that breaks off after a snapshot and goes on from it is the run in one go.
+
+    Weights, metrics and results are equal.
+    """
     folder, whole = shutil.copytree(two_phases, tmp_path / "sandbox", symlinks=True), StepLog.step
     shutil.rmtree(folder / "student")
 
@@ -263,7 +299,10 @@ def test_a_finished_run_can_be_resumed_and_changes_nothing(golden, sandbox):
 
 
 def test_a_student_needs_nothing_but_its_snapshot(golden, sandbox):
-    """The best student is a --model_load_dir: evaluation by --do_eval alone gives the accuracies of the run's results.json."""
+    """The best student is a --model_load_dir.
+
+    --do_eval alone gives the accuracies of the run's results.json.
+    """
     flags = {
         **stage_flags(sandbox)["meta_distill"],
         "student_model": best(sandbox / "student"),

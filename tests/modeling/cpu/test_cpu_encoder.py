@@ -98,7 +98,7 @@ def test_scores_of_each_head_and_cls_alone_too(last_hidden):
 
 
 def test_many_pieces_give_what_one_gives(monkeypatch):
-    """Arrays larger than what is worked on at a time, attention one example at a time, and many shards: 1e-5."""
+    """Arrays larger than one piece, attention example by example, and many shards: equal to 1e-5."""
     batch = random_batch((40, 20, 3, 3, 3, 100, 127, 64))
     expected = step(on_cpu(), batch, scores_of=(1,))
     monkeypatch.setattr(layers, "PIECE", 100)
