@@ -112,7 +112,8 @@ def test_peak_memory_is_that_of_the_largest_processes():
     """A process that starts two which hold 200 and 100 MB: of one process the larger counts, of two both."""
     code = (
         "import subprocess, sys\nhold = 'import time; held = bytes([1]) * {}000000; time.sleep(0.6)'\n"
-        "for one in [subprocess.Popen([sys.executable, '-c', hold.format(n)]) for n in (200, 100)]: one.wait()"
+        "started = [subprocess.Popen([sys.executable, '-c', hold.format(n)]) for n in (200, 100)]\n"
+        "for one in started: one.wait()"
     )
     one, two = (processes.run([sys.executable, "-c", code], processes=n).megabytes for n in (1, 2))
     assert 200 < one < 250

@@ -97,8 +97,13 @@ def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_pa
     What the dead writer left is not mixed into the next one's folder.
     """
     code = (
-        "import os, sys\nfrom data.store import files\nwith files.atomic_folder(sys.argv[1]) as folder:\n (folder / 'half').write_text('x')\n if sys.argv[2:]:\n"
-        "  os.kill(os.getpid(), 9)\n (folder / 'whole').write_text('y')"
+        "import os, sys\n"
+        "from data.store import files\n"
+        "with files.atomic_folder(sys.argv[1]) as folder:\n"
+        "    (folder / 'half').write_text('x')\n"
+        "    if sys.argv[2:]:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    (folder / 'whole').write_text('y')"
     )
     path = tmp_path / "snapshot"
     for more in ([], ["die"], []):
@@ -121,7 +126,7 @@ def test_json_that_cannot_be_read_is_named(tmp_path, content, words):
         read_json(path, "the manifest")
 
 
-# --------------------------------------------------------------------------------------- the lock and the run folder
+# -------------------------------------------------------------------------------- the lock and the run folder
 
 
 def test_the_lock_refuses_a_second_holder_and_dies_with_the_first(tmp_path):
@@ -130,7 +135,10 @@ def test_the_lock_refuses_a_second_holder_and_dies_with_the_first(tmp_path):
     A killed holder leaves nothing that must be removed by hand.
     """
     holder = python(
-        f"from data.store import files\nheld = files.lock({str(tmp_path)!r})\nprint('held', flush=True)\ninput()"
+        "from data.store import files\n"
+        f"held = files.lock({str(tmp_path)!r})\n"
+        "print('held', flush=True)\n"
+        "input()"
     )
     assert holder.stdout.readline() == "held\n"
     for _ in range(2):

@@ -1,4 +1,6 @@
-"""Speed and memory, measured: `python3 -m tests.benchmark [--against torch --torch_python PATH --model FOLDER --reviews FOLDER]`.
+"""Speed and memory, measured.
+
+    python3 -m tests.benchmark [--against torch --torch_python PATH --model FOLDER --reviews FOLDER]
 
 __main__.py    the command: prepares, runs all measurements of a round one after the other, prints the tables
 groups.py      what is measured, against what, and what is to be reached

@@ -1,9 +1,11 @@
 """Speed and memory of this suite, beside PyTorch's where it is asked for, as Markdown tables.
 
-    python3 -m tests.benchmark --against torch --torch_python torch-env/bin/python --model models/MiniLM --reviews sorted_data_acl
+    python3 -m tests.benchmark --against torch --torch_python torch-env/bin/python \\
+        --model models/MiniLM --reviews sorted_data_acl
 
-Every measurement is a process of its own. Each round runs all of them, one after the other, so that a machine whose speed drifts
-drifts for all; a ratio is taken within each round. Progress and every single figure go to standard error.
+Every measurement is a process of its own. Each round runs all of them, one after the other, so that a
+machine whose speed drifts does so for all. A ratio is taken within each round. Progress and every single
+figure go to standard error.
 """
 
 import argparse
@@ -51,8 +53,8 @@ def parse(argv=None):
     )
     parser.add_argument(
         "--reviews",
-        help="the folder sorted_data_acl, or a data folder of one text column such as the demo's (default: made-up "
-        "texts with as many words as the reviews)",
+        help="the folder sorted_data_acl, or a data folder of one text column such as the demo's "
+        "(default: made-up texts with as many words as the reviews)",
     )
     parser.add_argument(
         "--examples",
@@ -128,7 +130,8 @@ def main():
             )
         )
     print(
-        "\n**Ratios.** Seconds or peak memory of two measurements of one round, the first over the second; median over the rounds.\n"
+        "\n**Ratios.** Seconds or peak memory of two measurements of one round, "
+        "the first over the second; median over the rounds.\n"
     )
     print("\n".join(ratios_table([ratio for group in groups for ratio in group.ratios], figures)))
     sys.exit(int(failed))
@@ -178,8 +181,8 @@ def opening_line(args):
             for name, package in (("PyTorch", "torch"), ("transformers", "transformers"))
         ]
     return (
-        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; {', '.join(versions)}; commit {commit or 'unknown'}; "
-        f"rounds: {args.rounds}."
+        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores; {', '.join(versions)}; "
+        f"commit {commit or 'unknown'}; rounds: {args.rounds}."
     )
 
 
@@ -192,7 +195,8 @@ def version(python, package):
 
 def texts_lines(args, facts):
     """What model and what texts were measured on."""
-    yield f"Model: {facts['model']}, {pathlib.Path(args.model).name if args.model else 'random weights, as no --model is named'}."
+    name = pathlib.Path(args.model).name if args.model else "random weights, as no --model is named"
+    yield f"Model: {facts['model']}, {name}."
     length = (
         f"; of the first {args.examples}, {facts['tokens']:.0f} tokens on average, {facts['cut']:.0%} cut"
         if "tokens" in facts

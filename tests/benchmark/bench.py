@@ -1,6 +1,7 @@
-"""How a measurement is run: a user's command, or a process of ours.py, files.py or with_torch.py, each in a process of its own.
+"""How a measurement is run: as a user's command, or as a process of ours.py, files.py or with_torch.py.
 
-Every method that measures returns {"seconds", "units", "megabytes"}; `units` is how much was done in that time.
+Every method that measures returns {"seconds", "units", "megabytes"}.
+`units` is how much was done in that time.
 """
 
 import json
@@ -14,8 +15,11 @@ from tests.benchmark.processes import ROOT, run
 class Bench:
     """Where and on what is measured.
 
-    Attributes: `workers`, the threads to measure with, 1 and --cores; `examples`, reviews of an epoch; `half` and `third`,
-    those of an epoch with one worker and with the wide teacher; `facts` after `prepare`.
+    Attributes:
+        workers: the threads to measure with, 1 and --cores.
+        examples: reviews of an epoch.
+        half, third: reviews of an epoch with one worker, and with the wide teacher.
+        facts: what `prepare` says.
 
     Args:
         args: the flags of the benchmark's command; folder: an empty one.

@@ -1,8 +1,12 @@
-"""One process of the benchmark, on one core: records and knowledge on disk; the last line that it prints is JSON.
+"""One process of the benchmark, on one core: records and knowledge on disk. The last line printed is JSON.
 
-python3 -m tests.benchmark.files write DATA_DIR MODEL OUT     train.tsv tokenised and written as records, without scores
-python3 -m tests.benchmark.files read OUT                     all of them read, checked and stacked
-python3 -m tests.benchmark.files knowledge FOLDER NPZ N       the knowledge of the batches of an epoch over N reviews read
+    python3 -m tests.benchmark.files write DATA_DIR MODEL OUT
+    python3 -m tests.benchmark.files read OUT
+    python3 -m tests.benchmark.files knowledge FOLDER NPZ N
+
+write: train.tsv tokenised and written as records, without scores.
+read: all of them read, checked and stacked.
+knowledge: the knowledge of the batches of an epoch over N reviews read.
 """
 
 import json

@@ -12,7 +12,10 @@ class Group:
     """Measurements that make a table.
 
     Args:
-        name: that of --only; words: what the times hold; unit: what is counted per second; once: measured in the first round alone.
+        name: that of --only.
+        words: what the times hold.
+        unit: what is counted per second.
+        once: measured in the first round alone.
     Attributes: `measures`, {Key: a function that measures}; `ratios`.
     """
 
@@ -41,7 +44,8 @@ def step(bench):
     group = Group(
         "step",
         f"{B} x {T} tokens without padding. Training step: forward, backward, clipping, AdamW; ours by "
-        "`modeling.training.loop.train`, which also makes the batch and writes a line of metrics. Inference: class logits as an array.",
+        "`modeling.training.loop.train`, which also makes the batch and writes a line of metrics. "
+        "Inference: class logits as an array.",
         "tokens",
     )
     ours, what = {}, "training step"
@@ -72,9 +76,9 @@ def step(bench):
 def inference(bench):
     group = Group(
         "inference",
-        f"Class logits of reviews, {EVAL_B} to a batch. Ours: as on dev and test, batches of like length, made, cut and "
-        f"logits gathered, metrics. PyTorch: padded to {T} and made beforehand. The model is warm. One worker "
-        "does half of the reviews.",
+        f"Class logits of reviews, {EVAL_B} to a batch. Ours: as on dev and test, batches of like length, "
+        f"made, cut and logits gathered, metrics. PyTorch: padded to {T} and made beforehand. The model is "
+        "warm. One worker does half of the reviews.",
         "reviews",
     )
     for n in bench.workers:
@@ -101,10 +105,11 @@ def inference(bench):
 def teacher(bench):
     group = Group(
         "teacher",
-        "An epoch of training on reviews. Ours: `meta_teacher.py --do_train`, both heads, from the end of the first step to "
-        "the end of the last, by its timing.jsonl, batches made and every step logged. PyTorch: a plain classifier, tensors made "
-        "beforehand; grouped: with the same rows in a batch as ours, cut as ours. The first step, where memory is laid out, "
-        f"counts by its tokens as the others do on every side. One worker does half of the reviews. Batches of {B}.",
+        "An epoch of training on reviews. Ours: `meta_teacher.py --do_train`, both heads, from the end of "
+        "the first step to the end of the last, by its timing.jsonl, batches made and every step logged. "
+        "PyTorch: a plain classifier, tensors made beforehand; grouped: with the same rows in a batch as "
+        "ours, cut as ours. The first step, where memory is laid out, counts by its tokens as the others "
+        f"do on every side. One worker does half of the reviews. Batches of {B}.",
         "reviews",
     )
     for n in bench.workers:
@@ -130,11 +135,12 @@ def teacher(bench):
 def distillation(bench):
     group = Group(
         "distillation",
-        "An epoch of distilling a student of 3 layers. Ours: `meta_distill.py --do_train` with all its terms, from "
-        "knowledge that stage 3 wrote once (its time is not in here; the growth table has it), timed as the meta-teacher's epoch. "
-        "PyTorch: the teacher run in every step (no gradients, eval mode), all padded; soft cross-entropy and squared error of "
-        "attention and pooled vector. Read alone: the knowledge of all batches read and decoded, nothing else, from the system's "
-        "cache, on one core.",
+        "An epoch of distilling a student of 3 layers. Ours: `meta_distill.py --do_train` with all its "
+        "terms, from knowledge that stage 3 wrote once (its time is not in here; the growth table has it), "
+        "timed as the meta-teacher's epoch. PyTorch: the teacher run in every step (no gradients, eval "
+        "mode), all padded; soft cross-entropy and squared error of attention and pooled vector. Read "
+        "alone: the knowledge of all batches read and decoded, nothing else, from the system's cache, on "
+        "one core.",
         "reviews",
     )
     for name, words, count, target in (
@@ -176,8 +182,8 @@ def distillation(bench):
 def records(bench):
     group = Group(
         "records",
-        "Records on one core: train.tsv tokenised and written, without scores; all of them read, checked and stacked. "
-        "Start-up is not in the time.",
+        "Records on one core: train.tsv tokenised and written, without scores; all of them read, checked "
+        "and stacked. Start-up is not in the time.",
         "reviews",
     )
     count = bench.growth[-1]
@@ -192,9 +198,9 @@ def growth(bench):
     few, many = bench.growth
     group = Group(
         "growth",
-        f"From {few:,} to {many:,} examples: whole commands of stages 1 and 3 with a model of 3 layers on {bench.cores} threads, "
-        "start-up, records and knowledge included. Records as above, in processes that do "
-        "nothing else. Measured in the first round alone.",
+        f"From {few:,} to {many:,} examples: whole commands of stages 1 and 3 with a model of 3 layers on "
+        f"{bench.cores} threads, start-up, records and knowledge included. Records as above, in processes "
+        "that do nothing else. Measured in the first round alone.",
         "reviews",
         once=True,
     )
@@ -250,9 +256,9 @@ def prediction(bench):
     count, n = bench.growth[-1], bench.cores
     group = Group(
         "prediction",
-        f"Lines of text to probabilities with a model of 3 layers, cut at {T} tokens: whole commands, start-up included. "
-        "Ours: `--do_predict --output_file`. ONNX Runtime: float32, tokenised by the tokenizers library, batches "
-        f"of {EVAL_B} grouped by length; the export is not in its time.",
+        f"Lines of text to probabilities with a model of 3 layers, cut at {T} tokens: whole commands, "
+        "start-up included. Ours: `--do_predict --output_file`. ONNX Runtime: float32, tokenised by the "
+        f"tokenizers library, batches of {EVAL_B} grouped by length; the export is not in its time.",
         "texts",
     )
     ours = group.measure(f"{count:,} texts", OURS, n, bench.predict, count)

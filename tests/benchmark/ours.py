@@ -58,8 +58,11 @@ class Unsaved:
 
 
 def step(model):
-    """A step of modeling.training.loop.train on batches of B x T tokens without padding: the batch made, forward, backward, gradients
-    clipped, AdamW, a line in metrics.jsonl. No snapshot."""
+    """A step of modeling.training.loop.train on batches of B x T tokens without padding.
+
+    It makes the batch, runs forward and backward, clips gradients, updates by AdamW, and writes a line in
+    metrics.jsonl. It saves no snapshot.
+    """
     arrays, marks = full_length((STEPS + 1) * B, model.bert.config.vocab_size), []
     args = config.parse(
         __doc__,

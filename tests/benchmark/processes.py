@@ -30,8 +30,8 @@ def run(command, threads=1, processes=1):
 
     Args:
         threads: of the numerical libraries in each process.
-        processes: how many of the command's processes do the work; the peaks of that many, the largest, are added up. Pages that
-            they share, such as the libraries' code, count in each.
+        processes: how many of the command's processes do the work. The peaks of that many, the largest,
+            are added up; pages that they share, such as the libraries' code, count in each.
     """
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -62,7 +62,7 @@ def run(command, threads=1, processes=1):
 
 
 def peak_memory(pid):
-    """{process: the most memory that it has held so far, in MB}, of a process and of all that descend from it.
+    """{process: the most memory it has held so far, in MB}, of a process and all that descend from it.
 
     By VmHWM of Linux: ru_maxrss of a process starts at what its parent held.
     """
@@ -102,7 +102,11 @@ class Load:
     def line(self):
         """A sentence that says whether the figures can be trusted."""
         seconds, busy, own = (after - before for after, before in zip(self._clocks(), self._before))
-        return f"The run took {seconds / 60:.1f} minutes, in which other work took {max(0.0, (busy - own) / seconds):.2f} cores of this machine."
+        others = max(0.0, (busy - own) / seconds)
+        return (
+            f"The run took {seconds / 60:.1f} minutes, "
+            f"in which other work took {others:.2f} cores of this machine."
+        )
 
 
 def _text(stream):

@@ -2,10 +2,14 @@
 
     python3 -m tests.benchmark.sandbox FOLDER SETTINGS
 
-SETTINGS is JSON: groups, model, size, reviews, examples, workloads, growth, as in bench.py. In FOLDER come to stand: model (where none is
-given), <count>/{train,dev,test}.tsv for `examples` and for each of `growth`, reviews.npz (the first of them stacked, and the batches of
-an epoch over each of `workloads`), teacher-narrow and teacher-wide (6 x 384 and 12 x 768, where the model is of that size), teacher-small
-(3 layers), and facts.json.
+SETTINGS is JSON: groups, model, size, reviews, examples, workloads, growth, as in bench.py. FOLDER gets:
+
+    model                          where none is given
+    <count>/{train,dev,test}.tsv   for `examples` and for each of `growth`
+    reviews.npz                    the first of them stacked, and an epoch's batches over each of `workloads`
+    teacher-narrow, teacher-wide   6 x 384 and 12 x 768, where the model is of that size
+    teacher-small                  3 layers
+    facts.json
 """
 
 import json
@@ -53,7 +57,8 @@ def main():
         small = keep_layers(model, min(3, model.config.num_hidden_layers))
         write_teacher(folder / "teacher-small", small.config, tokenizer, small)
     facts["model"] = (
-        f"{model.config.num_hidden_layers} layers x {model.config.hidden_size}, {model.config.num_attention_heads} heads"
+        f"{model.config.num_hidden_layers} layers x {model.config.hidden_size}, "
+        f"{model.config.num_attention_heads} heads"
     )
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
@@ -114,8 +119,11 @@ def write_teacher(path, config, tokenizer, weights=None):
 
 
 def iterate_rows(source, vocab):
-    """Shuffled rows (text, domain, label): the Amazon reviews in `source`, the texts of a data folder with task.json
-    and four domains, such as the demo's, or made-up ones of words of the vocabulary where it is None."""
+    """Shuffled rows (text, domain, label).
+
+    They are the Amazon reviews in `source`, or the texts of a data folder with task.json and four domains,
+    such as the demo's. Where `source` is None they are made up of words of the vocabulary.
+    """
     if source and pathlib.Path(source, "task.json").exists():
         task = read_task(pathlib.Path(source, "task.json"))
         examples = read_examples(task, split_path(source, "train"))
@@ -142,8 +150,10 @@ def write_splits(folder, rows, count):
 
 
 def write_arrays(folder, count, workloads, tokenizer):
-    """reviews.npz: the records of data folder <count> stacked, and for each n of `workloads` the batches of epoch 0 over its first
-    n, int [steps, B], -1 where a batch has fewer.
+    """reviews.npz: the records of data folder <count> stacked, and batches.
+
+    For each n of `workloads` there are the batches of epoch 0 over its first n, int [steps, B], with -1 where
+    a batch has fewer.
 
     Returns:
         facts: how long the texts are, and for each workload its steps and what `without_first` says of them.

@@ -101,7 +101,8 @@ def growth_table(figures, counts):
     memory.
     """
     lines = [
-        "| stage | texts | seconds | CPU seconds | CPU ms a text | peak MB | disk MB | exponent of CPU | of memory |",
+        "| stage | texts | seconds | CPU seconds | CPU ms a text | peak MB | disk MB "
+        "| exponent of CPU | of memory |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for stage in STAGES:

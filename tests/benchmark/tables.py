@@ -14,8 +14,10 @@ class Key(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """One figure over that of another measurement of the same round, or as it is where `under` is None; and what it should be:
-    "at most 1.05", "at least 1.8", or ""."""
+    """One figure over that of another measurement of the same round, or as it is where `under` is None.
+
+    `target` is what it should be: "at most 1.05", "at least 1.8", or "".
+    """
 
     words: str
     over: Key
@@ -67,9 +69,10 @@ def measurements_table(keys, figures, unit):
             lines.append(f"| {key.what} | {key.side} | {key.workers} | failed | | | |")
             continue
         seconds = median_and_range([run["seconds"] for run in runs])
+        megabytes = statistics.median(run["megabytes"] for run in runs)
         lines.append(
             f"| {key.what} | {key.side} | {key.workers} | {digits(seconds.median)} | {_range(seconds)} "
-            f"| {digits(runs[0]['units'] / seconds.median)} | {statistics.median(run['megabytes'] for run in runs):,.0f} |"
+            f"| {digits(runs[0]['units'] / seconds.median)} | {megabytes:,.0f} |"
         )
     return lines
 

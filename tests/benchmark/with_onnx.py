@@ -1,7 +1,10 @@
-"""One process of ONNX Runtime's side: a student's answers on lines of text, float32, batches grouped by length.
+"""One process of ONNX Runtime's side: a student's answers on lines of text.
 
-python3 -m tests.benchmark.with_onnx export SNAPSHOT TARGET           SNAPSHOT as TARGET, an .onnx file
-python3 -m tests.benchmark.with_onnx predict SNAPSHOT TARGET TEXTS OUT   labels of the lines of TEXTS, written to OUT
+    python3 -m tests.benchmark.with_onnx export SNAPSHOT TARGET
+    python3 -m tests.benchmark.with_onnx predict SNAPSHOT TARGET TEXTS OUT
+
+export: SNAPSHOT as TARGET, an .onnx file.
+predict: labels of the lines of TEXTS, written to OUT; float32, batches grouped by length.
 """
 
 import os

@@ -1,10 +1,18 @@
-"""One process of PyTorch's side, with transformers' BERT; the last line that it prints is JSON. Threads by OMP_NUM_THREADS.
+"""One process of PyTorch's side, with transformers' BERT. The last line that it prints is JSON.
 
-python3 -m tests.benchmark.with_torch step MODEL                            seconds of a step, median; units: its tokens
-python3 -m tests.benchmark.with_torch inference MODEL                       the same of a batch without padding
-python3 -m tests.benchmark.with_torch reviews MODEL NPZ N                   seconds of a pass over N reviews, padded to T
-python3 -m tests.benchmark.with_torch epoch MODEL NPZ N padded|grouped      seconds of an epoch of training
-python3 -m tests.benchmark.with_torch distillation MODEL NPZ N TEACHER      the same with the teacher run in each step, padded
+    python3 -m tests.benchmark.with_torch step MODEL
+    python3 -m tests.benchmark.with_torch inference MODEL
+    python3 -m tests.benchmark.with_torch reviews MODEL NPZ N
+    python3 -m tests.benchmark.with_torch epoch MODEL NPZ N padded|grouped
+    python3 -m tests.benchmark.with_torch distillation MODEL NPZ N TEACHER
+
+step: seconds of a step, median; units: its tokens.
+inference: the same of a batch without padding.
+reviews: seconds of a pass over N reviews, padded to T.
+epoch: seconds of an epoch of training.
+distillation: the same, padded, with the teacher run in each step.
+
+Threads by OMP_NUM_THREADS.
 """
 
 import json
@@ -59,15 +67,21 @@ def reviews(path, npz, N):
 
 
 def epoch(path, npz, N, how):
-    """An epoch of training a classifier, cross-entropy alone: batches in the order of the reviews and padded to T (`padded`), or
-    the same rows in a batch as ours, cut to the longest (`grouped`). The first step counts as the others do, by its tokens."""
+    """An epoch of training a classifier, cross-entropy alone.
+
+    Batches are in the order of the reviews and padded to T (`padded`), or have the same rows as ours and are
+    cut to the longest (`grouped`). The first step counts as the others do, by its tokens.
+    """
     batches, model = (pad(npz, int(N), B) if how == "padded" else grouped(npz, int(N))), classifier(path)
     return whole_epoch(trainer(model, make_loss(model)), batches), int(N)
 
 
 def distillation(path, npz, N, teacher):
-    """An epoch of distilling a student of 3 layers, padded to T, with the teacher run in each step: soft cross-entropy, mean squared
-    error of attention (mean over heads, after the softmax, as transformers gives it) in 3 layers and of the pooled vector."""
+    """An epoch of distilling a student of 3 layers, padded to T, with the teacher run in each step.
+
+    The loss: soft cross-entropy, and mean squared errors of attention in 3 layers and of the pooled vector.
+    Attention is the mean over heads after the softmax, as transformers gives it.
+    """
     teacher = Answering(teacher).eval()
     student = Answering(path, layers=3, width=teacher.bert.config.hidden_size)
     every = teacher.bert.config.num_hidden_layers // 3
@@ -92,9 +106,10 @@ def distillation(path, npz, N, teacher):
 
 
 class Answering(torch.nn.Module):
-    """A BERT with a class head that also gives attention; of a student of another width than `width`, with a map to that.
+    """A BERT with a class head that also gives attention.
 
-    Attention comes from the eager formula alone: transformers' fused one does not give it.
+    A student of another width than `width` has a map to that. Attention comes from the eager formula alone:
+    transformers' fused one does not give it.
     """
 
     def __init__(self, path, layers=None, width=None):

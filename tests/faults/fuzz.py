@@ -1,8 +1,12 @@
-"""Fuzzers of everything that reads files: `python3 -m tests.faults.fuzz --minutes 10` tries each for so long, or those that --only names.
+"""Fuzzers of everything that reads files.
 
-A case is a function of (fuzzer, seed, number) alone: a valid folder of files, changed at random, and for most cases hashes, sizes and
-counts made to fit again, so that the checks behind the hashes are met. The property: within LIMIT seconds and ROOM + 10 times the bytes of
-the files, the reader gives a valid result or a UserError of one line; anything else is printed with the command that repeats it.
+`python3 -m tests.faults.fuzz --minutes 10` tries each for so long, or those that --only names.
+
+A case is a function of (fuzzer, seed, number) alone: a valid folder of files, changed at random. In most
+cases hashes, sizes and counts are then made to fit again, so that the checks behind the hashes are met.
+
+The property: within LIMIT seconds and ROOM + 10 times the bytes of the files, the reader gives a valid result
+or a UserError of one line. Anything else is printed with the command that repeats it.
 """
 
 import argparse
@@ -355,11 +359,13 @@ def main():
                 except Exception:
                     faults += 1
                     run.log(
-                        f"{traceback.format_exc()}python3 -m tests.faults.fuzz --only {name} --seed {args.seed} --start {number}"
+                        f"{traceback.format_exc()}python3 -m tests.faults.fuzz "
+                        f"--only {name} --seed {args.seed} --start {number}"
                     )
                 number += 1
             run.log(
-                f"{name}: {number - args.start} cases in {args.minutes:g} minutes, {refused} refused, the rest read; {faults} faults so far"
+                f"{name}: {number - args.start} cases in {args.minutes:g} minutes, "
+                f"{refused} refused, the rest read; {faults} faults so far"
             )
     return faults > 0
 

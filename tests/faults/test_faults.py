@@ -1,8 +1,9 @@
-"""Killed, stopped, out of space, side by side: what is left is whole, and the same command ends as if nothing had been.
+"""Killed, stopped, out of space, side by side: what is left is whole, and the same command goes on well.
 
-A kill -9 leaves the files as they stand. So a run that is watched tells of every kill: its files are kept before each of its file events (and in the
-middle of weights), and the command is given again over each of these states. Real processes and real signals try samples of the same.
-METAKD_SLOW=1 tries all that is marked slow, with other samples for another METAKD_SEED.
+A kill -9 leaves the files as they stand. So a run that is watched tells of every kill: its files are kept
+before each of its file events (and in the middle of weights), and the command is given again over each of
+these states. Real processes and real signals try samples of the same. METAKD_SLOW=1 tries all that is marked
+slow, with other samples for another METAKD_SEED.
 """
 
 import argparse
@@ -317,14 +318,15 @@ def test_knowledge_is_replaced_at_once(story, copy):
         )
 
 
-# --------------------------------------------------------------------------------------- real signals at random moments
+# ----------------------------------------------------------------------------- real signals at random moments
 
 
 def start(folder, stage, flags, **options):
     """A stage as a process of its own, started and no more; parts of 8 examples, as in the golden run."""
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{stage}.py'; import data.store.parts; "
-        f"data.store.parts.windows.__defaults__ = (8,); import {stage}; {stage}.main()"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{stage}.py'; "
+        "import data.store.parts; data.store.parts.windows.__defaults__ = (8,); "
+        f"import {stage}; {stage}.main()"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program, *words(flags)],
@@ -477,7 +479,7 @@ def test_the_environment_changes_no_byte(story, copy, stage):
     assert tree(folder) == story[1][stage].tree
 
 
-# --------------------------------------------------------------------------------------- full and forbidden disks
+# ----------------------------------------------------------------------------------- full and forbidden disks
 
 
 def limited(size):

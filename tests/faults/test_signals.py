@@ -137,7 +137,7 @@ def test_a_reader_who_leaves_costs_nothing(sandbox, long_flags):
     assert f"nobody reads its output after step {saved_step(sandbox / 'long')}, which is saved" in err
 
 
-# --------------------------------------------------------------------------------------- ranks and their parent
+# ------------------------------------------------------------------------------------- ranks and their parent
 
 
 @pytest.mark.parametrize(

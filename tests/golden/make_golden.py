@@ -1,7 +1,9 @@
-"""Makes the golden values of this folder with PyTorch and transformers: `python tests/golden/make_golden.py` where both are installed.
-With `--parity FOLDER [--model FOLDER]`: a model folder with its outputs on a random batch, outputs.npz, for a test on the fly.
+"""Makes the golden values of this folder with PyTorch and transformers.
 
-bert.npz: a random BERT of 2 layers with a padded batch, all that it puts out, a loss of these, and its gradients.
+Run `python tests/golden/make_golden.py` where both are installed. With `--parity FOLDER [--model FOLDER]` it
+makes a model folder with its outputs on a random batch, outputs.npz, for a test on the fly.
+
+bert.npz: a random BERT of 2 layers with a padded batch, its outputs, a loss of these, and its gradients.
 adamw.npz: 20 steps of AdamW with clipped gradients, warm-up and linear decay.
 """
 

@@ -80,9 +80,10 @@ def columns(run):
 
 
 def test_a_calibrated_student_gives_the_same_labels(golden, sandbox):
-    """A finished run is calibrated by --resume: weights but the classifier, labels and accuracy stay; probabilities are divided.
+    """--resume calibrates a finished run: labels, accuracy and all weights but the classifier stay.
 
-    Results, card and description say so; doing it again changes no byte.
+    Probabilities change by the temperature. Results, card and description say so; doing it again changes no
+    byte.
     """
     flags = {**stage_flags(sandbox)["meta_distill"], "resume": True, "calibrate": True}
     assert call("meta_distill", sandbox, flags).code == 0

@@ -1,8 +1,9 @@
-"""Models of other forms made into model folders: each weight where it belongs, whatever wrote them; faults are told; shards are read.
+"""Models of other forms made into model folders: each weight is where it belongs, whatever wrote it.
 
-Real writers make the files where their environments are named: $METAKD_TF_PYTHON (tensorflow-cpu, numpy and safetensors, no more)
-and $METAKD_TORCH_PYTHON (torch and transformers). No OneFlow snapshot of 2021 was at hand: those here follow the layout that
-OneFlow-Benchmark's convert_tf_ckpt_to_of.py and OneFlow's checkpoint code wrote at the time.
+Faults are told, and shards are read. Real writers make the files where their environments are named:
+$METAKD_TF_PYTHON (tensorflow-cpu, numpy and safetensors, no more) and $METAKD_TORCH_PYTHON (torch and
+transformers). No OneFlow snapshot of 2021 was at hand: those here follow the layout that OneFlow-Benchmark's
+convert_tf_ckpt_to_of.py and OneFlow's checkpoint code wrote at the time.
 """
 
 import hashlib
@@ -38,7 +39,8 @@ from modeling import convert as command
 
 def convert(source, target, *words):
     "The exit code of the command and what it printed."
-    sys.argv, out, code = ["convert", "--source", str(source), "--target", str(target), *words], io.StringIO(), 0
+    sys.argv = ["convert", "--source", str(source), "--target", str(target), *words]
+    out, code = io.StringIO(), 0
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             command.main()
@@ -166,8 +168,8 @@ def test_a_oneflow_snapshot_is_converted(snapshot, original):
     assert same_model(snapshot.parent / "made", original)
     slots = 2 * len(load_file(original / "model.safetensors"))
     assert (
-        f"tensors left out: {slots} optimizer slots; System-Train-TrainStep-train, cls-predictions-output_bias, "
-        "cls-seq_relationship-output_weights\n"
+        f"tensors left out: {slots} optimizer slots; System-Train-TrainStep-train, "
+        "cls-predictions-output_bias, cls-seq_relationship-output_weights\n"
     ) in outcome.out
 
 
@@ -337,7 +339,11 @@ def test_only_what_is_readable_is_said_to_need_no_conversion(original, tmp_path)
 def test_neither_oneflow_nor_another_library_is_loaded(original, tmp_path):
     """The command converts a OneFlow snapshot in a Python that has numpy and safetensors alone."""
     source = write_oneflow(tmp_path / "snapshot", load_file(original / "model.safetensors"), meta=True)
-    hide = "import sys\nfor name in ('oneflow', 'torch', 'tensorflow', 'google', 'sklearn'):\n    sys.modules[name] = None\n"
+    hide = (
+        "import sys\n"
+        "for name in ('oneflow', 'torch', 'tensorflow', 'google', 'sklearn'):\n"
+        "    sys.modules[name] = None\n"
+    )
     (tmp_path / "sitecustomize.py").write_text(hide)
     flags = {
         "source": source,
@@ -383,7 +389,8 @@ def test_the_suite_names_the_command(snapshot, original, tmp_path):
             (folder / mark).write_bytes(pickle.dumps({}))
         with pytest.raises(
             UserError,
-            match=rf"--student_model .*'python3 -m modeling.convert --source {re.escape(str(folder))} --target DIR'",
+            match=r"--student_model .*'python3 -m modeling.convert "
+            rf"--source {re.escape(str(folder))} --target DIR'",
         ):
             read_model(folder, "--student_model")
 
@@ -481,7 +488,8 @@ TF_SCRIPT = (
     HELPER
     + """
 import numpy as np
-assert not {"tqdm", "oneflow", "torch"} & {name for name, module in sys.modules.items() if hasattr(module, "__file__")}
+loaded = {name for name, module in sys.modules.items() if hasattr(module, "__file__")}
+assert not {"tqdm", "oneflow", "torch"} & loaded
 import tensorflow as tf
 v1, source = tf.compat.v1, pathlib.Path("source")
 with v1.Graph().as_default(), v1.Session() as session:
@@ -492,7 +500,11 @@ with v1.Graph().as_default(), v1.Session() as session:
     v1.train.Saver().save(session, str(source / "bert_model.ckpt"), write_meta_graph=True)
 outcomes = {"good": convert(source, "made")}
 config = json.loads((source / "bert_config.json").read_text())
-for name, wrong in (("shape", {"intermediate_size": 33}), ("missing", {"num_hidden_layers": 5}), ("extra", {"num_hidden_layers": 3})):
+for name, wrong in (
+    ("shape", {"intermediate_size": 33}),
+    ("missing", {"num_hidden_layers": 5}),
+    ("extra", {"num_hidden_layers": 3}),
+):
     pathlib.Path("wrong.json").write_text(json.dumps({**config, **wrong}))
     outcomes[name] = convert(source, "refused", "--config", "wrong.json")
 data = source / "bert_model.ckpt.data-00000-of-00001"
@@ -546,8 +558,8 @@ def test_a_release_of_google_is_converted(from_google, original):
     assert same_model(folder / "made", original)
     slots = 2 * len(load_file(original / "model.safetensors"))
     assert (
-        f"tensors left out: {slots} optimizer slots; cls/predictions/output_bias, cls/seq_relationship/output_weights, "
-        "global_step\n"
+        f"tensors left out: {slots} optimizer slots; cls/predictions/output_bias, "
+        "cls/seq_relationship/output_weights, global_step\n"
     ) in outcomes["good"][1]
 
 
@@ -574,7 +586,7 @@ TORCH_SCRIPT = (
     HELPER
     + """
 import torch, transformers
-original, pairs, outcomes = sys.argv[1], {name: folder for name, folder in zip(sys.argv[2::2], sys.argv[3::2])}, {}
+original, pairs, outcomes = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2])), {}
 transformers.logging.set_verbosity_error()
 ids = torch.arange(48).reshape(3, 16) % 40
 mask = (torch.arange(16) < torch.tensor([[16], [9], [2]])).long()
@@ -586,7 +598,8 @@ def outputs(folder):
 
 def same(folder, reference):
     found = outputs(folder)
-    return all(torch.equal(a, b) for a, b in zip((*found.hidden_states, found.pooler_output), (*reference.hidden_states, reference.pooler_output)))
+    arrays, expected = ((*each.hidden_states, each.pooler_output) for each in (found, reference))
+    return all(torch.equal(a, b) for a, b in zip(arrays, expected))
 
 def folder_of(name, tensors, model=None, **config):
     folder = pathlib.Path(name)
@@ -605,7 +618,9 @@ pretraining = transformers.BertForPreTraining(plain.config)
 pretraining.bert.load_state_dict(state)
 heads = pretraining.state_dict()
 fits = {f"fit_denses.{n}.{kind}": torch.ones(8) for n in range(5) for kind in ("weight", "bias")}
-old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t for name, t in heads.items()}
+def old_name(name):
+    return name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
+old = {old_name(name): t for name, t in heads.items()}
 folder_of("plain", state)
 folder_of("pretraining", heads, pretraining)
 folder_of("old names", old)
@@ -616,8 +631,10 @@ folder_of("bin shards", {})
 pathlib.Path("bin shards", "pytorch_model.bin").unlink()
 places = {name: f"pytorch_model-0000{1 + n % 3}-of-00003.bin" for n, name in enumerate(state)}
 for file in set(places.values()):
-    torch.save({name: state[name] for name, place in places.items() if place == file}, pathlib.Path("bin shards", file))
-pathlib.Path("bin shards", "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    tensors = {name: state[name] for name, place in places.items() if place == file}
+    torch.save(tensors, pathlib.Path("bin shards", file))
+index = json.dumps({"metadata": {}, "weight_map": places})
+pathlib.Path("bin shards", "pytorch_model.bin.index.json").write_text(index)
 folder_of("module", {"module." + name: t for name, t in heads.items()})
 folder_of("model_state_dict", {"model_state_dict": state, "epoch": 3, "optimizer": {"lr": 1e-5}})
 folder_of("state_dict", {"state_dict": {"model.bert." + name: t for name, t in state.items()}})
@@ -645,7 +662,8 @@ folder_of("shape", {**state, "pooler.dense.bias": torch.ones(15)})
 folder_of("missing", {name: t for name, t in state.items() if name != "encoder.layer.2.output.dense.bias"})
 folder_of("twice", {**state, "bert.pooler.dense.bias": torch.ones(16)})
 folder_of("no tensors", [3])
-for name in ("planted by torch", "planted", "cut", "NaN", "whole numbers", "shape", "missing", "twice", "no tensors"):
+weights = ("NaN", "whole numbers", "shape", "missing", "twice", "no tensors")
+for name in ("planted by torch", "planted", "cut", *weights):
     outcomes[name] = convert(name, "refused")
 print(json.dumps({"outcomes": outcomes, "equal": equal}))
 """

@@ -31,9 +31,11 @@ SCRIPT = {"teacher": "meta_teacher", "student": "meta_distill"}
 PIPELINE = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-folder, texts = sys.argv[1], [tuple(line.rstrip("\\n").split("\\t")) for line in open(sys.argv[2], encoding="utf-8")]
+folder, lines = sys.argv[1], open(sys.argv[2], encoding="utf-8")
+texts = [tuple(line.rstrip("\\n").split("\\t")) for line in lines]
+tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-logits = [model(**AutoTokenizer.from_pretrained(folder)(*text, return_tensors="pt")).logits[0].tolist() for text in texts]
+logits = [model(**tokenizer(*text, return_tensors="pt")).logits[0].tolist() for text in texts]
 answers = pipeline("text-classification", model=folder, tokenizer=folder)([text[0] for text in texts])
 print(json.dumps({"labels": model.config.id2label, "logits": logits, "answers": answers}))
 """
@@ -47,8 +49,10 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer
 folder, texts = sys.argv[1], open(sys.argv[2], encoding="utf-8").read().splitlines()
 main_export(folder, "onnx", task="text-classification")
-model, tokenizer = ORTModelForSequenceClassification.from_pretrained("onnx"), AutoTokenizer.from_pretrained(folder)
-print(json.dumps([model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in texts]))
+model = ORTModelForSequenceClassification.from_pretrained("onnx")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
+print(json.dumps([each.softmax(-1).tolist() for each in logits]))
 """
 
 
@@ -289,7 +293,10 @@ def test_standard_input_and_output_are_pipes(place):
 
 def test_a_reader_that_goes_ends_it_quietly(place):
     """As `| head` does: not a word on standard error."""
-    script = f"{sys.executable} {ROOT / 'meta_distill.py'} --do_predict --model_load_dir student --predict_file texts | true; echo ${{PIPESTATUS[0]}}"
+    script = (
+        f"{sys.executable} {ROOT / 'meta_distill.py'} --do_predict --model_load_dir student "
+        "--predict_file texts | true; echo ${PIPESTATUS[0]}"
+    )
     done = subprocess.run(["bash", "-c", script], cwd=place, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
 

@@ -391,7 +391,7 @@ def test_predictions_are_read_as_they_were_written(golden):
     )
 
 
-# --------------------------------------------------------------------------------------- the report of stage 1
+# -------------------------------------------------------------------------------------- the report of stage 1
 
 
 def test_the_records_report_has_the_scores_of_the_records(golden):

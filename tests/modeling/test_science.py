@@ -219,7 +219,7 @@ def test_softmax_is_that_of_the_formula():
     np.testing.assert_allclose(softmax(logits), expected / expected.sum(axis=1, keepdims=True), rtol=1e-12)
 
 
-# --------------------------------------------------------------------------------------- faults of other implementations
+# ---------------------------------------------------------------------------- faults of other implementations
 
 
 def test_the_transfer_target_is_the_teachers_feature_itself():

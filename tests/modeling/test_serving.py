@@ -187,7 +187,7 @@ def test_half_a_link_is_removed(tmp_path):
     assert os.listdir(tmp_path) == ["snapshot_a"]
 
 
-# --------------------------------------------------------------------------------------- the base model in the card
+# --------------------------------------------------------------------------------- the base model in the card
 
 
 class Flags:

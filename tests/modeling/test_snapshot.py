@@ -195,7 +195,7 @@ def test_no_pickle_is_read(plain):
     assert not (plain / "planted").exists()
 
 
-# --------------------------------------------------------------------------------------- which weight goes where
+# ------------------------------------------------------------------------------------ which weight goes where
 
 
 def test_every_weight_is_reported(plain):
@@ -372,7 +372,7 @@ def test_a_student_that_serves_has_no_distillation_heads(tiny_model, tmp_path):
     load_weights(DomainClassifier(config, 2, 4), read_model(tmp_path / "best"), allow_missing=())
 
 
-# --------------------------------------------------------------------------------------- snapshots that are refused
+# --------------------------------------------------------------------------------- snapshots that are refused
 
 
 def test_a_snapshot_without_its_manifest_is_refused(snapshot):
@@ -469,7 +469,7 @@ def test_a_best_snapshot_is_no_snapshot_to_resume_from(snapshot):
     refused(lambda: read_optimizer(snapshot), "--resume_from", "optimizer.safetensors is missing")
 
 
-# --------------------------------------------------------------------------------------- hash right, content wrong
+# ---------------------------------------------------------------------------------- hash right, content wrong
 
 
 def open_text(path):

@@ -76,9 +76,10 @@ def initialised(model, seed=1):
 
 
 def check_gradients(model, loss, unreached=()):
-    """Along a direction in each module's weights, half of it their gradients and half of it random, the loss changes as these say.
+    """The loss changes along a direction in each module's weights as their gradients say.
 
-    The same module of all layers counts as one; a weight that `unreached` names must have no gradient.
+    Half of the direction is the gradients, and half of it is random. The same module of all layers counts as
+    one; a weight that `unreached` names must have no gradient.
     """
     loss().backward()
     parameters, groups = dict(model.named_parameters()), {}
@@ -304,7 +305,7 @@ def test_knowledge_must_serve_the_terms():
     )
 
 
-# --------------------------------------------------------------------------------------- decay and schedule (the steps: test_optimization.py)
+# ------------------------------------------------------- decay and schedule (the steps: test_optimization.py)
 
 
 def test_biases_and_layernorm_are_not_decayed():

@@ -121,7 +121,11 @@ def test_ctrl_c_while_threads_are_at_work(sandbox, times):
     130.
     """
     flags = {**stage_flags(sandbox)["meta_teacher"], "model_save_dir": "new", "cpu_threads": 2}
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'meta_teacher.py'\n{SLOW}\nimport meta_teacher; meta_teacher.main()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'meta_teacher.py'\n"
+        f"{SLOW}\n"
+        "import meta_teacher; meta_teacher.main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words(flags)],
         cwd=sandbox,

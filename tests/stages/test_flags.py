@@ -29,7 +29,7 @@ from modeling.training.optimization import learning_rate_at, make_optimizer
 from modeling.training.step_log import StepLog
 from util import UserError
 
-# --------------------------------------------------------------------------------------- accumulated gradients
+# -------------------------------------------------------------------------------------- accumulated gradients
 
 
 def set_dropout(model, rate):
@@ -295,7 +295,7 @@ def test_patience_without_evaluations_is_refused(golden):
         )
 
 
-# --------------------------------------------------------------------------------------- the snapshots that are kept
+# -------------------------------------------------------------------------------- the snapshots that are kept
 
 
 def kept(folder):
@@ -535,8 +535,8 @@ def test_old_names_are_understood(tmp_path):
     """Two have another name now; three say what holds anyhow, and leave nothing behind."""
     needed = {"task_name": "senti", "data_dir": "data"}
     words = (
-        "--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot --train_data_prefix part- "
-        "--train_data_part_num 8 --use_fp16 False"
+        "--loss_print_every_n_iter 3 --model_save_every_n_iter 4 --save_last_snapshot "
+        "--train_data_prefix part- --train_data_part_num 8 --use_fp16 False"
     ).split()
     old, new = (
         parsed(tmp_path, needed, *words),

@@ -132,8 +132,10 @@ def test_stage_3_writes_the_same_bytes(single):
 
 @pytest.mark.parametrize("batch, number", [(7, 2), (31, 2), (8, 3)])
 def test_gradients_are_averaged_by_examples(single, batch, number):
-    """Losses, gradient norms and accuracies of a run are those of one rank: with batches that ranks share unevenly, and a last one
-    that leaves a rank with nothing (32 examples in batches of 31)."""
+    """Losses, gradient norms and accuracies of a run are those of one rank.
+
+    Ranks share a batch unevenly, and a last one leaves a rank with nothing (32 examples in batches of 31).
+    """
     found = []
     for count in (1, number):
         name = f"t-{batch}-{count}"
@@ -215,7 +217,7 @@ def test_two_machines_take_a_batch_each(single):
         )
 
 
-# --------------------------------------------------------------------------------------- one voice, and no process left
+# ----------------------------------------------------------------------------- one voice, and no process left
 
 
 def start(folder, stage, flags):
