@@ -66,7 +66,7 @@ def read_tokenizer(folder):
 
 
 def read_texts(folder):
-    """Texts to be answered in each form, with their answers, and texts without labels; then the first fault."""
+    """Texts to be answered in each form, their answers, and texts without labels; then the first fault."""
     faults = []
     for path in sorted(folder.iterdir()):
         try:

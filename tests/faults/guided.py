@@ -4,9 +4,10 @@
     PYTHONPATH=.venv/lib/python3.10/site-packages atheris-env/bin/python -m tests.faults.guided --minutes 10
 
 A case is one file of a valid folder, replaced: byte 0 says which of those that the fuzzer changes, byte 1
-whether the hashes are made to fit, the rest is its content. What reaches a new line is kept and changed on, in
-half of the cases by libFuzzer and in half with the format in mind. The property is that of tests.faults.fuzz,
-but for memory. Each kind of fault is told once, its case kept in --findings; `--repeat FILE` tries one again.
+whether the hashes are made to fit, the rest is its content. What reaches a new line is kept and changed on,
+in half of the cases by libFuzzer and in half with the format in mind. The property is that of
+tests.faults.fuzz, but for memory. Each kind of fault is told once, its case kept in --findings;
+`--repeat FILE` tries one again.
 """
 
 import argparse
