@@ -1,4 +1,7 @@
-"""Flag groups, each flag declared once. A script names its groups: `parse("what it does", task, run, training)`."""
+"""Flag groups, each flag declared once.
+
+A script names its groups: `parse("what it does", task, model, device, training)`.
+"""
 
 import argparse
 import importlib.util
@@ -51,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def module_parser(description, module=None):
-    """The Parser of a command `python3 -m module`, or of a script, whose description is shown as it stands."""
+    """The Parser of a command `python3 -m module`, or of a script; its description is shown as it stands."""
     return Parser(description, argparse.RawDescriptionHelpFormatter, prog=module and f"python3 -m {module}")
 
 
@@ -63,7 +66,8 @@ def parse(description, *groups, argv=None):
         groups: functions of this module that add flags to a parser.
         argv: the words of the command line; None: those of this process.
     Returns:
-        the flags, and beside them `defaults` and `changed`: {name: its default}, {name: its value where that is another}.
+        the flags, and beside them `defaults`, {name: its default}, and `changed`, {name: its value} where
+        that is not the default.
     Raises:
         UserError: an unknown or abbreviated flag, a value of the wrong type or out of range.
     """
@@ -90,9 +94,10 @@ def parse(description, *groups, argv=None):
 
 
 def check_flags(name, description, *groups):
-    """Ends the program at --help or a mistake in its flags, where `name`, the __name__ of a script, says that it was started.
+    """Ends the program at --help or a mistake in its flags.
 
-    In a launched rank there is nothing to check: whoever launched it has done so.
+    It does so where `name`, the __name__ of a script, says that the script was started. In a launched rank
+    there is nothing to check: whoever launched it has done so.
     """
     if name == "__main__" and get_world_size() == 1:
         entry(lambda: parse(description, *groups))()
@@ -119,17 +124,20 @@ def flag_file(parser):
 
 
 def file_words(parser, path):
-    """The words of the command line that stand for the flags in the JSON file `path`; null stands for a flag that is not given.
+    """The words of the command line for the flags in the JSON file `path`.
+
+    null stands for a flag that is not given.
 
     Raises:
-        UserError: a flag that the parser does not know, or a value that is not of its type or range; the sentence has file and flag.
+        UserError: an unknown flag, or a value that is not of its type or range; it names file and flag.
     """
     flags, words = read_json(path, "the file of flags"), []
     for name, value in flags.items():
         action = parser._option_string_actions.get(f"--{name}")  # argparse has no public list of its flags
         if action is None or name in ("help", "config"):
             raise UserError(
-                f"--config {path}: there is no flag {name!r:.60} for it to set; '{parser.prog} --help' lists the flags."
+                f"--config {path}: there is no flag {name!r:.60} for it to set; "
+                f"'{parser.prog} --help' lists the flags."
             )
         try:
             words += [] if value is None else file_word(name, action, value)
@@ -141,7 +149,11 @@ def file_words(parser, path):
 
 
 def file_word(name, action, value):
-    """The words for one flag of a file; none for a flag that is off. ValueError, ArgumentTypeError: it cannot have this value."""
+    """The words for one flag of a file; none for a flag that is off.
+
+    Raises:
+        ValueError, ArgumentTypeError: the flag cannot have this value.
+    """
     if isinstance(value, list) and action.nargs == "+":
         return [f"--{name}", *(file_word(name, action, each)[0].partition("=")[2] for each in value)]
     if action.nargs in (0, "?"):  # it is there or not
@@ -165,7 +177,10 @@ NAMES = {int: "a whole number", float: "a number", str: "a string"}
 
 
 def number(kind, low, high=None, open_low=False):
-    """An argparse type: a number of `kind` (int or float) from `low` to `high`; `open_low` leaves `low` itself out."""
+    """An argparse type: a number of `kind` (int or float) from `low` to `high`.
+
+    `open_low` leaves `low` itself out.
+    """
 
     def convert(text):
         value = kind(text)
@@ -215,7 +230,8 @@ def task(parser):
     group = parser.add_argument_group("task and records")
     group.add_argument(
         "--task_name",
-        help="name of the task, needed for all but prediction: senti, or the name in the data folder's task.json",
+        help="name of the task, needed for all but prediction: senti, "
+        "or the name in the data folder's task.json",
     )
     group.add_argument(
         "--data_dir",
@@ -226,7 +242,8 @@ def task(parser):
     group.add_argument(
         "--resave_ofrecord",
         action="store_true",
-        help="write the records again from the TSV files; content that did not change keeps its bytes and its scores",
+        help="write the records again from the TSV files; "
+        "content that did not change keeps its bytes and its scores",
     )
     group.add_argument(
         "--seq_length",
@@ -256,8 +273,8 @@ def case(group):
         nargs="?",
         const=True,
         metavar="true|false",
-        help="whether texts are lower-cased (default: as the model folder says; where it does not, they are unless "
-        "a token of the vocabulary has a capital letter)",
+        help="whether texts are lower-cased (default: as the model folder says; where it does not, they are "
+        "unless a token of the vocabulary has a capital letter)",
     )
 
 
@@ -285,8 +302,8 @@ def model(parser):
     group.add_argument(
         "--model_load_dir",
         "--model_name_or_path",
-        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot, or a run folder, "
-        "which stands for its best snapshot",
+        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot, or a run "
+        "folder, which stands for its best snapshot",
     )
 
 
@@ -301,25 +318,8 @@ def cpu_threads(group):
     )
 
 
-def device(parser):
-    group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there"
-    )
-    group.add_argument(
-        "--encoder",
-        choices=("auto", "oneflow", "cpu"),
-        default="auto",
-        help="who does the work: cpu, numpy on all cores; oneflow, OneFlow's own operators, slow on a CPU; auto: cpu on a CPU",
-    )
-    cpu_threads(group)
-    group.add_argument(
-        "--cpu_processes",
-        type=count,
-        metavar="N",
-        help="ranks that share the work on the CPUs of a machine, in place of threads (default: 1; a resumed run has those "
-        "that it had)",
-    )
+def ranks(group):
+    """GPUs and machines that share a run."""
     group.add_argument(
         "--gpu_num_per_node", type=count, default=1, help="GPUs to use on each machine, one rank to a GPU"
     )
@@ -341,8 +341,32 @@ def device(parser):
         type=number(float, 1.0),
         default=120,
         metavar="SECONDS",
-        help="a run over several machines ends when one of them was silent for so long, or does not come when it starts",
+        help="a run over several machines ends when one of them was silent for so long, "
+        "or does not come when it starts",
     )
+
+
+def device(parser):
+    group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there"
+    )
+    group.add_argument(
+        "--encoder",
+        choices=("auto", "oneflow", "cpu"),
+        default="auto",
+        help="who does the work: cpu, numpy on all cores; oneflow, OneFlow's own operators, slow on a CPU; "
+        "auto: cpu on a CPU",
+    )
+    cpu_threads(group)
+    group.add_argument(
+        "--cpu_processes",
+        type=count,
+        metavar="N",
+        help="ranks that share the work on the CPUs of a machine, in place of threads (default: 1; a "
+        "resumed run has those that it had)",
+    )
+    ranks(group)
     group.add_argument(
         "--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference"
     )
@@ -355,17 +379,13 @@ def inference(parser):
         "--num_train_epochs",
         type=count,
         default=1,
-        help="accepted so that one set of flags serves all stages; this stage reads the data once all the same",
+        help="accepted so that one set of flags serves all stages; "
+        "this stage reads the data once all the same",
     )
 
 
-def training(parser):
-    group = parser.add_argument_group(
-        "training",
-        "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
-        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, "
-        "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.",
-    )
+def run_folder(group):
+    """What is done, and the run folder."""
     group.add_argument("--do_train", action="store_true", help="train")
     group.add_argument(
         "--do_eval",
@@ -385,6 +405,10 @@ def training(parser):
         metavar="DIR",
         help="go on with the run in this folder, or with that of this snapshot_last",
     )
+
+
+def steps(group):
+    """How many steps, and the examples of one."""
     group.add_argument(
         "--num_epochs", "--num_train_epochs", type=count, default=3, help="passes over the training examples"
     )
@@ -400,8 +424,13 @@ def training(parser):
         "--gradient_accumulation_steps",
         type=count,
         default=1,
-        help="batches whose gradients a step adds up: it is one of a batch of so many times the size, in the memory of one",
+        help="batches whose gradients a step adds up: it is one of a batch of so many times the size, "
+        "in the memory of one",
     )
+
+
+def optimizer(group):
+    """The learning rate and AdamW."""
     group.add_argument(
         "--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate"
     )
@@ -428,6 +457,10 @@ def training(parser):
         default=1.0,
         help="gradients are clipped to this norm",
     )
+
+
+def evaluation(group):
+    """Evaluation on dev, and what follows from it."""
     group.add_argument("--eval_example_num", type=count, help="the first N dev examples (default: all)")
     group.add_argument(
         "--eval_every_step_num", type=count, default=100, help="steps from one evaluation on dev to the next"
@@ -436,14 +469,16 @@ def training(parser):
         "--early_stopping_patience",
         type=count,
         metavar="N",
-        help="the run ends after N evaluations in a row that are no better on dev, by --select_by (default: it does not)",
+        help="the run ends after N evaluations in a row that are no better on dev, by --select_by (default: "
+        "it does not)",
     )
     group.add_argument(
         "--select_by",
         choices=("accuracy", "domain_average", "macro_f1"),
         default="accuracy",
-        help="the figure on dev that says which snapshot is best, and when to stop early; macro_f1 where classes are rare, "
-        "domain_average where domains are small. The name of the snapshot has its accuracy all the same",
+        help="the figure on dev that says which snapshot is best, and when to stop early; macro_f1 where "
+        "classes are rare, domain_average where domains are small. "
+        "The name of the snapshot has its accuracy all the same",
     )
     group.add_argument(
         "--save_total_limit",
@@ -451,13 +486,22 @@ def training(parser):
         default=1,
         help="best snapshots to keep, each of another accuracy on dev; best.json names the best of them",
     )
+
+
+def class_weights(group):
+    """How much the classes count."""
     group.add_argument(
         "--class_weights",
         choices=("none", "balanced"),
         default="none",
-        help="balanced: an example of a rare class counts the more, so that all classes weigh the same; in stage 2 it divides the "
-        "instance weights by the number of examples of the class, in stage 4 it weighs the hard labels; they average 1",
+        help="balanced: an example of a rare class counts the more, so that all classes weigh the same; in "
+        "stage 2 it divides the instance weights by the number of examples of the class, in stage 4 it "
+        "weighs the hard labels; they average 1",
     )
+
+
+def intervals(group):
+    """Steps from one save or log line to the next, and where else they are logged."""
     group.add_argument(
         "--save_every_step_num",
         type=count,
@@ -473,14 +517,29 @@ def training(parser):
         help="folder for TensorBoard's event files, with every number of metrics.jsonl; needs "
         "tensorboardX, or torch and tensorboard",
     )
+
+
+def training(parser):
+    group = parser.add_argument_group(
+        "training",
+        "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
+        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, "
+        "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.",
+    )
+    run_folder(group)
+    steps(group)
+    optimizer(group)
+    evaluation(group)
+    class_weights(group)
+    intervals(group)
     old_names(group)
 
 
 def card(parser):
     group = parser.add_argument_group(
         "model card",
-        "What the README.md of a snapshot says of the model that it was trained from; by default what the README.md of that "
-        "model's folder says.",
+        "What the README.md of a snapshot says of the model that it was trained from; by default what the "
+        "README.md of that model's folder says.",
     )
     group.add_argument(
         "--card_base_model", metavar="NAME", help="its name on the hub (default: that of its folder)"
@@ -537,8 +596,8 @@ def teacher(parser):
         "--weight_scaling",
         choices=("mean", "spread", "raw", "none"),
         default="mean",
-        help="the instance weight made of the prototype score: mean: divided by its mean, spread: stretched or compressed to "
-        "--weight_spread, raw: as it is, none: 1",
+        help="the instance weight made of the prototype score: mean: divided by its mean, spread: stretched "
+        "or compressed to --weight_spread, raw: as it is, none: 1",
     )
     group.add_argument(
         "--weight_spread",
@@ -575,8 +634,8 @@ def extraction(parser):
         "--knowledge_layers",
         type=layer_list,
         metavar="LAYERS|none",
-        help="teacher layers, counted from 1, as in 2,4,6; none: answers and vectors alone, a few kB an example "
-        "(default: min(3, layers), evenly spaced, ending with the last)",
+        help="teacher layers, counted from 1, as in 2,4,6; none: answers and vectors alone, a few kB an "
+        "example (default: min(3, layers), evenly spaced, ending with the last)",
     )
     group.add_argument(
         "--attention_heads",
@@ -593,8 +652,8 @@ def extraction(parser):
     )
 
 
-def distillation(parser):
-    group = parser.add_argument_group("meta-distillation")
+def student_and_teachers(group):
+    """The models of stage 4."""
     group.add_argument("--student_model", help="folder of the BERT that the student starts from")
     group.add_argument(
         "--student_layers",
@@ -604,8 +663,8 @@ def distillation(parser):
     group.add_argument(
         "--teacher_model",
         nargs="+",
-        help="the meta-teacher's snapshot or run folder, whose knowledge stage 3 wrote; its weights are not loaded. "
-        "Several: the student learns from their mean. Not needed to learn from hard labels alone",
+        help="the meta-teacher's snapshot or run folder, whose knowledge stage 3 wrote; its weights are not "
+        "loaded. Several: the student learns from their mean. Not needed to learn from hard labels alone",
     )
     group.add_argument(
         "--teacher_weights",
@@ -614,12 +673,10 @@ def distillation(parser):
         metavar="W",
         help="how much each of several teachers counts in the mean (default: all the same)",
     )
-    group.add_argument(
-        "--intermediate_epochs",
-        type=natural,
-        default=0,
-        help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: all at once",
-    )
+
+
+def matching(group):
+    """How the student is compared with its teachers."""
     group.add_argument(
         "--temperature",
         type=number(float, 0.0, open_low=True),
@@ -636,8 +693,8 @@ def distillation(parser):
         "--expertise_weight",
         choices=("lambda", "spread", "none"),
         default="lambda",
-        help="the domain-expertise weight of an example: lambda, as the paper has it, which varies little; spread: lambda "
-        "stretched or compressed to --expertise_spread; none: 1 for all",
+        help="the domain-expertise weight of an example: lambda, as the paper has it, which varies little; "
+        "spread: lambda stretched or compressed to --expertise_spread; none: 1 for all",
     )
     group.add_argument(
         "--expertise_spread",
@@ -645,31 +702,36 @@ def distillation(parser):
         default=0.5,
         help="standard deviation of the weights with --expertise_weight spread, which average 1",
     )
+
+
+def distillation(parser):
+    group = parser.add_argument_group("meta-distillation")
+    student_and_teachers(group)
+    group.add_argument(
+        "--intermediate_epochs",
+        type=natural,
+        default=0,
+        help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: "
+        "all at once",
+    )
+    matching(group)
     group.add_argument(
         "--calibrate",
         action="store_true",
-        help="divide the classifier of the best snapshot by a temperature that is fitted on dev, so that its probabilities say how "
-        "often it is right; labels stay as they are. A finished run is calibrated by the same command with --resume",
+        help="divide the classifier of the best snapshot by a temperature that is fitted on dev, so that "
+        "its probabilities say how often it is right; labels stay as they are. A finished run is calibrated "
+        "by the same command with --resume",
     )
 
 
-def prediction(parser):
-    group = parser.add_argument_group(
-        "prediction",
-        "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
-        "it; --resume, --device and --eval_batch_size_per_device count, flags of ranks, records and training do not.",
-    )
-    group.add_argument(
-        "--do_predict",
-        action="store_true",
-        help="label the texts of --predict_file with the snapshot that --model_load_dir names; "
-        "meta_distill.py has that flag for this alone",
-    )
+def texts(group):
+    """The texts that are labelled."""
     group.add_argument(
         "--predict_file",
         metavar="FILE|-",
-        help="texts in UTF-8, perhaps packed (.gz): .tsv, .csv and .jsonl have named columns or keys, any other file a text to a "
-        "line without a header, two columns with a tab between them in a task of pairs; -: standard input",
+        help="texts in UTF-8, perhaps packed (.gz): .tsv, .csv and .jsonl have named columns or keys, any "
+        "other file a text to a line without a header, "
+        "two columns with a tab between them in a task of pairs; -: standard input",
     )
     group.add_argument(
         "--predict_format",
@@ -683,11 +745,28 @@ def prediction(parser):
         metavar="NAME",
         help="the column of the text, or the two of a pair (default: those of the snapshot's task)",
     )
+
+
+def prediction(parser):
+    group = parser.add_argument_group(
+        "prediction",
+        "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
+        "it; --resume, --device and --eval_batch_size_per_device count, flags of ranks, "
+        "records and training do not.",
+    )
+    group.add_argument(
+        "--do_predict",
+        action="store_true",
+        help="label the texts of --predict_file with the snapshot that --model_load_dir names; "
+        "meta_distill.py has that flag for this alone",
+    )
+    texts(group)
     group.add_argument(
         "--output_file",
         metavar="FILE",
-        help="the answers in the form of the texts, lines in TSV: idxs, the other columns, the label, the probability of each "
-        "label; whole or not at all, what is there is replaced; --resume goes on after a stop (default: standard output)",
+        help="the answers in the form of the texts, lines in TSV: idxs, the other columns, the label, the "
+        "probability of each label; whole or not at all, what is there is replaced; --resume goes on after "
+        "a stop (default: standard output)",
     )
     group.add_argument(
         "--min_confidence",
@@ -702,7 +781,8 @@ def board_folder(text):
     found = importlib.util.find_spec
     if not (found("tensorboardX") or found("tensorboard") and found("torch")):
         raise argparse.ArgumentTypeError(
-            "no package that writes event files is installed: run 'pip install tensorboardX', or leave this flag out"
+            "no package that writes event files is installed: run 'pip install tensorboardX', "
+            "or leave this flag out"
         )
     return text
 

@@ -67,9 +67,27 @@ def perturbation(parser: ArgumentParser) -> None:
     add("--noise_seed", type=config.natural, default=1, help="which labels are wrong and which examples stay")
 
 
+def candidates(parser: ArgumentParser) -> None:
+    """The values of which dev chooses."""
+    rates, add = comma_list(config.number(float, 0.0, open_low=True)), parser.add_argument
+    add(
+        "--teacher_learning_rates",
+        type=rates,
+        default=[5e-5],
+        help="comma list of candidates, of which dev chooses for each row",
+    )
+    add("--student_learning_rates", type=rates, default=[1e-4], help="the same for students")
+    add(
+        "--grid",
+        metavar="FILE",
+        help='a file of flags with values to choose from, as {"students": {"temperature": [1, 2]}}, each '
+        "combination a setting; a row's name for students or teachers gives that row its own, as many",
+    )
+
+
 def training(parser: ArgumentParser) -> None:
     """How teachers and students are trained."""
-    rates, add = comma_list(config.number(float, 0.0, open_low=True)), parser.add_argument
+    add = parser.add_argument
     add("--train_example_num", type=config.count, help="the first N training examples (default: all)")
     add("--seq_length", type=config.number(int, 3), default=64, help="longest text in tokens")
     add("--batch_size", type=config.count, default=24, help="examples of a training step")
@@ -98,19 +116,7 @@ def training(parser: ArgumentParser) -> None:
         default=100,
         help="steps from one evaluation on dev to the next, over all examples",
     )
-    add(
-        "--teacher_learning_rates",
-        type=rates,
-        default=[5e-5],
-        help="comma list of candidates, of which dev chooses for each row",
-    )
-    add("--student_learning_rates", type=rates, default=[1e-4], help="the same for students")
-    add(
-        "--grid",
-        metavar="FILE",
-        help='a file of flags with values to choose from, as {"students": {"temperature": [1, 2]}}, each '
-        "combination a setting; a row's name for students or teachers gives that row its own, as many",
-    )
+    candidates(parser)
 
 
 def running(parser: ArgumentParser) -> None:
