@@ -1,4 +1,6 @@
-"""Charts as SVG, with matplotlib where it is installed: the same bytes for the same numbers, in the colour of the text around them."""
+"""Charts as SVG, with matplotlib where it is installed: the same bytes for the same numbers, in the colour of
+the text around them.
+"""
 
 import io
 import re
@@ -11,7 +13,10 @@ try:
 except ImportError:  # it is optional: a report without it has its tables
     matplotlib = None
 
-NO_CHARTS = "There are charts here where matplotlib is installed: pip install matplotlib, and run the same command again."
+NO_CHARTS = (
+    "There are charts here where matplotlib is installed: pip install matplotlib, and run the same command "
+    "again."
+)
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -67,7 +72,9 @@ def _inline(svg):
 
 
 def lines(title, curves, label="", scale=1, markers=False):
-    """Curves over steps: {name: (steps, values)}; values are multiplied by `scale`. One curve needs no legend."""
+    """Curves over steps: {name: (steps, values)}; values are multiplied by `scale`. One curve needs no
+    legend.
+    """
 
     def draw(axes):
         for place, (name, (steps, values)) in enumerate(curves.items()):
@@ -88,7 +95,9 @@ def lines(title, curves, label="", scale=1, markers=False):
 
 
 def boxes(title, groups, label):
-    """A lying box for the numbers of each group, {name: numbers}: quartiles, and a line from the 5th to the 95th percentile."""
+    """A lying box for the numbers of each group, {name: numbers}: quartiles, and a line from the 5th to the
+    95th percentile.
+    """
 
     def draw(axes):
         places, ends = (
@@ -106,7 +115,8 @@ def boxes(title, groups, label):
 
 
 def scatter(title, points, large, domain, label, domains, labels):
-    """Points in a plane: the domain by colour, the label by shape; the `large` ones, prototypes, have an edge.
+    """Points in a plane: the domain by colour, the label by shape; the `large` ones, prototypes, have an
+    edge.
 
     Args:
         points: [N, 2]; large: {(k, m): [2]}; domain, label: int [N].
@@ -133,7 +143,9 @@ def scatter(title, points, large, domain, label, domains, labels):
 
 
 def shown(name):
-    """A name as a legend has it: of 30 characters at most; a legend would leave out one that begins with an underscore."""
+    """A name as a legend has it: of 30 characters at most; a legend would leave out one that begins with an
+    underscore.
+    """
     name = name if len(name) <= 30 else f"{name[:29]}…"
     return f" {name}" if name.startswith("_") else name
 

@@ -1,4 +1,6 @@
-"""The report.html of stage 1, beside the records: how the prototype scores spread, and where examples and prototypes lie."""
+"""The report.html of stage 1, beside the records: how the prototype scores spread, and where examples and
+prototypes lie.
+"""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -12,7 +14,8 @@ MANY = 100  # domains with a class in the table and the chart at most
 
 
 def sample_of(rows, vectors):
-    """At most SAMPLE of the training examples `rows`, evenly spaced, and their vectors: int [S], float32 [S, H].
+    """At most SAMPLE of the training examples `rows`, evenly spaced, and their vectors: int [S] and
+    float32 [S, H].
 
     vectors: an iterable of f(x) of all training examples, and more.
     """
@@ -26,7 +29,8 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
 
     Args:
         domain, label, scores: [N] of all training examples; alpha: weight of the own domain in the score.
-        rows: the examples that the prototypes are made of, rising; vectors: an iterable of f(x) of all training examples, and more.
+        rows: the examples that the prototypes are made of, rising; vectors: an iterable of f(x) of all
+            training examples, and more.
         axes: prototypes of length 1, [K, M, H], NaN where there is none.
     """
     scores, (sample, shown) = np.asarray(scores), sample_of(rows, vectors)
@@ -40,8 +44,8 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
     left_out = [note(f"The {MANY} with the most examples, of {len(cells)}.")] if len(cells) > MANY else []
     cells = {name: found for name, found in cells.items() if name in largest}
     summary = (
-        f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, from {scores.min():.4f} to {scores.max():.4f}; "
-        f"alpha is {alpha:g}."
+        f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, from {scores.min():.4f} "
+        f"to {scores.max():.4f}; alpha is {alpha:g}."
     )
     return page(
         f"Prototype scores of the task {task.name}",
@@ -51,7 +55,8 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
                 "Scores of the training examples",
                 [
                     note(
-                        "The score is the cosine of a text's vector to the prototype of its class, in its own domain and in the others: 1 is typical."
+                        "The score is the cosine of a text's vector to the prototype of its class, in its "
+                        "own domain and in the others: 1 is typical."
                     ),
                     *left_out,
                     *(
@@ -94,7 +99,9 @@ def score_table(cells):
 
 
 def prototype_map(task, domain, label, vectors, axes):
-    """The two directions in which the examples differ most, by PCA of the vectors at length 1; prototypes are laid into the same plane."""
+    """The two directions in which the examples differ most, by PCA of the vectors at length 1; prototypes are
+    laid into the same plane.
+    """
     if charts.matplotlib is None:
         return [note(charts.NO_CHARTS)]
     if len(task.domains) + len(task.labels) > NAMES:
@@ -120,6 +127,7 @@ def prototype_map(task, domain, label, vectors, axes):
             task.labels,
         ),
         note(
-            f"{len(vectors)} examples; the plane shows {share:.0f}% of their variance. Colour: domain; shape: class."
+            f"{len(vectors)} examples; the plane shows {share:.0f}% of their variance. Colour: domain; "
+            "shape: class."
         ),
     ]

@@ -112,7 +112,7 @@ def read_predictions(path, split):
 
 
 def read_metrics(path):
-    """The lines of a metrics.jsonl: (those of steps, those of evaluations), none where there is no such file."""
+    """The lines of a metrics.jsonl, (those of steps, those of evaluations); none without such a file."""
     lines = (
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     )
@@ -120,7 +120,7 @@ def read_metrics(path):
 
 
 def teacher_results(teacher_model, task):
-    """The results.json beside a teacher's snapshot, where it is there and tells of this snapshot; else None."""
+    """The results.json beside a teacher's snapshot, where it is there and tells of this one; else None."""
     if teacher_model is None:
         return None
     snapshot = find_snapshot(teacher_model).resolve()

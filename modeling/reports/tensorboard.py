@@ -4,7 +4,8 @@
 class Board:
     """The numbers of metrics.jsonl as scalars of TensorBoard in the folder `log_dir`.
 
-    Event files have times in them, and a run that is resumed adds a file: what was written of its later steps before is hidden by it.
+    Event files have times in them, and a run that is resumed adds a file: what was written of its later steps
+    before is hidden by it.
     """
 
     def __init__(self, log_dir):

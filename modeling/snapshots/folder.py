@@ -351,7 +351,7 @@ def not_trained_here(path):
 
 
 def is_same_task(folder, task):
-    """Whether a folder's heads are for the labels and domains of `task`, or for its labels in a plain folder."""
+    """Whether a folder's heads are for the labels and domains of `task`; in a plain one, for its labels."""
     if folder.meta is not None:
         return (tuple(folder.meta["labels"]), tuple(folder.meta["domains"])) == (task.labels, task.domains)
     labels = read_json(folder.path / "config.json", "the architecture of a BERT model").get("id2label")

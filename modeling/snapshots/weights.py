@@ -54,7 +54,7 @@ def read_weights(path) -> Weights:
 
 
 def weights_size(snapshot) -> Optional[dict]:
-    """{"snapshot": its name, "parameters", "bytes"} of a snapshot's weights; None where they are not there."""
+    """{"snapshot": its name, "parameters", "bytes"} of a snapshot's weights; None where there are none."""
     path = snapshot / WEIGHTS
     if not path.is_file():
         return None
