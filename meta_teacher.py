@@ -36,7 +36,7 @@ from modeling.meta_kd.classifier import build_teacher, class_head_kind
 from modeling.meta_kd.losses import balance_classes, batch_mean, cross_entropy, instance_weights
 from modeling.predict import PredictionOptions, predict, wants_prediction
 from modeling.snapshots.base_model import CardOptions, base_facts
-from modeling.snapshots.folder import teacher_meta
+from modeling.snapshots.checks import teacher_meta
 from modeling.snapshots.manager import Snapshots, best_snapshot
 from modeling.training.evaluation import ReportOptions, evaluate_snapshot
 from modeling.training.loop import one_phase, train

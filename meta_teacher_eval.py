@@ -52,7 +52,9 @@ from modeling.distributed.collective import barrier, main_rank_first, share_over
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind, evenly_spaced_layers
-from modeling.snapshots.folder import check_fits_model, load_weights, read_model, teacher_meta
+from modeling.snapshots.checks import check_fits_model, teacher_meta
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
 from modeling.training.run import Run, version_and_flag_lines
 from tokenization import describe_tokenizer, tokenizer_for
 from util import UserError, entry, get_rank

@@ -40,7 +40,9 @@ from modeling.meta_kd.classifier import DomainClassifier, text_embedding
 from modeling.meta_kd.prototypes import directions, prototype_score, prototypes
 from modeling.reports.prototype_report import scores_page
 from modeling.reports.run_report import write_report
-from modeling.snapshots.folder import check_fits_model, load_weights, read_model
+from modeling.snapshots.checks import check_fits_model
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
 from modeling.training.run import Run, version_and_flag_lines
 from tokenization import describe_tokenizer, tokenizer_for
 from util import UserError, entry, get_rank

@@ -16,14 +16,9 @@ from modeling.meta_kd.classifier import DomainClassifier, class_head_kind
 from modeling.meta_kd.losses import softmax
 from modeling.predict_output import check_no_model_file, check_output, open_output
 from modeling.predict_rows import answer_rows
-from modeling.snapshots.folder import (
-    check_fits_model,
-    check_meta,
-    load_weights,
-    not_trained_here,
-    read_model,
-    teacher_meta,
-)
+from modeling.snapshots.checks import check_fits_model, check_meta, not_trained_here, teacher_meta
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
 from tokenization import TRUNCATIONS, tokenizer_for
 from util import UserError, progress
 

@@ -42,7 +42,8 @@ from data.tasks import load_task, read_examples, split_path
 from modeling.cpu.threads import count_threads
 from modeling.predict import PredictionOptions, load_classifier, task_from_meta
 from modeling.reports.html import note, page, table
-from modeling.snapshots.folder import check_fits_model, read_model
+from modeling.snapshots.checks import check_fits_model
+from modeling.snapshots.folder import read_model
 from modeling.snapshots.weights import weights_size
 from tokenization import encode, tokenizer_for
 

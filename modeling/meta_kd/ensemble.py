@@ -14,7 +14,8 @@ from data.store.knowledge import Knowledge, knowledge_folder
 from modeling.meta_kd.losses import log_mean_softmax
 from modeling.meta_kd.terms import PREDICTION, names_of_phase
 from modeling.snapshots.best import find_snapshot
-from modeling.snapshots.folder import read_snapshot_meta, teacher_meta
+from modeling.snapshots.checks import teacher_meta
+from modeling.snapshots.folder import read_snapshot_meta
 from util import UserError, sha256
 
 AVERAGED = ("representation", "domain_feature", "attention", "hidden")  # of an example, beside the logits

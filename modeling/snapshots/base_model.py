@@ -1,4 +1,4 @@
-"""What the card of a snapshot says of the model that its weights come from: its name, its license and its language."""
+"""What a snapshot's card says of the model that its weights come from: name, license and language."""
 
 import re
 from typing import NamedTuple, Optional
@@ -22,8 +22,8 @@ class CardOptions(NamedTuple):
 def base_facts(folder, options):
     """{"name", "license", "language"} of the model in `folder`, a ModelFolder, for meta.json.
 
-    The CardOptions say it; else the snapshot that the model is, else the README.md of its folder. A model whose card has no
-    license has the license "unknown", and without a language there is None.
+    The CardOptions say it; else the snapshot that the model is, else the README.md of its folder. A model
+    whose card has no license has the license "unknown", and without a language there is None.
     """
     if folder.meta is None:
         facts = {"name": folder.path.resolve().name, **_card_facts(folder.path / "README.md")}

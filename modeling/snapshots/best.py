@@ -55,7 +55,10 @@ def best_snapshot_path(folder):
 
 
 def find_snapshot(path):
-    """The folder that `path` stands for: of a run its best snapshot, of the link `best` what it leads to, else `path` itself."""
+    """The folder that `path` stands for.
+
+    That is the best snapshot of a run, what the link `best` leads to, and else `path` itself.
+    """
     path = pathlib.Path(path)
     if (path / "best.json").is_file():
         return best_snapshot_path(path)

@@ -13,7 +13,8 @@ from data.store.manifest import is_count
 from modeling.cpu.encoder import SHARD_TOKENS
 from modeling.distributed.collective import barrier
 from modeling.snapshots.best import best_snapshot_path, is_snapshot_name, name_best
-from modeling.snapshots.folder import read_model, save_snapshot
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.saving import save_snapshot
 from util import UserError, get_rank, get_world_size
 
 PATHS = {

@@ -1,16 +1,21 @@
-"""A snapshot whose weights, description or card change after it was written: replaced at once, all else as it was."""
+"""A snapshot whose weights, description or card change after it was written; all else stays as it was."""
 
 import re
 import shutil
 
 from data.store.files import atomic_folder, write_json
-from modeling.snapshots.folder import CHECKED, FORMAT, save_arrays
+from modeling.snapshots.folder import CHECKED, FORMAT
+from modeling.snapshots.saving import save_arrays
 from modeling.snapshots.weights import WEIGHTS
 from util import sha256
 
 
 def rewrite_snapshot(path, arrays=None, meta=None, card=None):
-    """Writes the snapshot `path` again. Args: arrays, meta, card: the new weights, meta.json and README.md; None: as they are."""
+    """Writes the snapshot `path` again.
+
+    Args:
+        arrays, meta, card: the new weights, meta.json and README.md; None: as they are.
+    """
     with atomic_folder(path) as folder:
         for file in sorted(path.iterdir()):
             if file.name != "manifest.json" and not (file.name == WEIGHTS and arrays is not None):
@@ -26,7 +31,7 @@ def rewrite_snapshot(path, arrays=None, meta=None, card=None):
 
 
 def rewrite_card(path, sentence):
-    """Puts `sentence` in the place of what the model card of the snapshot `path` says of its probabilities, if it has a card."""
+    """Replaces what the model card of the snapshot `path`, if it has one, says of its probabilities."""
     file = path / "README.md"
     if not file.is_file():
         return

@@ -6,7 +6,7 @@ from util import UserError, read_json
 
 
 def read_shards(path, name, load):
-    """{tensor's name: value} of the weights of a folder: the file `name`, or the shards that `name`.index.json lists.
+    """{tensor's name: value} of a folder's weights: the file `name`, or the shards that its index lists.
 
     Args:
         load: a function, path of a file -> {name: value}.
@@ -23,7 +23,8 @@ def read_shards(path, name, load):
         or not all(isinstance(file, str) for file in places.values())
     ):
         raise UserError(
-            f"{index}: the weight_map is missing or not a map from tensors to files: take another copy of the model."
+            f"{index}: the weight_map is missing or not a map from tensors to files: "
+            "take another copy of the model."
         )
     for file in sorted(set(places.values())):
         if file not in os.listdir(path) or not (path / file).is_file():
@@ -33,7 +34,8 @@ def read_shards(path, name, load):
         found = load(path / file)
         if found.keys() != {tensor for tensor, place in places.items() if place == file}:
             raise UserError(
-                f"{path / file}: its tensors are not those that {index.name} says: take another copy of the model."
+                f"{path / file}: its tensors are not those that {index.name} says: "
+                "take another copy of the model."
             )
         tensors.update(found)
     return tensors

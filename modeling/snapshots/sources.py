@@ -1,4 +1,4 @@
-"""Readers of BERTs that are kept in another form: Google's release, a OneFlow snapshot of 2021, files of PyTorch's.
+"""Readers of BERTs in other forms: Google's release, a OneFlow snapshot of 2021, files of PyTorch's.
 
 What is left of a file's names and shapes to the command modeling.convert is in Variables.
 """
@@ -20,7 +20,10 @@ from util import UserError, check_not_pointer
 
 
 class Variable(NamedTuple):
-    """A tensor of a source: its name there, and a function that reads it, from its expected shape to an array of any shape."""
+    """A tensor of a source: its name there, and a function that reads it.
+
+    The function takes the expected shape, and gives an array of any shape.
+    """
 
     name: str
     load: Callable
@@ -38,7 +41,7 @@ NOT_WEIGHTS = (
 
 
 def source_format(path, beside=False):
-    """What a folder is to be converted from, "pytorch", "tensorflow" or "oneflow"; None for one that can be read as it is.
+    """What a folder is to be converted from: "pytorch", "tensorflow" or "oneflow"; None: nothing is needed.
 
     beside: look for it beside a model.safetensors, too.
     """
@@ -69,7 +72,7 @@ def checkpoints(path):
 
 
 def find_checkpoint(path):
-    """The name of a folder's checkpoint; of several the one that TensorFlow's file `checkpoint` says is the last."""
+    """The name of a folder's checkpoint; of several, the last by TensorFlow's file `checkpoint`."""
     names = checkpoints(path)
     if len(names) > 1 and (path / "checkpoint").is_file():
         text = (path / "checkpoint").read_text(encoding="utf-8", errors="replace")
@@ -102,14 +105,17 @@ def import_library(module, package):
 
 
 def hugging_face_name(name):
-    """Hugging Face's name for a variable of the BERT release, whose parts stand between / or, in a OneFlow snapshot, -."""
+    """Hugging Face's name for a variable of the BERT release.
+
+    Its parts stand between / or, in a OneFlow snapshot, -.
+    """
     name = re.sub(r"\.layer_(\d+)\.", r".layer.\1.", re.sub("[/-]", ".", name))
     name = re.sub(r"\.(kernel|gamma)$", ".weight", re.sub(r"\.beta$", ".bias", name))
     return re.sub(r"_embeddings$", "_embeddings.weight", name)
 
 
 def is_transposed(name):
-    """Whether the tensor of this Hugging Face name is a matrix [out, in], kept as [in, out] in the BERT release and in OneFlow."""
+    """Whether the tensor of this name is [out, in] here, and [in, out] in the BERT release and in OneFlow."""
     return name.endswith(("dense.weight", "query.weight", "key.weight", "value.weight"))
 
 
@@ -136,7 +142,8 @@ def tensorflow_variables(path):
 
 def _tensorflow_error(path, name, error):
     return UserError(
-        f"{path}: TensorFlow cannot read {name} ({' '.join(str(error).split()):.200}): take another copy of the model."
+        f"{path}: TensorFlow cannot read {name} ({' '.join(str(error).split()):.200}): "
+        "take another copy of the model."
     )
 
 
@@ -157,12 +164,12 @@ def _load_oneflow(folder, shape):
             tuple(map(int, re.findall(r"\bdim:\s*(\d{1,18})\b", text))),
             re.search(r"\bdata_type:\s*(\w+)", text),
         )
-        if (
-            dims not in (kept, (1, *kept)) or kind is None or kind[1] != "kFloat"
-        ):  # OneFlow's own position vectors are [1, positions, H]
+        # OneFlow's own position vectors are [1, positions, H].
+        if dims not in (kept, (1, *kept)) or kind is None or kind[1] != "kFloat":
             raise UserError(
-                f"{folder / 'meta'}: found shape {dims} and type {kind and kind[1]}, expected {kept} and kFloat: "
-                "take another copy of the model, or name its architecture with --config."
+                f"{folder / 'meta'}: found shape {dims} and type {kind and kind[1]}, "
+                f"expected {kept} and kFloat: take another copy of the model, "
+                "or name its architecture with --config."
             )
     size, expected = (folder / "out").stat().st_size, 4 * math.prod(kept)
     if size != expected:
@@ -182,7 +189,8 @@ def pytorch_variables(path):
         6,
     ):  # before, weights_only did not keep all code out
         raise UserError(
-            f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: run 'pip install torch' with a newer Python."
+            f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: "
+            "run 'pip install torch' with a newer Python."
         )
 
     def load(file):

@@ -1,4 +1,4 @@
-"""The tokenizer's files in a model folder that we write: as the `tokenizers` library and transformers read them."""
+"""The tokenizer's files in a model folder that we write, as `tokenizers` and transformers read them."""
 
 from data.store.files import write_json
 from data.wordpiece.added_tokens import BERT_TOKENS, AddedToken
@@ -23,7 +23,7 @@ def save_tokenizer_files(folder, tokenizer, seq_length):
 
 
 def tokenizer_json(tokenizer, seq_length):
-    """What the `tokenizers` library itself would save for this vocabulary and case, cut at `seq_length` tokens.
+    """What `tokenizers` itself would save for this vocabulary and case, cut at `seq_length` tokens.
 
     A server that reads this file alone cuts and splits texts as the model was trained.
     """

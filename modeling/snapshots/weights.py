@@ -15,8 +15,7 @@ WEIGHTS = "model.safetensors"
 
 
 class Weights(NamedTuple):
-    """arrays: {today's name: float32 array}. left_over: names of tensors that are no floats, which no BERT
-    needs.
+    """arrays: {today's name: float32 array}. left_over: tensors that are no floats, which no BERT needs.
 
     widened: how many were bfloat16.
     """

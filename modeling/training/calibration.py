@@ -6,7 +6,8 @@ from scipy.optimize import minimize_scalar
 from modeling.distributed.collective import barrier
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
-from modeling.snapshots.folder import load_weights, read_model
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
 from modeling.snapshots.rewrite import rewrite_snapshot
 from util import UserError, get_rank
 

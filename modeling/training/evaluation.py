@@ -13,7 +13,7 @@ from modeling.meta_kd.losses import softmax
 from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.run_report import read_predictions, run_page, teacher_predictions, write_report
 from modeling.snapshots.best import find_snapshot
-from modeling.snapshots.folder import load_weights
+from modeling.snapshots.loading import load_weights
 from modeling.snapshots.manager import flags_of_run
 from modeling.snapshots.rewrite import rewrite_card
 from modeling.snapshots.weights import weights_size

@@ -14,15 +14,9 @@ from modeling.distributed.ranks import count_devices
 from modeling.inference import select_device
 from modeling.reports.model_card import model_card
 from modeling.reports.tensorboard import Board
-from modeling.snapshots.folder import (
-    HEADS,
-    check_fits_model,
-    check_meta,
-    check_task,
-    keep_layers,
-    load_weights,
-    read_model,
-)
+from modeling.snapshots.checks import check_fits_model, check_meta, check_task
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import HEADS, keep_layers, load_weights
 from modeling.snapshots.manager import (
     PER_CALL,
     PROGRESS_TYPES,

@@ -24,7 +24,8 @@ from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, evaluate, to_device
 from modeling.meta_kd.classifier import DomainClassifier
 from modeling.meta_kd.losses import batch_mean, cross_entropy
-from modeling.snapshots.folder import load_weights, read_model
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
 from modeling.training.loop import one_phase, train
 from modeling.training.run import Run
 from modeling.training.stage import training_options

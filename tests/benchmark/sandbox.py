@@ -29,7 +29,9 @@ from data.tasks import read_examples, read_task, split_path
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier, build_teacher
-from modeling.snapshots.folder import keep_layers, load_weights, read_model, save_snapshot
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import keep_layers, load_weights
+from modeling.snapshots.saving import save_snapshot
 from tests.benchmark import SEED, B, T, without_first
 from tokenization import tokenizer_for
 

@@ -12,7 +12,7 @@ from data.tasks import Task, split_path
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import build_teacher
-from modeling.snapshots.folder import save_snapshot
+from modeling.snapshots.saving import save_snapshot
 from tokenization import FullTokenizer
 
 TASK = Task("tiny", ("text",), "domain", "label", ("up", "down"), ("books", "films"))

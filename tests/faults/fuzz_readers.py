@@ -12,7 +12,9 @@ from data.store.records import Records
 from data.tasks import load_task, read_examples, split_path
 from data.unlabelled import text_parser
 from modeling.meta_kd.classifier import build_teacher
-from modeling.snapshots.folder import check_fits_model, flow, load_weights, read_optimizer, teacher_meta
+from modeling.snapshots.checks import check_fits_model, teacher_meta
+from modeling.snapshots.folder import read_optimizer
+from modeling.snapshots.loading import flow, load_weights
 from modeling.snapshots.manager import best_snapshot
 from modeling.training.optimization import make_optimizer, restore_optimizer
 from modeling.training.stage import load_initial_model

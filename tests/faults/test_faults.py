@@ -33,8 +33,9 @@ from data.store.knowledge import Knowledge
 from data.store.records import Records
 from modeling.bert.config import BertConfig
 from modeling.snapshots import folder as snapshot_folder
-from modeling.snapshots.folder import read_model, save_snapshot
+from modeling.snapshots.folder import read_model
 from modeling.snapshots.manager import Snapshots
+from modeling.snapshots.saving import save_snapshot
 from modeling.training.stage import snapshot_options
 from tokenization import tokenizer_for
 from util import UserError, read_json

@@ -15,7 +15,7 @@ from modeling.meta_kd.distillation import make_targets
 from modeling.meta_kd.ensemble import Ensemble
 from modeling.meta_kd.losses import domain_expertise, log_mean_softmax
 from modeling.snapshots import manager
-from modeling.snapshots.folder import save_snapshot
+from modeling.snapshots.saving import save_snapshot
 from util import sha256
 
 IDXS = [3, 0, 17]

@@ -7,7 +7,8 @@ import pytest
 from test_cli import refused
 
 from data.tasks import Task, read_task
-from modeling.snapshots.folder import ModelFolder, other_heads
+from modeling.snapshots.folder import ModelFolder
+from modeling.snapshots.loading import other_heads
 from util import UserError
 
 REASON = "prototypes and expertise weights know one class per text"

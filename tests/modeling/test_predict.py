@@ -24,7 +24,9 @@ from modeling import predict as prediction
 from modeling import predict_rows
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier
-from modeling.snapshots.folder import load_weights, read_model, save_snapshot
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
+from modeling.snapshots.saving import save_snapshot
 from tokenization import tokenizer_for
 
 SCRIPT = {"teacher": "meta_teacher", "student": "meta_distill"}

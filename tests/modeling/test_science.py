@@ -20,7 +20,8 @@ from modeling.meta_kd.classifier import DomainClassifier, build_student, build_t
 from modeling.meta_kd.distillation import student_loss
 from modeling.meta_kd.losses import softmax
 from modeling.snapshots import manager
-from modeling.snapshots.folder import load_weights, read_model
+from modeling.snapshots.folder import read_model
+from modeling.snapshots.loading import load_weights
 from modeling.training import stage as training_stage
 
 HARD = {

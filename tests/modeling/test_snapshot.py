@@ -20,18 +20,11 @@ from data.tasks import BUILT_IN
 from modeling.bert.config import BertConfig
 from modeling.bert.model import flow, init_weights
 from modeling.meta_kd.classifier import STUDENT_ONLY, DomainClassifier, build_student, build_teacher
-from modeling.snapshots.folder import (
-    check_fits_model,
-    check_task,
-    keep_layers,
-    load_weights,
-    read_model,
-    read_optimizer,
-    read_snapshot_meta,
-    save_snapshot,
-    teacher_meta,
-)
+from modeling.snapshots.checks import check_fits_model, check_task, teacher_meta
+from modeling.snapshots.folder import read_model, read_optimizer, read_snapshot_meta
+from modeling.snapshots.loading import keep_layers, load_weights
 from modeling.snapshots.manager import best_snapshot
+from modeling.snapshots.saving import save_snapshot
 from modeling.training.optimization import make_optimizer, restore_optimizer
 from modeling.training.stage import load_initial_model
 from tokenization import tokenizer_for

@@ -22,7 +22,7 @@ import config
 from modeling.bert import dropout
 from modeling.distributed.collective import shared_loss
 from modeling.meta_kd.terms import add_flags
-from modeling.snapshots.folder import load_weights
+from modeling.snapshots.loading import load_weights
 from modeling.snapshots.manager import PATHS, PER_CALL, read_model
 from modeling.training.loop import accumulate_gradients, one_phase
 from modeling.training.optimization import learning_rate_at, make_optimizer
