@@ -83,7 +83,7 @@ def check_fits_model(folder, task, seq_length, tokenizer):
 
 
 def is_same_task(folder, task):
-    """Whether a folder's heads are for the labels and domains of `task`; in a plain folder, for its labels."""
+    """Whether a folder's heads are for the labels and domains of `task`; in a plain one, for its labels."""
     if folder.meta is not None:
         return (tuple(folder.meta["labels"]), tuple(folder.meta["domains"])) == (task.labels, task.domains)
     labels = read_json(folder.path / "config.json", "the architecture of a BERT model").get("id2label")

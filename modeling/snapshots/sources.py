@@ -31,13 +31,8 @@ class Variable(NamedTuple):
 
 SNAPSHOT_WORDS = "bert-embeddings-word_embeddings"  # the folder by which a OneFlow snapshot is known
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys of a training state that hold the weights
-NOT_WEIGHTS = (
-    "optimizer",
-    "scheduler",
-    "scaler",
-    "training_args",
-    "rng_state",
-)  # of a Trainer, in files of PyTorch's
+# Files of PyTorch's that a Trainer leaves beside the weights:
+NOT_WEIGHTS = ("optimizer", "scheduler", "scaler", "training_args", "rng_state")
 
 
 def source_format(path, beside=False):
@@ -184,10 +179,8 @@ def _load_oneflow(folder, shape):
 def pytorch_variables(path):
     """Yields the Variables of a Hugging Face folder with pytorch_model.bin."""
     torch = import_library("torch", "torch")
-    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (
-        2,
-        6,
-    ):  # before, weights_only did not keep all code out
+    version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+    if version < (2, 6):  # before, weights_only did not keep all code out
         raise UserError(
             f"torch {torch.__version__} is installed, 2.6 or newer reads a pickle safely: "
             "run 'pip install torch' with a newer Python."
