@@ -28,8 +28,8 @@ from data.selection import (
     records_line,
     select,
 )
-from data.store.files import remove_partial_writes
 from data.store.parts import PartsFolder, windows
+from data.store.temporary import remove_partial_writes
 from data.store.writing import with_scores
 from data.tasks import SPLITS, load_task
 from modeling.cpu.encoder import choose_encoder

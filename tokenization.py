@@ -1,5 +1,6 @@
-"""WordPiece by the names of the BERT release: text -> words (BasicTokenizer) -> pieces (WordpieceTokenizer),
-ids (FullTokenizer).
+"""WordPiece by the names of the BERT release.
+
+Text -> words (BasicTokenizer) -> pieces (WordpieceTokenizer) -> ids (FullTokenizer).
 
 Token for token what Hugging Face's BertTokenizer (the fast one) makes of a text, so that transformers feeds
 our snapshots the ids that they were trained on. Where that one and the code of the BERT release part, this
@@ -37,8 +38,7 @@ TRUNCATIONS = ("head", "head_tail")  # what is kept of a long text
 
 
 class BasicTokenizer:
-    """Text -> words: split at whitespace, punctuation marks and Chinese characters alone, control characters
-    dropped.
+    """Text -> words: split at whitespace, punctuation and Chinese characters; control characters dropped.
 
     Args:
         do_lower_case: also lower-case the text.
@@ -60,9 +60,7 @@ class BasicTokenizer:
         return self._decompose(text).translate(self._words).split()
 
     def normalize(self, text):
-        """`text` before it is split at punctuation marks: cleaned, in its case, Chinese characters between
-        blanks.
-        """
+        """`text` before it is split at punctuation: cleaned, in its case, blanks around Chinese characters."""
         return self._decompose(text).translate(self._text)
 
     def split(self, text):
@@ -122,7 +120,7 @@ class FullTokenizer:
         truncate: one of TRUNCATIONS, for `encode`.
     Attributes:
         vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without
-            added tokens.
+        added tokens.
         vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it
             is unusual.
     """
@@ -200,8 +198,7 @@ class FullTokenizer:
 
 
 def tokenizer_for(model_dir, vocab_file=None, do_lower_case=None, truncate="head"):
-    """The FullTokenizer of a model: vocabulary, case and added tokens by the one rule of the package
-    `wordpiece`.
+    """The FullTokenizer of a model: vocabulary, case and added tokens by the rule of `data.wordpiece`.
 
     Args:
         model_dir: the model's folder.
@@ -221,16 +218,15 @@ def check_same_tokens(student, teacher):
     """Raises a UserError where the tokenizers of a student and its teacher do not give the same ids."""
     if (student.vocab_sha256, student.do_lower_case) == (teacher.vocab_sha256, teacher.do_lower_case):
         return
-    where = first_difference(student.vocab, teacher.vocab) or (
-        f"lower-casing is {json.dumps(student.do_lower_case)} for the first and "
-        f"{json.dumps(teacher.do_lower_case)} for the second"
-        if student.do_lower_case is not teacher.do_lower_case
-        else "they split texts in other ways"
-    )
+    cases = [json.dumps(tokenizer.do_lower_case) for tokenizer in (student, teacher)]
+    where = first_difference(student.vocab, teacher.vocab)
+    if not where and student.do_lower_case is not teacher.do_lower_case:
+        where = f"lower-casing is {cases[0]} for the first and {cases[1]} for the second"
+    where = where or "they split texts in other ways"
     raise UserError(
         f"{student.vocab_file} (the student) and {teacher.vocab_file} (the teacher) are two vocabularies: "
-        f"{where}; both need the same one, since they read the same records: name a student of the "
-        "teacher's vocabulary."
+        f"{where}; both need the same one, since they read the same records: "
+        "name a student of the teacher's vocabulary."
     )
 
 
@@ -265,8 +261,7 @@ class Features(NamedTuple):
 
 
 def encode(tokenizer, text_a, text_b, seq_length):
-    """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by the library
-    `tokenizers`.
+    """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by `tokenizers`.
 
     No more of a text is tokenized than is kept, unless it takes more to know which of two is the longer,
     or its end is kept. A text without a single token gives [CLS] [SEP] alone.
@@ -274,27 +269,23 @@ def encode(tokenizer, text_a, text_b, seq_length):
     vocab, room = tokenizer.vocab, seq_length - (2 if text_b is None else 3)
     if room < 1:
         raise UserError(
-            f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: there is no room for "
-            "text."
+            f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: "
+            "there is no room for text."
         )
     more_a, more_b = (iter(()) if text is None else tokenizer.ids(text) for text in (text_a, text_b))
     a, b = (list(itertools.islice(more, room + 1)) for more in (more_a, more_b))
     was_cut = len(a) + len(b) > room
     if was_cut and text_b is None and tokenizer.truncate == "head_tail":
         a = head_and_tail(itertools.chain(a, more_a), room)
-    smaller = (
-        room // 2
-    )  # what the shorter text keeps where both are cut; a is the shorter of two that are equally long
+    smaller = room // 2  # what the shorter text keeps where both are cut: of equally long ones, a
     half_b = smaller if _is_longer(a, b, more_a, more_b, room) else room - smaller
     keep_b = min(len(b), max(half_b, room - len(a)))
     ids = [vocab["[CLS]"], *a[: room - keep_b], vocab["[SEP]"]]
     segment_1 = len(ids)
     if text_b is not None:
         ids += [*b[:keep_b], vocab["[SEP]"]]
-    input_ids, (input_mask, segment_ids) = (
-        np.full(seq_length, vocab["[PAD]"], np.int32),
-        np.zeros((2, seq_length), np.int32),
-    )
+    input_ids = np.full(seq_length, vocab["[PAD]"], np.int32)
+    input_mask, segment_ids = np.zeros((2, seq_length), np.int32)
     input_ids[: len(ids)] = ids
     input_mask[: len(ids)] = 1
     segment_ids[segment_1 : len(ids)] = 1

@@ -64,8 +64,9 @@ def encode_rows(path, rows, parse, tokenizer, seq_length, size):
 
 
 def _encode_chunk(path, chunk, parse, tokenizer, seq_length):
-    """[(Features, domain, label)] of some rows, and [(line, sentence)] of those that are empty, up to the first
-    other fault behind one.
+    """[(Features, domain, label)] of some rows, and [(line, sentence)] of those that are empty.
+
+    The rows end before the first other fault behind an empty one.
     """
     examples, empty = [], []
     for line, raw in chunk:
@@ -128,8 +129,8 @@ def _map_in_order(work, chunks):
                 yield waiting.popleft().result()
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(
-                "a process that turns text into tokens was killed, perhaps for want of memory: run it again, or on fewer "
-                "cores (taskset)."
+                "a process that turns text into tokens was killed, perhaps for want of memory: run it again, "
+                "or on fewer cores (taskset)."
             ) from None
         finally:
             for future in waiting:

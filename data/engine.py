@@ -64,7 +64,7 @@ def _keep_memory():
 
 
 def _await_the_first(patience=600):
-    """Waits, `patience` seconds at most, until rank 0 listens: OneFlow would try once, then sleep for 10 s."""
+    """Waits, `patience` seconds at most, until rank 0 listens: OneFlow would sleep 10 s after one try."""
     address = os.environ.get("MASTER_ADDR"), int(os.environ.get("MASTER_PORT", 0))
     until = time.monotonic() + patience
     while get_rank() > 0 and time.monotonic() < until:

@@ -1,6 +1,7 @@
-"""Files of texts to be answered, a row at a time: plain lines, TSV, CSV and JSON lines; and the answers in the same form.
+"""Files of texts to answer, a row at a time, and the answers in the same form: lines, TSV, CSV, JSON lines.
 
-A row with a fault is told by the fault and does not end the reading; only a file that cannot be read at all does.
+A row with a fault is told by the fault and does not end the reading; only a file that cannot be read at all
+does.
 """
 
 import contextlib
@@ -24,7 +25,10 @@ IDXS = "idxs"  # the column that numbers the rows from 0
 
 
 class Row(NamedTuple):
-    """A row of a file of texts. `fault`: a sentence, or None; then there are the texts, one or two, and the other columns."""
+    """A row of a file of texts.
+
+    `fault`: a sentence, or None; then there are the texts, one or two, and the other columns.
+    """
 
     idxs: int  # its place among all rows, from 0
     texts: tuple = ()
@@ -33,7 +37,7 @@ class Row(NamedTuple):
 
 
 def detect_form(path, form="auto"):
-    """The form of the file `path` and whether it is compressed, by its suffixes such as .csv.gz, unless `form` says which."""
+    """The form of the file `path` and whether it is compressed, by suffixes such as .csv.gz or by `form`."""
     suffixes = [suffix[1:].lower() for suffix in pathlib.Path(path).suffixes]
     compressed = suffixes[-1:] == ["gz"]
     last = (suffixes[:-1] if compressed else suffixes)[-1:]
@@ -54,12 +58,16 @@ def open_rows(path, form):
 
 
 def limited_lines(path, file):
-    """The lines of bytes of an open file. UserError: one is longer than any text, as where the file is none of texts."""
+    """The lines of bytes of an open file.
+
+    UserError: one is longer than any text, as where the file is none of texts.
+    """
     for line in itertools.count(1):
         raw = file.readline(LONGEST_LINE + 1)
         if len(raw) > LONGEST_LINE:
             raise UserError(
-                f"{path}:{line}: found a line of more than {LONGEST_LINE >> 20} MB, expected texts: is this a text file?"
+                f"{path}:{line}: found a line of more than {LONGEST_LINE >> 20} MB, expected texts: "
+                "is this a text file?"
             )
         if not raw:
             return
@@ -77,7 +85,7 @@ def unpacked(path, file):
 
 
 def count_lines(path):
-    """How many lines the file at `path` has; None for one that can be read but once or would have to be unpacked."""
+    """How many lines a file has; None for one that can be read but once or would have to be unpacked."""
     if path == "-" or not pathlib.Path(path).is_file() or detect_form(path)[1]:
         return None
     with open(path, "rb") as file:
@@ -142,7 +150,8 @@ class Table:
     # ---------------------------------------------------------------- records: (bytes, values, fault)
 
     def _read_header(self, record):
-        expected = f"expected a header with {', '.join(map(repr, self.text))}: check --text_column and --predict_format"
+        columns = ", ".join(map(repr, self.text))
+        expected = f"expected a header with {columns}: check --text_column and --predict_format"
         if record is None:
             raise UserError(f"{self.path}: the file is empty, {expected}.")
         raw, header, fault = record
@@ -192,8 +201,9 @@ class Table:
                 return
             except csv.Error as error:
                 fault = (
-                    f"{self.path}:{first}: the row that starts here is no CSV ({str(error).partition(' - ')[0]}), expected "
-                    "quotes doubled inside quotes and closed: mend it."
+                    f"{self.path}:{first}: the row that starts here is no CSV "
+                    f"({str(error).partition(' - ')[0]}), expected quotes doubled inside quotes and closed: "
+                    "mend it."
                 )
             except UserError as error:
                 fault = str(error)
@@ -203,7 +213,10 @@ class Table:
     def _width_fault(self, line, fields):
         width = getattr(self, "_width", len(fields))
         if len(fields) != width:
-            return f"{self.path}:{line}: found {len(fields)} column(s), expected {width} as in the header: mend the line."
+            return (
+                f"{self.path}:{line}: found {len(fields)} column(s), "
+                f"expected {width} as in the header: mend the line."
+            )
         return None
 
     def _json(self):
@@ -245,8 +258,8 @@ def _refuse(constant):
 class AnswerWriter:
     """Answers as bytes, in the form of the texts (plain lines are answered in TSV).
 
-    An answer has the row's number, unless a column `idxs` is there already, its other columns, the label, and the probability of
-    each label. Where a column has the name of one of these, ours begins with "predicted_".
+    An answer has the row's number, unless a column `idxs` is there already, its other columns, the label, and
+    the probability of each label. Where a column has the name of one of these, ours begins with "predicted_".
     """
 
     def __init__(self, form, others, labels):

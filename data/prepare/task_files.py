@@ -15,17 +15,8 @@ import os
 import pathlib
 
 from data.lines import open_text, split_fields
-from data.store.files import (
-    NO_LOCKS,
-    atomic_file,
-    create_folder,
-    discard,
-    make_folder,
-    remove_folder,
-    remove_partial_writes,
-    sync_folder,
-    write_json,
-)
+from data.store.files import atomic_file, make_folder, remove_folder, sync_folder, write_json
+from data.store.temporary import NO_LOCKS, create_folder, discard, remove_partial_writes
 from data.tasks import BUILT_IN, REPLACEMENT, SPLITS, Task, clean, read_task, split_path
 from util import UserError
 

@@ -7,6 +7,7 @@ Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysi
 
 import collections
 import html
+import itertools
 import tarfile
 
 import numpy as np
@@ -61,12 +62,11 @@ def read_sentences(archive) -> list[tuple]:
 
 
 def split_sentences(rows: list[tuple], sizes: dict[str, int]) -> dict[str, list]:
-    """Splits the rows by document: as many of each class in each domain, the sentences of a document on one
-    side.
+    """Splits the rows by document, with as many of each class in each domain.
 
-    Documents come in random order; each goes to the first of test, dev and train that has room for one of its
-    sentences, and what finds no room there is dropped. So test does not depend on the size of dev and train,
-    nor dev on that of train.
+    The sentences of a document are on one side. Documents come in random order; each goes to the first of
+    test, dev and train that has room for one of its sentences, and what finds no room there is dropped. So
+    test does not depend on the size of dev and train, nor dev on that of train.
 
     Args:
         rows: (document, text, domain, label), as read_sentences returns them.
@@ -80,28 +80,28 @@ def split_sentences(rows: list[tuple], sizes: dict[str, int]) -> dict[str, list]
     documents = collections.defaultdict(list)
     for document, *row in rows:
         documents[row[1], document].append(tuple(row))
-    room = {
-        (split, domain, label): sizes[split] // CELLS
-        for split in SPLITS
-        for domain in TASK.domains
-        for label in TASK.labels
-    }
+    cells = itertools.product(SPLITS, TASK.domains, TASK.labels)
+    room = {cell: sizes[cell[0]] // CELLS for cell in cells}
     splits = {split: [] for split in SPLITS}
     for sentences in _shuffled(list(documents.values()), 0):
-        split = next(
-            (split for split in reversed(SPLITS) if any(room[(split, *row[1:])] for row in sentences)), None
-        )
+        with_room = (s for s in reversed(SPLITS) if any(room[(s, *row[1:])] for row in sentences))
+        split = next(with_room, None)
         for row in sentences if split else ():
             if room[(split, *row[1:])]:
                 room[(split, *row[1:])] -= 1
                 splits[split].append(row)
+    _check_filled(sizes, room)
+    return {split: _shuffled(splits[split], k) for k, split in enumerate(SPLITS, 1)}
+
+
+def _check_filled(sizes, room):
+    """Raises a UserError where a class of a domain has fewer sentences than its split shall have."""
     for (split, domain, label), missing in room.items():
         if missing:
             raise UserError(
                 f"{split}: found {sizes[split] // CELLS - missing} {label} sentences about {domain}, "
                 f"expected {sizes[split] // CELLS} for a size of {sizes[split]}: ask for a smaller one."
             )
-    return {split: _shuffled(splits[split], k) for k, split in enumerate(SPLITS, 1)}
 
 
 def _check_sizes(sizes):

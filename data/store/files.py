@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, temporary names, and locks of folders."""
+"""Files and folders that are there whole or not at all, and locks of folders."""
 
 import contextlib
 import ctypes
@@ -7,140 +7,32 @@ import fcntl
 import json
 import os
 import pathlib
-import re
-import secrets
 import shutil
 import stat
 
+from data.store.temporary import create_file, create_folder, discard, is_at, new_path, remove_partial_writes
 from util import UserError
-
-# --------------------------------------------------------------------------------------- temporary names
-#
-# For what is not whole yet, or no more: nobody else would choose such a name, and nothing else is ever removed as
-# half-written. Whoever writes under one holds a lock of the kernel (flock) on it, which dies with the process: what
-# can be locked was left behind.
-
-TEMPORARY = re.compile(
-    r"\.meta-kd-[0-9a-f]{32}\.(tmp|old)"
-)  # 46 characters, so that what it stands for may have 255
-_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # of file systems that cannot lock
-
-
-def is_temporary(name):
-    """Whether the name of a file or folder is one that `new_path` has made."""
-    return TEMPORARY.fullmatch(name) is not None
-
-
-def new_path(folder, kind="tmp"):
-    """A path in `folder` that nothing has. Args: kind: tmp, or old for what an older folder is put into."""
-    return pathlib.Path(folder, f".meta-kd-{secrets.token_hex(16)}.{kind}")
-
-
-def create_file(folder):
-    """Makes an empty file under a temporary name; returns its path and a handle, which holds its lock."""
-    return _create(folder, lambda path: os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o666))
-
-
-def create_folder(folder, kind="tmp"):
-    """Makes an empty folder under a temporary name; returns its path and a handle, which holds its lock."""
-
-    def make(path):
-        os.mkdir(path)
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | _SAFE)
-
-    return _create(folder, make, kind)
-
-
-def _create(folder, make, kind="tmp"):
-    while True:
-        path = new_path(folder, kind)
-        handle = make(path)
-        if _try_lock(handle) is not False and is_at(path, handle):
-            return path, handle
-        os.close(handle)  # who cleans up came between making and locking
-
-
-def _try_lock(handle):
-    """Locks an open file; False where another process has, None where this file system knows no locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return None
-    return True
-
-
-def is_at(path, handle):
-    """Whether the name `path` still leads to the open file."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.lstat(path), os.fstat(handle))
-    return False
-
-
-def discard(path):
-    """Removes a file, a link or a folder, as far as it can be."""
-    with contextlib.suppress(OSError):
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            os.unlink(path)
-
-
-def remove_partial_writes(folder):
-    """Removes what writers that were killed have left half-written in `folder`, and nothing else.
-
-    A folder that was put aside for a new one, and has no successor, gets its name back.
-    """
-    for path in [path for path in pathlib.Path(folder).iterdir() if is_temporary(path.name)]:
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _SAFE)
-        except (FileNotFoundError, PermissionError):  # gone meanwhile, or another user's
-            continue
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            path.unlink(missing_ok=True)  # half a link: it goes, and what it leads to stays
-            continue
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            if _try_lock(handle):
-                _remove(path, stat.S_ISDIR(os.fstat(handle).st_mode))
-        os.close(handle)
-
-
-def _remove(path, is_folder):
-    if is_folder and path.suffix == ".old":
-        for old in path.iterdir():
-            if not os.path.lexists(path.with_name(old.name)):
-                os.rename(old, path.with_name(old.name))
-    if is_folder:
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
 
 # --------------------------------------------------------------------------------------- whole files
 
 
 def make_folder(path):
-    """Makes a folder and those that it is in, where they are missing; UserError where a file has one of their names."""
+    """Makes a folder and those that it is in, where they are missing; UserError where a file is in the way."""
     try:
         pathlib.Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(
-            f"{path}: a file has the name of this folder or of one that it is in: remove it, or name another folder."
+            f"{path}: a file has the name of this folder or of one that it is in: remove it, "
+            "or name another folder."
         ) from None
 
 
 @contextlib.contextmanager
 def atomic_file(path, mode="wb"):
-    """Opens `path` for writing under a temporary name; it gets its own name, synced to disk, only when the block ends well.
+    """Opens `path` for writing under a temporary name; it gets its own, synced, when the block ends well.
 
-    Each writer has a name of its own: of two, the last to end replaces the other's file whole. What stands at `path`, a link too, is
-    replaced and never written through.
+    Each writer has a name of its own: of two, the last to end replaces the other's file whole. What stands at
+    `path`, a link too, is replaced and never written through.
     """
     path = pathlib.Path(path)
     temporary, handle = create_file(path.parent)
@@ -174,7 +66,8 @@ def open_own(path, mode):
     """Opens a text file that a run of ours keeps, made if missing.
 
     Raises:
-        UserError: a link, a FIFO or anything else stands there that would lead the text elsewhere or keep the run waiting.
+        UserError: a link, a FIFO or anything else stands there that would lead the text elsewhere or keep the
+            run waiting.
     """
     flags = {
         "a": os.O_WRONLY | os.O_APPEND | os.O_CREAT,
@@ -200,12 +93,18 @@ def check_own(path):
         raise UserError(f"{path}: {NO_FILE}")
 
 
-NO_FILE = "found a link or something else that is no file, expected a file or nothing: remove it, or name another folder."
+NO_FILE = (
+    "found a link or something else that is no file, expected a file or nothing: "
+    "remove it, or name another folder."
+)
 
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """Yields a temporary folder that takes the name `path`, synced, when the block ends well; what stood there is replaced at once."""
+    """Yields a temporary folder that takes the name `path`, synced, when the block ends well.
+
+    What stood there is replaced at once.
+    """
     path = pathlib.Path(path)
     if path.is_symlink():
         raise UserError(
@@ -223,7 +122,10 @@ def atomic_folder(path):
 
 
 def place_folder(temporary, path):
-    """Gives the folder `temporary`, its files synced, the name `path` in one step; what stood there before is removed."""
+    """Gives the folder `temporary`, its files synced, the name `path` in one step.
+
+    What stood there before is removed.
+    """
     for file in temporary.rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
@@ -238,17 +140,19 @@ def place_folder(temporary, path):
 
 
 def remove_folder(path):
-    """Removes a folder under a hidden name, so that a kill in the middle leaves no half of it under its own."""
+    """Removes a folder under a hidden name: a kill in the middle leaves no half of it under its own."""
     temporary = new_path(path.parent)
     os.rename(path, temporary)
     shutil.rmtree(temporary)
 
 
 def _exchange(one, other):
-    """Makes two folders change names in one step, so that each name always leads to a whole folder (renameat2 of Linux).
+    """Makes two folders change names in one step, so that each name always leads to a whole folder.
 
-    File systems without it, as NFS is, get two renames, between which a kill leaves the old folder under a hidden name; who cleans up
-    brings it back.
+    This is renameat2 of Linux.
+
+    File systems without it, as NFS is, get two renames, between which a kill leaves the old folder under a
+    hidden name; who cleans up brings it back.
     """
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -284,7 +188,9 @@ LOCK = ".meta-kd.lock"
 
 
 def lock(folder, name=LOCK):
-    """Locks `folder`, made if missing, by the file `name` in it until the returned file is closed or the process dies.
+    """Locks `folder`, made if missing, by the file `name` in it.
+
+    The lock holds until the returned file is closed or the process dies.
 
     Raises:
         UserError: it is locked; the sentence names the process that holds it.

@@ -1,4 +1,4 @@
-"""Writes the knowledge of a teacher part by part, whole or not at all; several ranks may write side by side."""
+"""Writes a teacher's knowledge part by part, whole or not at all; several ranks may write side by side."""
 
 import hashlib
 import io

@@ -5,8 +5,8 @@ import os
 import pathlib
 import re
 
-from data.store.files import is_temporary
 from data.store.ofrecord import part_name
+from data.store.temporary import is_temporary
 from util import UserError, read_json
 
 MANIFEST, OFFSETS = "manifest.json", "offsets.npy"

@@ -188,7 +188,7 @@ SPARE = 64  # files that a process may want to open beside those of records and 
 
 
 def _open(path):
-    """Opens a file that stays open; where the usual limit of open files comes near, it is raised as far as may be."""
+    """Opens a file that stays open; the limit of open files is raised where it comes near."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         file = open(path, "rb", buffering=0)
@@ -196,7 +196,8 @@ def _open(path):
         if error.errno != errno.EMFILE:
             raise
         raise UserError(
-            f"{path}: this process may have {soft} files open, and that is not enough: raise it by 'ulimit -n'."
+            f"{path}: this process may have {soft} files open, and that is not enough: "
+            "raise it by 'ulimit -n'."
         ) from None
     if file.fileno() + SPARE > soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

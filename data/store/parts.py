@@ -13,13 +13,15 @@ import pathlib
 import re
 import shutil
 
-from data.store.files import atomic_file, remove_partial_writes, write_json
+from data.store.files import atomic_file, write_json
 from data.store.manifest import check_replaceable, is_count
 from data.store.ofrecord import part_name
+from data.store.temporary import remove_partial_writes
 from util import UserError, read_json
 
 PLAN = ".plan.json"
-# Examples to a part: few enough that ranks come out even and little is lost, enough for batches of like length.
+# Examples to a part: few enough that ranks come out even and little is lost, enough for batches of like
+# length.
 PART = 256
 MANY = 256  # parts
 

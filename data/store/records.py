@@ -227,7 +227,7 @@ class Records:
             yield range(first, end)
 
     def part_bytes(self, number):
-        """The bytes of a part, a bytearray; the number of its first record; the ends of its records, int [n]."""
+        """The bytes of a part; the number of its first record; the ends of its records, int [n]."""
         data = bytearray(read_whole(self._files[number], self.parts[number], STAGE_1))
         first, end = self._first[number], self._first[number + 1]
         return data, first, self._ends[first:end]

@@ -75,8 +75,7 @@ def _save(task, data_dir, folder, split, tokenizer, facts, part_size, check=None
 
 
 def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, part_size=PART_SIZE):
-    """--resave_ofrecord: tokenises the TSV again, and keeps the records with their scores where nothing
-    changed.
+    """--resave_ofrecord: tokenises the TSV again; where nothing changed, the records keep their scores.
 
     Args:
         scored: False in stage 1, and where nobody reads the scores: what is missing, damaged or of other
@@ -84,9 +83,8 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     Returns:
         Records, whose manifest now tells of the TSV and the vocabulary that are there.
     Raises:
-        UserError: the training split has no example of a domain or class; scores are needed, and there are
-            none or not for these
-            texts; the sentence names stage 1.
+        UserError: the training split has no example of a domain or class; or scores are needed, and there are
+            none, or not for these texts: the sentence names stage 1.
     """
     path = split_path(data_dir, split)
     facts = source_facts(task, path, split, tokenizer, seq_length)
@@ -95,18 +93,18 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
         if split == "train":
             check_counts(task, counts, path)
 
-    old, fault = _open_or_fault(folder, split, scored)
-    if not scored and (
-        fault or old.tsv_sha256 != facts["tsv_sha256"]
-    ):  # likely to be written: tokenised as it is
+    def save():
         check_replaceable(folder, split, "--ofrecord_dir")
-        new = _save(task, data_dir, folder, split, tokenizer, facts, part_size, check)
+        return _save(task, data_dir, folder, split, tokenizer, facts, part_size, check)
+
+    old, fault = _open_or_fault(folder, split, scored)
+    changed = fault or old.tsv_sha256 != facts["tsv_sha256"]
+    if changed and not scored:  # they are likely to be written: saved while they are tokenised
+        new = save()
         if old and old.scores and old.content_sha256 == new.content_sha256:
             return with_scores(new, old.weights, old.scores)
         return new
-    tally = RecordCounter(task.labels, task.domains)
-    for block in encode_split(task, data_dir, split, tokenizer, seq_length):
-        tally.add(block)
+    tally = _count_records(task, data_dir, split, tokenizer, seq_length)
     check(tally.counts)
     fresh = {**facts, **tally.facts()}
     if fault:
@@ -115,8 +113,15 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
         return _with_manifest(old, fresh)
     if scored:
         raise UserError(_stale(old, facts))
-    check_replaceable(folder, split, "--ofrecord_dir")
-    return _save(task, data_dir, folder, split, tokenizer, facts, part_size, check)
+    return save()
+
+
+def _count_records(task, data_dir, split, tokenizer, seq_length):
+    """The RecordCounter of a split, tokenised and not kept."""
+    tally = RecordCounter(task.labels, task.domains)
+    for block in encode_split(task, data_dir, split, tokenizer, seq_length):
+        tally.add(block)
+    return tally
 
 
 def _open_or_fault(folder, split, scored):
@@ -160,8 +165,9 @@ def _stale(records, facts):
             found, expected = short(records.manifest[key]), short(value)
             if key in ("vocab_size", "vocab_sha256", "do_lower_case"):
                 return (
-                    f"{records.folder}: found records made with {key} {found}, expected {expected}: teacher and "
-                    f"student need one vocabulary, in every stage, so name theirs, or {STAGE_1} and this one."
+                    f"{records.folder}: found records made with {key} {found}, expected {expected}: "
+                    "teacher and student need one vocabulary, in every stage, so name theirs, "
+                    f"or {STAGE_1} and this one."
                 )
             return f"{records.folder}: found records made with {key} {found}, expected {expected}: {STAGE_1}."
     return (

@@ -67,7 +67,7 @@ def choose_added_tokens(folder, config, file_path, file, vocab) -> tuple:
 
 
 def _merge(merged, origin, path, tokens):
-    """Puts the tokens of the file `path` to those of the files before, which may not say something else of one."""
+    """Adds the tokens of the file `path` to those of earlier files; the same token must be alike in all."""
     for content, token in tokens.items():
         if content in merged and token[:4] != merged[content][:4]:
             raise UserError(
@@ -79,14 +79,14 @@ def _merge(merged, origin, path, tokens):
 
 
 def _check_ids(merged, origin, names, vocab):
-    """The tokens, whose ids go on where the vocabulary ends; special ones without an id get it from there, too."""
+    """The tokens, whose ids go on where the vocabulary ends, as do those of special ones without an id."""
     following, chosen = max(vocab.values()) + 1, []
     for token in sorted(merged.values(), key=lambda each: each.id):
         expected = vocab.get(token.content, following)
         if token.id != expected:
             raise UserError(
-                f"{origin[token.content]}: the added token {token.content!r:.80} has the id {token.id}, expected "
-                f"{expected}: is this the vocabulary of the model?"
+                f"{origin[token.content]}: the added token {token.content!r:.80} has the id {token.id}, "
+                f"expected {expected}: is this the vocabulary of the model?"
             )
         following += token.content not in vocab
         chosen.append(token)
@@ -98,7 +98,7 @@ def _check_ids(merged, origin, names, vocab):
 
 
 def _special_names(folder, config):
-    """The further special tokens that tokenizer_config.json names, or special_tokens_map.json beside an older one."""
+    """The further special tokens of tokenizer_config.json, or of an older one's special_tokens_map.json."""
     sources, path, found = [config], folder / "special_tokens_map.json", []
     if path.is_file() and "added_tokens_decoder" not in config:
         sources.append(read_json(path, "the special tokens"))
@@ -140,8 +140,8 @@ def _check(path, token):
     )
     if type(token.id) is not int or blank:
         raise UserError(
-            f"{path}: an added token is {list(token[:2])!r:.80}, expected a text on one line that is not blank, its id, "
-            "and flags that are true or false: take another copy of the model."
+            f"{path}: an added token is {list(token[:2])!r:.80}, expected a text on one line that is not "
+            "blank, its id, and flags that are true or false: take another copy of the model."
         )
     return token
 

@@ -20,11 +20,13 @@ _CHINESE = _borders(
     "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B73F 2B740-2B81F 2B920-2CEAF 2F800-2FA1F"
 )
 _CIRCLED = _borders("24B6-24E9 1F130-1F149 1F150-1F169 1F170-1F189")  # letters in circles and squares
-# Punctuation, accents and format characters that Hugging Face's tables (Unicode 8) do not know as such: letters to it.
+# Punctuation, accents and format characters that Hugging Face's tables (Unicode 8) do not know as such:
+# letters to it.
 _NEWER = _borders(
-    "61D 7FD 890-8E2 9FD-9FE A76 AFA-AFF B55 C04-C3C C77 C84 D00 D3B-D3C D81 EBA ECE 180F-1886 1ABF-1ACE 1B7D-1B7E 1DF6-1DFB "
-    "2E43-2E5D A82C A8C5 A8FF A9BD 10D24-10F89 11070-11074 110C2-110CD 111CF 1123E-11241 1133B 11438-1145E 11660-1166C 116B9 "
-    "1182F-11FFF 12FF1-13455 16E97-16F4F 16FE2-16FE4 1CF00-1CF46 1E000-1E4EF 1E944-1E95F"
+    "61D 7FD 890-8E2 9FD-9FE A76 AFA-AFF B55 C04-C3C C77 C84 D00 D3B-D3C D81 EBA ECE 180F-1886 1ABF-1ACE "
+    "1B7D-1B7E 1DF6-1DFB 2E43-2E5D A82C A8C5 A8FF A9BD 10D24-10F89 11070-11074 110C2-110CD 111CF 1123E-11241 "
+    "1133B 11438-1145E 11660-1166C 116B9 1182F-11FFF 12FF1-13455 16E97-16F4F 16FE2-16FE4 1CF00-1CF46 "
+    "1E000-1E4EF 1E944-1E95F"
 )
 # Characters that have changed their category since.
 _ONCE = {"\u166d": "alone", "\U000111c9": "alone", "\u1734": "accent"}
@@ -45,7 +47,7 @@ def _role(char):
 
 
 class _Table(dict):
-    """A table for str.translate, {code point: text}; `replace(char, role)` is asked once for each character that comes up."""
+    """A table for str.translate, {code point: text}; `replace(char, role)` is asked once for each one."""
 
     def __init__(self, replace):
         self.replace = replace
@@ -61,17 +63,23 @@ CLEAN = _Table(lambda char, role: "" if role == "drop" else char)
 
 
 def has_visible(text):
-    """Whether a text has a visible character, one that some tokenizer makes a token of; else it is empty to every command.
+    """Whether a text has a visible character, one that some tokenizer makes a token of.
 
-    Blanks, format characters such as U+200B, and accents and variation selectors that stand on nothing are not visible.
+    Else it is empty to every command.
+
+    Blanks, format characters such as U+200B, and accents and variation selectors that stand on nothing are
+    not visible.
     """
     return any(_VISIBLE[ord(char)] for char in text)
 
 
 @functools.lru_cache(None)
 def translation_table(lower, strip, chinese, punctuation):
-    """The _Table that cleans a text, with blanks around Chinese characters and punctuation marks where they are to stand
-    alone, without accents where these are stripped, and lower-cased."""
+    """The _Table that cleans a text, as the four flags say.
+
+    Chinese characters and punctuation marks that are to stand alone get blanks around them, accents are
+    stripped, and letters are lower-cased.
+    """
 
     def replace(char, role):
         if role == "alone" and not (chinese if _within(_CHINESE, ord(char)) else punctuation):
@@ -85,9 +93,12 @@ def translation_table(lower, strip, chinese, punctuation):
 
 
 def pieces_to_sort(text, size=256):
-    """Yields the text in pieces whose accents can be sorted each for itself, since the time that takes grows with the square of their number.
+    """Yields the text in pieces whose accents can be sorted each for itself.
 
-    A piece ends before a character that is no accent, and only a senseless run of more than `size` accents is torn.
+    The time that takes grows with the square of their number.
+
+    A piece ends before a character that is no accent, and only a senseless run of more than `size` accents is
+    torn.
     """
     start = 0
     while start < len(text):

@@ -36,7 +36,8 @@ def read_settings(model_dir, vocab_file, vocab, do_lower_case=None) -> Tokenizer
     """The settings of a model's tokenizer.
 
     Args:
-        model_dir: the model's folder; where it holds no word on its tokenizer, the one of `vocab_file` is asked.
+        model_dir: the model's folder; where it holds no word on its tokenizer, the one of `vocab_file` is
+            asked.
         vocab: {token: id} of vocab_file.
         do_lower_case: of the flag; None: as the files say.
     Raises:
@@ -83,8 +84,9 @@ def _choose_case(config_path, config, file_path, file, vocab, flag):
     if "do_lower_case" in config:
         if file and file.do_lower_case != config["do_lower_case"]:
             raise UserError(
-                f"{config_path} says do_lower_case {json.dumps(config['do_lower_case'])}, {file_path} says lowercase "
-                f"{json.dumps(file.do_lower_case)}: say which it is with --do_lower_case true or false."
+                f"{config_path} says do_lower_case {json.dumps(config['do_lower_case'])}, "
+                f"{file_path} says lowercase {json.dumps(file.do_lower_case)}: "
+                "say which it is with --do_lower_case true or false."
             )
         return config["do_lower_case"], config_path.name
     if file:

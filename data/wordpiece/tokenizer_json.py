@@ -1,4 +1,4 @@
-"""Reads a tokenizer.json, in which the library `tokenizers` keeps a whole tokenizer, and refuses one that is not BERT's."""
+"""Reads a tokenizer.json, the library `tokenizers`' file of a whole tokenizer; only BERT's are taken."""
 
 import json
 import re
@@ -25,7 +25,8 @@ def read_tokenizer_json(path) -> TokenizerFile:
     """What a tokenizer.json says.
 
     Raises:
-        UserError: it is broken, or describes a tokenizer that is not BERT's; the sentence names what is different.
+        UserError: it is broken, or describes a tokenizer that is not BERT's; the sentence names what is
+            different.
     """
     values = read_json(path, "the tokenizer")
     model, normalizer, splitter = (
@@ -57,7 +58,7 @@ def read_tokenizer_json(path) -> TokenizerFile:
 
 
 def expect(path, name, found, expected) -> None:
-    """A UserError where `found`, the setting `name` in the file `path`, is none of the values `expected`; 1 is not true."""
+    """A UserError where `found`, the setting `name` in the file, is none of `expected`; 1 is not true."""
     if not any(found == value and type(found) is type(value) for value in expected):
         words = " or ".join(map(json.dumps, expected))
         raise UserError(f"{path}: {name} is {json.dumps(found):.80}, expected {words:.300}: {NOT_BERTS}.")
@@ -69,7 +70,8 @@ def _check_vocab(path, vocab):
     good = all(type(number) is int and 0 <= number < 2 * len(ids) for number in ids)
     if not ids or not good or len(set(ids)) < len(ids) or any(re.search("[\r\n]", token) for token in vocab):
         raise UserError(
-            f"{path}: model.vocab is not a map from tokens to ids of their own: take another copy of the model."
+            f"{path}: model.vocab is not a map from tokens to ids of their own: "
+            "take another copy of the model."
         )
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         raise UserError(f"{path}: {len(vocab)} tokens, but no {' '.join(missing)}: {NOT_BERTS}.")

@@ -7,9 +7,10 @@ from util import UserError, check_not_pointer
 
 
 def load_vocab(vocab_file) -> dict:
-    """The vocabulary {token: id} of a vocab.txt, one token a line, the first line being id 0; or of a tokenizer.json.
+    """The vocabulary {token: id} of a vocab.txt, one token a line, from id 0; or of a tokenizer.json.
 
-    An empty line is an id that no text gets, and of a repeated token the last line counts, as in transformers.
+    An empty line is an id that no text gets, and of a repeated token the last line counts, as in
+    transformers.
     Raises:
         UserError: the file is missing, empty or not UTF-8, or lacks a special token.
     """
@@ -33,8 +34,8 @@ def load_vocab(vocab_file) -> dict:
     vocab = {token: number for number, token in enumerate(tokens) if token}
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         raise UserError(
-            f"{path}: {len(vocab)} lines, but no {' '.join(missing)}, expected the vocabulary of a BERT model: "
-            "is this a vocab.txt?"
+            f"{path}: {len(vocab)} lines, but no {' '.join(missing)}, expected the vocabulary of a BERT "
+            "model: is this a vocab.txt?"
         )
     return vocab
 

@@ -3,7 +3,8 @@
 import os
 import pathlib
 
-from data.store.files import new_path, remove_folder, sync_folder, write_json
+from data.store.files import remove_folder, sync_folder, write_json
+from data.store.temporary import new_path
 from util import UserError, read_json
 
 LINK = "best"

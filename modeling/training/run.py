@@ -15,17 +15,8 @@ import time
 
 from tqdm import tqdm
 
-from data.store.files import (
-    LOCK,
-    atomic_file,
-    check_own,
-    current_path,
-    is_at,
-    lock,
-    naming,
-    open_own,
-    remove_partial_writes,
-)
+from data.store.files import LOCK, atomic_file, check_own, current_path, lock, naming, open_own
+from data.store.temporary import is_at, remove_partial_writes
 from modeling.distributed.collective import broadcast
 from modeling.snapshots.best import RUN_FILES
 from util import Signals, UserError, drop_output, get_rank, is_reader_gone

@@ -5,8 +5,8 @@ import os
 import numpy as np
 
 from data.batches import Examples
-from data.store.files import new_path
 from data.store.parts import PartsFolder, windows
+from data.store.temporary import new_path
 
 
 def begun(folder, plan=(1,)):

@@ -6,18 +6,9 @@ import pytest
 from conftest import call, stage_flags
 from test_cli import refused
 
-from data.store.files import (
-    atomic_file,
-    atomic_folder,
-    create_file,
-    create_folder,
-    is_temporary,
-    lock,
-    new_path,
-    remove_folder,
-    remove_partial_writes,
-)
+from data.store.files import atomic_file, atomic_folder, lock, remove_folder
 from data.store.parts import PartsFolder
+from data.store.temporary import create_file, create_folder, is_temporary, new_path, remove_partial_writes
 from util import UserError
 
 THEIRS = (".env.tmpl", ".cache.tmpfiles", ".notes.txt.tmp", ".old.tmp.old", ".meta-kd-1.tmp", "x.tmp", ".tmp")

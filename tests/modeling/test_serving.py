@@ -11,7 +11,7 @@ import pytest
 from conftest import best, call, stage_flags
 from test_tokenization import SPECIAL, WORDS, hard_texts, reference, write_vocab
 
-from data.store.files import new_path, remove_partial_writes
+from data.store.temporary import new_path, remove_partial_writes
 from modeling.snapshots import best as best_names
 from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.best import find_snapshot, name_best
