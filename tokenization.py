@@ -60,7 +60,7 @@ class BasicTokenizer:
         return self._decompose(text).translate(self._words).split()
 
     def normalize(self, text):
-        """`text` before it is split at punctuation: cleaned, in its case, blanks around Chinese characters."""
+        """`text` before it is split at punctuation: cleaned, in its case, and with blanks around Chinese."""
         return self._decompose(text).translate(self._text)
 
     def split(self, text):

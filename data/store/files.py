@@ -17,7 +17,7 @@ from util import UserError
 
 
 def make_folder(path):
-    """Makes a folder and those that it is in, where they are missing; UserError where a file is in the way."""
+    """Makes a folder and those that it is in, where they are missing; UserError: a file is in the way."""
     try:
         pathlib.Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
