@@ -120,7 +120,7 @@ class FullTokenizer:
         truncate: one of TRUNCATIONS, for `encode`.
     Attributes:
         vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without
-        added tokens.
+            added tokens.
         vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it
             is unusual.
     """
