@@ -20,7 +20,7 @@ OTHER_TYPES = {
 
 
 def check_model_type(values, path) -> None:
-    """Raises a UserError where a config.json, its content being `values`, is of another kind of model than BERT."""
+    """Raises a UserError where `values`, the content of a config.json, are of another model than BERT."""
     kind = values.get("model_type", "bert")
     if kind != "bert":
         why = OTHER_TYPES.get(kind) if isinstance(kind, str) else None

@@ -29,7 +29,7 @@ class DropoutMasks:
         self._key, self._batch = (seed, step, rank, ranks), -1
 
     def open_batch(self, lengths):
-        """The draws from now on belong to the next batch, whose examples have `lengths` real tokens, int [B]."""
+        """The draws from now on are the next batch's, whose examples have `lengths` real tokens, int [B]."""
         self._batch += 1
         self.lengths = lengths
         self.streams = [self._stream(i + 1) for i in range(len(lengths))]

@@ -110,7 +110,7 @@ class BertLayer(nn.Module):
         self.output = BertOutput(config, masks, inner)
 
     def forward(self, x, bias, cls_only=False):
-        """[B, T, H] -> [B, T, H], or [B, 1, H] where only [CLS] goes on after the attention; and the scores."""
+        """[B, T, H] -> [B, T, H], or [B, 1, H] where only [CLS] goes on after attention; and the scores."""
         context, scores = self.attention.self(x, bias)
         if cls_only:
             context, x = context[:, :1], x[:, :1]

@@ -50,7 +50,7 @@ def current_name(name: str) -> str:
 
 
 def current_names(names) -> dict:
-    """{name: the name of today} of the tensors of a file, without what a wrapper put before all of them, as `module.`."""
+    """{name: the name of today} of a file's tensors, without what a wrapper put before all, as `module.`."""
     mark = "embeddings.word_embeddings.weight"
     prefixes = {name[: -len(mark)] for name in names if name.endswith(mark)}
     prefix = prefixes.pop() if len(prefixes) == 1 else ""

@@ -90,7 +90,7 @@ class OrderedSums(collections.defaultdict):
 
 
 def count_threads(asked) -> int:
-    """How many threads --cpu_threads asks for; "auto": OMP_NUM_THREADS where that is set, else one to a core."""
+    """How many threads --cpu_threads asks for; "auto": OMP_NUM_THREADS where it is set, else one a core."""
     if asked != "auto":
         return asked
     limit = os.environ.get("OMP_NUM_THREADS", "")

@@ -22,7 +22,9 @@ class ClassifierOutput(NamedTuple):
 
 
 class DomainHead(nn.Module):
-    """h_d(x) = tanh(W (f(x) + E_D(k)) + b), f(x) the mean hidden state over the tokens of the text, E_D a learned domain embedding.
+    """h_d(x) = tanh(W (f(x) + E_D(k)) + b).
+
+    f(x) is the mean hidden state over the tokens of the text, E_D a learned domain embedding.
 
     With `domains_out`, domain logits = linear(dropout(h_d)), trained against corrupted domain labels.
     """
@@ -58,14 +60,16 @@ class ClassHeads(nn.Module):
 
 
 class DomainClassifier(nn.Module):
-    """BERT with a class head on the pooled [CLS] output, or one for each domain, and, where asked for, a domain head.
+    """BERT with a class head on the pooled [CLS] output, or one for each domain; a domain head on request.
 
     Args:
         config: the encoder's BertConfig.
         M, K: number of classes and of domains.
         class_heads: "shared": one class head; "per_domain": ClassHeads.
-        domain_head: None: no such head; "corrupted": the teacher's, with domain logits; "feature": the student's, without.
-        maps: {name: (inputs, outputs)}, learned linear maps without bias from the student's width to the teacher's.
+        domain_head: None: no such head; "corrupted": the teacher's, with domain logits; "feature": the
+            student's, without.
+        maps: {name: (inputs, outputs)}, learned linear maps without bias from the student's width to the
+            teacher's.
         make_encoder: takes (config, DropoutMasks) to the encoder, as `choose_encoder` gives it.
     """
 
@@ -92,7 +96,8 @@ class DomainClassifier(nn.Module):
         Args:
             scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them.
             hidden_of: layers whose hidden states are wanted.
-            last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where not.
+            last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where
+                not.
         """
         encoder = self.bert(
             batch.input_ids,
@@ -114,7 +119,7 @@ class DomainClassifier(nn.Module):
 
 
 def build_teacher(config, task, domain_head, class_heads="shared", make_encoder=BertModel):
-    """A teacher for `task`, with the domain-corruption head or without, and with one class head or one for each domain."""
+    """A teacher for `task`: with a domain-corruption head or without, one class head or one per domain."""
     return DomainClassifier(
         config,
         len(task.labels),
@@ -131,7 +136,7 @@ def class_head_kind(folder):
 
 
 def build_student(config, task, teacher_width, terms, make_encoder=BertModel):
-    """A student for `task` with what the distillation `terms` need: its domain feature, and maps to the teacher's width.
+    """A student for `task`, with the domain feature and the maps that the distillation `terms` need.
 
     Args:
         terms: the names of the loss terms, of "representation", "transfer", "hidden" and others.
@@ -153,7 +158,7 @@ STUDENT_ONLY = ("domain_head.", *(f"{name}." for name in MAPS))  # what a studen
 
 
 def text_embedding(hidden, content_weights):
-    """f(x): the mean of the last hidden states over the tokens of the text, [CLS], [SEP] and padding left out.
+    """f(x): the mean of the last hidden states over the text's tokens, without [CLS], [SEP] and padding.
 
     hidden [B, T, H]; content_weights [B, T], 1/n at the n tokens of the text, else 0 -> [B, H].
     """
@@ -161,12 +166,12 @@ def text_embedding(hidden, content_weights):
 
 
 def evenly_spaced_layers(wanted, layers):
-    """`wanted` layer numbers out of 1..layers, evenly spaced and ending with the last: 3 of 6 -> (2, 4, 6)."""
+    """`wanted` layer numbers of 1..layers, evenly spaced, ending with the last: 3 of 6 -> (2, 4, 6)."""
     return tuple(-(-(i * layers) // wanted) for i in range(1, wanted + 1))
 
 
 def match_layers(stored, student_layers):
-    """Which student layer each stored teacher layer teaches: stored layer i of n goes with ceil(i * L_student / n).
+    """Which student layer each stored teacher layer teaches: stored layer i of n, ceil(i * L_student / n).
 
     Where two fall on one student layer the later teacher layer stays.
 

@@ -70,8 +70,8 @@ class Ensemble:
                 member.rows(idxs)
             except UserError as error:
                 raise UserError(
-                    f"{str(error).removesuffix('.')}; each of several teachers has to answer every text: for one "
-                    "that was trained on a single domain run stage 3 without --domain."
+                    f"{str(error).removesuffix('.')}; each of several teachers has to answer every text: "
+                    "for one that was trained on a single domain run stage 3 without --domain."
                 ) from None
 
     def read(self, idxs) -> list[dict]:
@@ -138,8 +138,8 @@ def open_teachers(models, knowledge_dirs, weights, temperature, task, records, o
     for flag, values in (("--knowledge_dir", knowledge_dirs), ("--teacher_weights", weights)):
         if values is not None and len(values) != len(models):
             raise UserError(
-                f"{flag}: found {len(values)} for the {len(models)} of --teacher_model, expected one for each: "
-                "give as many, in the same order."
+                f"{flag}: found {len(values)} for the {len(models)} of --teacher_model, "
+                "expected one for each: give as many, in the same order."
             )
     members, seen = [], {}
     for model, folder in zip(models, knowledge_dirs or [None] * len(models)):
@@ -168,7 +168,8 @@ def terms_in_reach(terms: dict, knowledge) -> dict:
     kept = {name: terms[name] for name in names_of_phase(PREDICTION, terms)}
     if not kept:
         raise UserError(
-            f"--teacher_model: these teachers differ in {knowledge.difference}, so that there are only answers to "
-            "learn from, and --soft_label_weight and --hard_label_weight are 0: raise one, or name teachers alike."
+            f"--teacher_model: these teachers differ in {knowledge.difference}, "
+            "so that there are only answers to learn from, and --soft_label_weight and --hard_label_weight "
+            "are 0: raise one, or name teachers alike."
         )
     return kept

@@ -1,7 +1,8 @@
 """Prototype scores: how typical an example is of its class, in its own domain and in the others.
 
-Meta-KD (arXiv 2012.01266) takes them from Wang et al., "Meta Fine-Tuning Neural Language Models for Multi-Domain Text
-Mining" (EMNLP 2020), which has one prototype per domain and class. N examples, K domains, M classes, H width.
+Meta-KD (arXiv 2012.01266) takes them from Wang et al., "Meta Fine-Tuning Neural Language Models for
+Multi-Domain Text Mining" (EMNLP 2020), which has one prototype per domain and class. N examples, K domains, M
+classes, H width.
 """
 
 import numpy as np
@@ -26,13 +27,16 @@ def prototypes(embeddings, K, M):
 
 
 def prototype_score(vector, domain, label, directions, alpha=0.5):
-    """t(x) = alpha * cos(p(k,y), f(x)) + (1 - alpha) * mean over the other domains k' that have class y of cos(p(k',y), f(x)).
+    """t(x) = alpha * cos(p(k,y), f(x)) + (1 - alpha) * mean over k' of cos(p(k',y), f(x)).
 
-    A term without a prototype (one domain only, a class that no other domain has, a domain held out of training) leaves
-    the whole weight to the other term; with neither the score is 0.
+    k' are the other domains that have class y.
+
+    A term without a prototype (one domain only, a class that no other domain has, a domain held out of
+    training) leaves the whole weight to the other term; with neither the score is 0.
 
     Args:
-        vector: f(x), [H]; domain, label: k and y; directions: prototypes of length 1, [K, M, H], NaN where there is none.
+        vector: f(x), [H]; domain, label: k and y; directions: prototypes of length 1, [K, M, H], NaN where
+            there is none.
     Returns:
         float in -1..1.
     """

@@ -1,7 +1,7 @@
-"""The terms of the student's loss, one entry each: flags, phases, maps, heads and checks follow from the table.
+"""The student's loss terms, an entry each: flags, phases, maps, heads and checks follow from the table.
 
-To add one: a pure function in losses.py, a function here that hands it what student and teacher say, and an entry.
-OneFlow is not loaded by this module, so that --help need not wait for it.
+To add one: a pure function in losses.py, a function here that hands it what student and teacher say, and an
+entry. OneFlow is not loaded by this module, so that --help need not wait for it.
 
 B examples, H width of the teacher, L layers.
 """
@@ -21,13 +21,14 @@ PREDICTION, INTERMEDIATE = (
 class Term:
     """A term of the loss.
 
-    value: from (student, its ClassifierOutput, TensorBatch, TeacherTargets) to a tensor [B], one value per example.
+    value: from (student, its ClassifierOutput, TensorBatch, TeacherTargets) to a tensor [B], one value per
+    example.
     phase: PREDICTION or INTERMEDIATE.
     flag, default, help: of its weight.
-    missing: from (manifest of the knowledge, the student's BertConfig) to what is to be done where this knowledge
-        cannot serve the term, a sentence, or None where it can.
-    projected: whether it compares vectors of the student's width with the teacher's, through a learned map where
-        these differ.
+    missing: from (manifest of the knowledge, the student's BertConfig) to what is to be done where this
+        knowledge cannot serve the term, a sentence, or None where it can.
+    projected: whether it compares vectors of the student's width with the teacher's, through a learned map
+        where these differ.
     domain_feature: whether the student needs its domain head for it.
     """
 
@@ -121,8 +122,8 @@ def _transfer_missing(manifest, bert):
     if manifest["domain_feature"]:
         return None
     return (
-        "--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain feature "
-        "to pass on: set --transfer_loss_weight 0, or train a teacher with its domain head."
+        "--transfer_loss_weight: this teacher was trained with --domain_loss_weight 0 and has no domain "
+        "feature to pass on: set --transfer_loss_weight 0, or train a teacher with its domain head."
     )
 
 

@@ -1,5 +1,6 @@
-"""Charts as SVG, with matplotlib where it is installed: the same bytes for the same numbers, in the colour of
-the text around them.
+"""Charts as SVG, with matplotlib where it is installed.
+
+The same numbers give the same bytes; the colour is that of the text around them.
 """
 
 import io
@@ -14,8 +15,8 @@ except ImportError:  # it is optional: a report without it has its tables
     matplotlib = None
 
 NO_CHARTS = (
-    "There are charts here where matplotlib is installed: pip install matplotlib, and run the same command "
-    "again."
+    "There are charts here where matplotlib is installed: "
+    "pip install matplotlib, and run the same command again."
 )
 COLOURS = (
     "#0072b2",
@@ -72,8 +73,9 @@ def _inline(svg):
 
 
 def lines(title, curves, label="", scale=1, markers=False):
-    """Curves over steps: {name: (steps, values)}; values are multiplied by `scale`. One curve needs no
-    legend.
+    """Curves over steps: {name: (steps, values)}; values are multiplied by `scale`.
+
+    One curve needs no legend.
     """
 
     def draw(axes):
@@ -95,8 +97,9 @@ def lines(title, curves, label="", scale=1, markers=False):
 
 
 def boxes(title, groups, label):
-    """A lying box for the numbers of each group, {name: numbers}: quartiles, and a line from the 5th to the
-    95th percentile.
+    """A lying box for the numbers of each group, {name: numbers}.
+
+    It shows the quartiles, and a line from the 5th to the 95th percentile.
     """
 
     def draw(axes):
@@ -115,8 +118,7 @@ def boxes(title, groups, label):
 
 
 def scatter(title, points, large, domain, label, domains, labels):
-    """Points in a plane: the domain by colour, the label by shape; the `large` ones, prototypes, have an
-    edge.
+    """Points in a plane: colour for the domain, shape for the label; `large` ones, prototypes, have an edge.
 
     Args:
         points: [N, 2]; large: {(k, m): [2]}; domain, label: int [N].
@@ -143,9 +145,7 @@ def scatter(title, points, large, domain, label, domains, labels):
 
 
 def shown(name):
-    """A name as a legend has it: of 30 characters at most; a legend would leave out one that begins with an
-    underscore.
-    """
+    """A name as a legend has it: 30 characters at most, and no underscore first, which it would leave out."""
     name = name if len(name) <= 30 else f"{name[:29]}…"
     return f" {name}" if name.startswith("_") else name
 

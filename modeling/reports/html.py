@@ -54,7 +54,7 @@ def note(sentence):
 
 
 def table(header, rows, words=False):
-    """A table whose cells are texts, or Cells as `percent` makes them. words: of texts, not of numbers."""
+    """A table whose cells are texts or what `percent` and `shaded` return. words: it is of texts."""
     cells = "\n".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in header)
     return (

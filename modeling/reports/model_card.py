@@ -90,9 +90,9 @@ def _dev_table(dev):
     }
     return (
         table(("domain", "accuracy, percent"), [(name, f"{100 * value:.2f}") for name, value in rows.items()])
-        + f"\nOver {dev['examples']} examples; macro-F1 {100 * dev['macro_f1']:.2f}. This snapshot was "
-        "chosen on dev, so that dev flatters it; results on test, where they were made, stand in "
-        "`results.json` of its run."
+        + f"\nOver {dev['examples']} examples; macro-F1 {100 * dev['macro_f1']:.2f}. "
+        "This snapshot was chosen on dev, so that dev flatters it; "
+        "results on test, where they were made, stand in `results.json` of its run."
     )
 
 

@@ -1,6 +1,4 @@
-"""The report.html of stage 1, beside the records: how the prototype scores spread, and where examples and
-prototypes lie.
-"""
+"""The report.html of stage 1: how the scores spread, and where examples and prototypes lie."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -14,8 +12,7 @@ MANY = 100  # domains with a class in the table and the chart at most
 
 
 def sample_of(rows, vectors):
-    """At most SAMPLE of the training examples `rows`, evenly spaced, and their vectors: int [S] and
-    float32 [S, H].
+    """At most SAMPLE training examples of `rows`, evenly spaced, and their vectors: int [S], float32 [S, H].
 
     vectors: an iterable of f(x) of all training examples, and more.
     """
@@ -34,45 +31,38 @@ def scores_page(task, domain, label, scores, alpha, rows, vectors, axes):
         axes: prototypes of length 1, [K, M, H], NaN where there is none.
     """
     scores, (sample, shown) = np.asarray(scores), sample_of(rows, vectors)
+    summary = (
+        f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, "
+        f"from {scores.min():.4f} to {scores.max():.4f}; alpha is {alpha:g}."
+    )
+    sections = [
+        ("Scores of the training examples", score_section(task, domain, label, scores)),
+        ("Map of examples and prototypes", prototype_map(task, domain[sample], label[sample], shown, axes)),
+    ]
+    return page(f"Prototype scores of the task {task.name}", summary, sections)
+
+
+def score_section(task, domain, label, scores):
+    """The scores of each class in each domain, of many the largest alone: a chart and a table."""
     cells = {
         f"{task.domains[k]}, {task.labels[m]}": scores[(domain == k) & (label == m)]
         for k in range(len(task.domains))
         for m in range(len(task.labels))
     }
     cells = {name: found for name, found in cells.items() if len(found)}
-    largest = sorted(cells, key=lambda name: -len(cells[name]))[:MANY]
-    left_out = [note(f"The {MANY} with the most examples, of {len(cells)}.")] if len(cells) > MANY else []
-    cells = {name: found for name, found in cells.items() if name in largest}
-    summary = (
-        f"{len(scores)} training examples have a mean score of {scores.mean():.4f}, from {scores.min():.4f} "
-        f"to {scores.max():.4f}; alpha is {alpha:g}."
-    )
-    return page(
-        f"Prototype scores of the task {task.name}",
-        summary,
-        [
-            (
-                "Scores of the training examples",
-                [
-                    note(
-                        "The score is the cosine of a text's vector to the prototype of its class, in its "
-                        "own domain and in the others: 1 is typical."
-                    ),
-                    *left_out,
-                    *(
-                        [charts.boxes("prototype score", cells, "score: quartiles, 5th and 95th percentile")]
-                        if charts.matplotlib
-                        else []
-                    ),
-                    score_table(cells),
-                ],
-            ),
-            (
-                "Map of examples and prototypes",
-                prototype_map(task, domain[sample], label[sample], shown, axes),
-            ),
-        ],
-    )
+    section = [
+        note(
+            "The score is the cosine of a text's vector to the prototype of its class, "
+            "in its own domain and in the others: 1 is typical."
+        )
+    ]
+    if len(cells) > MANY:
+        section.append(note(f"The {MANY} with the most examples, of {len(cells)}."))
+        largest = sorted(cells, key=lambda name: -len(cells[name]))[:MANY]
+        cells = {name: found for name, found in cells.items() if name in largest}
+    if charts.matplotlib:
+        section.append(charts.boxes("prototype score", cells, "score: quartiles, 5th and 95th percentile"))
+    return [*section, score_table(cells)]
 
 
 def score_table(cells):
@@ -99,8 +89,9 @@ def score_table(cells):
 
 
 def prototype_map(task, domain, label, vectors, axes):
-    """The two directions in which the examples differ most, by PCA of the vectors at length 1; prototypes are
-    laid into the same plane.
+    """The two directions in which the examples differ most, by PCA of the vectors at length 1.
+
+    Prototypes are laid into the same plane.
     """
     if charts.matplotlib is None:
         return [note(charts.NO_CHARTS)]

@@ -67,34 +67,25 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
         f"{results['parameters']:,} parameters, {results['bytes'] / 1e6:.1f} MB; {results['snapshot']}, "
         f"step {meta['step']}."
     )
-    return page(
-        f"{meta['kind'].capitalize()} of the task {results['task']}",
-        summary,
-        [
-            (
-                "Accuracy in percent",
-                [accuracy_table(results, teacher_results(teacher_model, results["task"]))],
-            ),
-            ("Beside the teacher", comparison_table(rows, taught, test["domains"])),
-            ("Size", size_table(results, meta["kind"])),
-            ("Classes on test", class_table(rows, labels, taught)),
-            ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
-            ("When to abstain", abstaining_section(dev, rows)),
-            ("Training", training_charts(steps, evaluations)),
-            ("Labels on test", [confusion_table(rows, labels)]),
-            ("Most confident mistakes on test", mistakes(rows, labels, texts)),
-            (
-                "Flags that differ from their defaults, paths left out",
-                [
-                    table(
-                        ("flag", "value"), [(f"--{name}", value) for name, value in flags.items()], words=True
-                    )
-                    if flags
-                    else note("None.")
-                ],
-            ),
-        ],
-    )
+    sections = [
+        ("Accuracy in percent", [accuracy_table(results, teacher_results(teacher_model, results["task"]))]),
+        ("Beside the teacher", comparison_table(rows, taught, test["domains"])),
+        ("Size", size_table(results, meta["kind"])),
+        ("Classes on test", class_table(rows, labels, taught)),
+        ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
+        ("When to abstain", abstaining_section(dev, rows)),
+        ("Training", training_charts(steps, evaluations)),
+        ("Labels on test", [confusion_table(rows, labels)]),
+        ("Most confident mistakes on test", mistakes(rows, labels, texts)),
+        ("Flags that differ from their defaults, paths left out", [flag_table(flags)]),
+    ]
+    return page(f"{meta['kind'].capitalize()} of the task {results['task']}", summary, sections)
+
+
+def flag_table(flags):
+    """The flags {name: value} as a table; words where there are none."""
+    rows = [(f"--{name}", value) for name, value in flags.items()]
+    return table(("flag", "value"), rows, words=True) if rows else note("None.")
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -112,7 +103,7 @@ def read_predictions(path, split):
 
 
 def read_metrics(path):
-    """The lines of a metrics.jsonl, (those of steps, those of evaluations); none without such a file."""
+    """The lines of a metrics.jsonl: (those of steps, those of evaluations); none where there is no file."""
     lines = (
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     )
@@ -120,7 +111,7 @@ def read_metrics(path):
 
 
 def teacher_results(teacher_model, task):
-    """The results.json beside a teacher's snapshot, where it is there and tells of this one; else None."""
+    """The results.json beside a teacher's snapshot, where it tells of this snapshot; else None."""
     if teacher_model is None:
         return None
     snapshot = find_snapshot(teacher_model).resolve()
