@@ -32,7 +32,7 @@ import data.store.parts
 from data.store.knowledge import Knowledge
 from data.store.records import Records
 from modeling.bert.config import BertConfig
-from modeling.snapshots import folder as snapshot_folder
+from modeling.snapshots import saving
 from modeling.snapshots.folder import read_model
 from modeling.snapshots.manager import Snapshots
 from modeling.snapshots.saving import save_snapshot
@@ -88,7 +88,7 @@ def watched(watch):
 
     Weights also count in the middle, when half of them are written.
     """
-    whole = snapshot_folder.save_file
+    whole = saving.save_file
 
     def in_halves(arrays, path, **options):
         whole(arrays, path, **options)
@@ -97,13 +97,13 @@ def watched(watch):
         _audit("open", (str(path), "wb", 0))
         whole(arrays, path, **options)
 
-    snapshot_folder.save_file = in_halves
+    saving.save_file = in_halves
     _watcher.append(watch)
     try:
         yield
     finally:
         _watcher.clear()
-        snapshot_folder.save_file = whole
+        saving.save_file = whole
 
 
 def state_of(folder):

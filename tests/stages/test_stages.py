@@ -195,14 +195,14 @@ def test_another_seed_gives_another_run(golden, sandbox):
 
 KILLED = """
 import os, signal
-from modeling.snapshots import folder, manager
-save_snapshot, save_file = manager.save_snapshot, folder.save_file
+from modeling.snapshots import manager, saving
+save_snapshot, save_file = manager.save_snapshot, saving.save_file
 def save_and_die(*args, **kwargs):
     save_file(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
 def save(path, model, tokenizer, meta, *args, **kwargs):
     if path.name == "snapshot_last" and meta["step"] > {step}:
-        folder.save_file = save_and_die
+        saving.save_file = save_and_die
     save_snapshot(path, model, tokenizer, meta, *args, **kwargs)
 manager.save_snapshot = save
 """
