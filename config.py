@@ -1,6 +1,6 @@
 """Flag groups, each flag declared once.
 
-A script names its groups: `parse("what it does", task, model, device, training)`.
+A script names its groups: `parse("what it does", task, run, training)`.
 """
 
 import argparse
@@ -46,9 +46,8 @@ class Parser(argparse.ArgumentParser):
             for word in self.words
             if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions
         ]
-        if (
-            unknown and "required" in message
-        ):  # which argparse says first, though the one is often the other misspelt
+        # Argparse says first what is missing, which is often what is unknown, misspelt.
+        if unknown and "required" in message:
             message = f"unrecognized arguments: {' '.join(unknown)}"
         raise UserError(f"{self.prog}: {message}; '{self.prog} --help' lists the flags.")
 
@@ -66,8 +65,8 @@ def parse(description, *groups, argv=None):
         groups: functions of this module that add flags to a parser.
         argv: the words of the command line; None: those of this process.
     Returns:
-        the flags, and beside them `defaults`, {name: its default}, and `changed`, {name: its value} where
-        that is not the default.
+        the flags, and beside them `defaults` and `changed`: {name: its default}, {name: its value where that
+        is another}.
     Raises:
         UserError: an unknown or abbreviated flag, a value of the wrong type or out of range.
     """
@@ -94,7 +93,7 @@ def parse(description, *groups, argv=None):
 
 
 def check_flags(name, description, *groups):
-    """Ends the program at --help or a mistake in its flags.
+    """Ends the program at --help or a mistake in its flags, where `name`, a script's __name__, is __main__.
 
     It does so where `name`, the __name__ of a script, says that the script was started. In a launched rank
     there is nothing to check: whoever launched it has done so.
@@ -124,12 +123,11 @@ def flag_file(parser):
 
 
 def file_words(parser, path):
-    """The words of the command line for the flags in the JSON file `path`.
-
-    null stands for a flag that is not given.
+    """The words of the command line for the flags in the JSON file `path`; null: a flag that is not given.
 
     Raises:
-        UserError: an unknown flag, or a value that is not of its type or range; it names file and flag.
+        UserError: a flag that the parser does not know, or a value that is not of its type or range; the
+            sentence has file and flag.
     """
     flags, words = read_json(path, "the file of flags"), []
     for name, value in flags.items():
@@ -151,8 +149,7 @@ def file_words(parser, path):
 def file_word(name, action, value):
     """The words for one flag of a file; none for a flag that is off.
 
-    Raises:
-        ValueError, ArgumentTypeError: the flag cannot have this value.
+    ValueError, ArgumentTypeError: it cannot have this value.
     """
     if isinstance(value, list) and action.nargs == "+":
         return [f"--{name}", *(file_word(name, action, each)[0].partition("=")[2] for each in value)]
@@ -177,16 +174,12 @@ NAMES = {int: "a whole number", float: "a number", str: "a string"}
 
 
 def number(kind, low, high=None, open_low=False):
-    """An argparse type: a number of `kind` (int or float) from `low` to `high`.
-
-    `open_low` leaves `low` itself out.
-    """
+    """An argparse type: a number of `kind` (int or float) from `low` to `high`; `open_low`: above `low`."""
 
     def convert(text):
         value = kind(text)
-        if not (low < value if open_low else low <= value) or not value <= (
-            sys.float_info.max if high is None else high
-        ):
+        largest = sys.float_info.max if high is None else high
+        if not (low < value if open_low else low <= value) or not value <= largest:
             limits = f"above {low}" if open_low else f"of at least {low}"
             raise argparse.ArgumentTypeError(
                 f"{text} is not {limits}" + (f" and at most {high}" if high is not None else "")
@@ -230,8 +223,8 @@ def task(parser):
     group = parser.add_argument_group("task and records")
     group.add_argument(
         "--task_name",
-        help="name of the task, needed for all but prediction: senti, "
-        "or the name in the data folder's task.json",
+        help="name of the task, needed for all but prediction: senti, or the name in the data folder's "
+        "task.json",
     )
     group.add_argument(
         "--data_dir",
@@ -242,8 +235,8 @@ def task(parser):
     group.add_argument(
         "--resave_ofrecord",
         action="store_true",
-        help="write the records again from the TSV files; "
-        "content that did not change keeps its bytes and its scores",
+        help="write the records again from the TSV files; content that did not change keeps its bytes and "
+        "its scores",
     )
     group.add_argument(
         "--seq_length",
@@ -273,8 +266,8 @@ def case(group):
         nargs="?",
         const=True,
         metavar="true|false",
-        help="whether texts are lower-cased (default: as the model folder says; where it does not, they are "
-        "unless a token of the vocabulary has a capital letter)",
+        help="whether texts are lower-cased (default: as the model folder says; where it does not, "
+        "they are unless a token of the vocabulary has a capital letter)",
     )
 
 
@@ -302,8 +295,8 @@ def model(parser):
     group.add_argument(
         "--model_load_dir",
         "--model_name_or_path",
-        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot, or a run "
-        "folder, which stands for its best snapshot",
+        help="folder with config.json and model.safetensors: a Hugging Face BERT or a snapshot, "
+        "or a run folder, which stands for its best snapshot",
     )
 
 
@@ -318,8 +311,34 @@ def cpu_threads(group):
     )
 
 
+def device(parser):
+    group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there"
+    )
+    group.add_argument(
+        "--encoder",
+        choices=("auto", "oneflow", "cpu"),
+        default="auto",
+        help="who does the work: cpu, numpy on all cores; oneflow, OneFlow's own operators, slow on a CPU; "
+        "auto: cpu on a CPU",
+    )
+    cpu_threads(group)
+    ranks(group)
+    group.add_argument(
+        "--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference"
+    )
+
+
 def ranks(group):
-    """GPUs and machines that share a run."""
+    """Flags of a run that several processes, GPUs or machines share."""
+    group.add_argument(
+        "--cpu_processes",
+        type=count,
+        metavar="N",
+        help="ranks that share the work on the CPUs of a machine, in place of threads (default: 1; "
+        "a resumed run has those that it had)",
+    )
     group.add_argument(
         "--gpu_num_per_node", type=count, default=1, help="GPUs to use on each machine, one rank to a GPU"
     )
@@ -346,32 +365,6 @@ def ranks(group):
     )
 
 
-def device(parser):
-    group = parser.add_argument_group("device (one GPU, or the CPUs of one machine) and ranks")
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is there"
-    )
-    group.add_argument(
-        "--encoder",
-        choices=("auto", "oneflow", "cpu"),
-        default="auto",
-        help="who does the work: cpu, numpy on all cores; oneflow, OneFlow's own operators, slow on a CPU; "
-        "auto: cpu on a CPU",
-    )
-    cpu_threads(group)
-    group.add_argument(
-        "--cpu_processes",
-        type=count,
-        metavar="N",
-        help="ranks that share the work on the CPUs of a machine, in place of threads (default: 1; a "
-        "resumed run has those that it had)",
-    )
-    ranks(group)
-    group.add_argument(
-        "--eval_batch_size_per_device", type=count, default=48, help="examples in a batch of inference"
-    )
-
-
 def inference(parser):
     group = parser.add_argument_group("inference")
     group.add_argument(
@@ -379,8 +372,8 @@ def inference(parser):
         "--num_train_epochs",
         type=count,
         default=1,
-        help="accepted so that one set of flags serves all stages; "
-        "this stage reads the data once all the same",
+        help="accepted so that one set of flags serves all stages; this stage reads the data once all the "
+        "same",
     )
 
 
@@ -405,10 +398,15 @@ def run_folder(group):
         metavar="DIR",
         help="go on with the run in this folder, or with that of this snapshot_last",
     )
+    schedule(group)
+    optimizer(group)
+    evaluation(group)
+    snapshots_and_logs(group)
+    old_names(group)
 
 
-def steps(group):
-    """How many steps, and the examples of one."""
+def schedule(group):
+    """How long a run is, and how many examples a step takes."""
     group.add_argument(
         "--num_epochs", "--num_train_epochs", type=count, default=3, help="passes over the training examples"
     )
@@ -430,7 +428,7 @@ def steps(group):
 
 
 def optimizer(group):
-    """The learning rate and AdamW."""
+    """How a step changes the weights."""
     group.add_argument(
         "--learning_rate", type=number(float, 0.0, open_low=True), default=5e-5, help="peak learning rate"
     )
@@ -460,7 +458,7 @@ def optimizer(group):
 
 
 def evaluation(group):
-    """Evaluation on dev, and what follows from it."""
+    """When a model is evaluated on dev, and what follows from it."""
     group.add_argument("--eval_example_num", type=count, help="the first N dev examples (default: all)")
     group.add_argument(
         "--eval_every_step_num", type=count, default=100, help="steps from one evaluation on dev to the next"
@@ -476,8 +474,8 @@ def evaluation(group):
         "--select_by",
         choices=("accuracy", "domain_average", "macro_f1"),
         default="accuracy",
-        help="the figure on dev that says which snapshot is best, and when to stop early; macro_f1 where "
-        "classes are rare, domain_average where domains are small. "
+        help="the figure on dev that says which snapshot is best, and when to stop early; "
+        "macro_f1 where classes are rare, domain_average where domains are small. "
         "The name of the snapshot has its accuracy all the same",
     )
     group.add_argument(
@@ -494,14 +492,14 @@ def class_weights(group):
         "--class_weights",
         choices=("none", "balanced"),
         default="none",
-        help="balanced: an example of a rare class counts the more, so that all classes weigh the same; in "
-        "stage 2 it divides the instance weights by the number of examples of the class, in stage 4 it "
-        "weighs the hard labels; they average 1",
+        help="balanced: an example of a rare class counts the more, so that all classes weigh the same; "
+        "in stage 2 it divides the instance weights by the number of examples of the class, "
+        "in stage 4 it weighs the hard labels; they average 1",
     )
 
 
-def intervals(group):
-    """Steps from one save or log line to the next, and where else they are logged."""
+def snapshots_and_logs(group):
+    """How often a run leaves something on disk."""
     group.add_argument(
         "--save_every_step_num",
         type=count,
@@ -519,27 +517,11 @@ def intervals(group):
     )
 
 
-def training(parser):
-    group = parser.add_argument_group(
-        "training",
-        "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
-        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, "
-        "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.",
-    )
-    run_folder(group)
-    steps(group)
-    optimizer(group)
-    evaluation(group)
-    class_weights(group)
-    intervals(group)
-    old_names(group)
-
-
 def card(parser):
     group = parser.add_argument_group(
         "model card",
-        "What the README.md of a snapshot says of the model that it was trained from; by default what the "
-        "README.md of that model's folder says.",
+        "What the README.md of a snapshot says of the model that it was trained from; "
+        "by default what the README.md of that model's folder says.",
     )
     group.add_argument(
         "--card_base_model", metavar="NAME", help="its name on the hub (default: that of its folder)"
@@ -596,8 +578,8 @@ def teacher(parser):
         "--weight_scaling",
         choices=("mean", "spread", "raw", "none"),
         default="mean",
-        help="the instance weight made of the prototype score: mean: divided by its mean, spread: stretched "
-        "or compressed to --weight_spread, raw: as it is, none: 1",
+        help="the instance weight made of the prototype score: mean: divided by its mean, spread: "
+        "stretched or compressed to --weight_spread, raw: as it is, none: 1",
     )
     group.add_argument(
         "--weight_spread",
@@ -634,8 +616,8 @@ def extraction(parser):
         "--knowledge_layers",
         type=layer_list,
         metavar="LAYERS|none",
-        help="teacher layers, counted from 1, as in 2,4,6; none: answers and vectors alone, a few kB an "
-        "example (default: min(3, layers), evenly spaced, ending with the last)",
+        help="teacher layers, counted from 1, as in 2,4,6; none: answers and vectors alone, "
+        "a few kB an example (default: min(3, layers), evenly spaced, ending with the last)",
     )
     group.add_argument(
         "--attention_heads",
@@ -663,8 +645,9 @@ def student_and_teachers(group):
     group.add_argument(
         "--teacher_model",
         nargs="+",
-        help="the meta-teacher's snapshot or run folder, whose knowledge stage 3 wrote; its weights are not "
-        "loaded. Several: the student learns from their mean. Not needed to learn from hard labels alone",
+        help="the meta-teacher's snapshot or run folder, whose knowledge stage 3 wrote; "
+        "its weights are not loaded. Several: the student learns from their mean. "
+        "Not needed to learn from hard labels alone",
     )
     group.add_argument(
         "--teacher_weights",
@@ -673,10 +656,25 @@ def student_and_teachers(group):
         metavar="W",
         help="how much each of several teachers counts in the mean (default: all the same)",
     )
+    learning(group)
+    group.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="divide the classifier of the best snapshot by a temperature that is fitted on dev, "
+        "so that its probabilities say how often it is right; labels stay as they are. "
+        "A finished run is calibrated by the same command with --resume",
+    )
 
 
-def matching(group):
-    """How the student is compared with its teachers."""
+def learning(group):
+    """What the student learns from its teacher's knowledge, and how."""
+    group.add_argument(
+        "--intermediate_epochs",
+        type=natural,
+        default=0,
+        help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: "
+        "all at once",
+    )
     group.add_argument(
         "--temperature",
         type=number(float, 0.0, open_low=True),
@@ -704,49 +702,6 @@ def matching(group):
     )
 
 
-def distillation(parser):
-    group = parser.add_argument_group("meta-distillation")
-    student_and_teachers(group)
-    group.add_argument(
-        "--intermediate_epochs",
-        type=natural,
-        default=0,
-        help="two phases: the first N of num_epochs match layers and features alone, the rest logits; 0: "
-        "all at once",
-    )
-    matching(group)
-    group.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="divide the classifier of the best snapshot by a temperature that is fitted on dev, so that "
-        "its probabilities say how often it is right; labels stay as they are. A finished run is calibrated "
-        "by the same command with --resume",
-    )
-
-
-def texts(group):
-    """The texts that are labelled."""
-    group.add_argument(
-        "--predict_file",
-        metavar="FILE|-",
-        help="texts in UTF-8, perhaps packed (.gz): .tsv, .csv and .jsonl have named columns or keys, any "
-        "other file a text to a line without a header, "
-        "two columns with a tab between them in a task of pairs; -: standard input",
-    )
-    group.add_argument(
-        "--predict_format",
-        choices=("auto", "lines", "tsv", "csv", "jsonl"),
-        default="auto",
-        help="what --predict_file is; auto: as its name ends, else lines",
-    )
-    group.add_argument(
-        "--text_column",
-        nargs="+",
-        metavar="NAME",
-        help="the column of the text, or the two of a pair (default: those of the snapshot's task)",
-    )
-
-
 def prediction(parser):
     group = parser.add_argument_group(
         "prediction",
@@ -764,15 +719,38 @@ def prediction(parser):
     group.add_argument(
         "--output_file",
         metavar="FILE",
-        help="the answers in the form of the texts, lines in TSV: idxs, the other columns, the label, the "
-        "probability of each label; whole or not at all, what is there is replaced; --resume goes on after "
-        "a stop (default: standard output)",
+        help="the answers in the form of the texts, lines in TSV: idxs, the other columns, the label, "
+        "the probability of each label; whole or not at all, what is there is replaced; "
+        "--resume goes on after a stop (default: standard output)",
     )
     group.add_argument(
         "--min_confidence",
         type=share,
         metavar="P",
         help="leave the label empty where its probability is below P (default: label every text)",
+    )
+
+
+def texts(group):
+    """What is to be labelled."""
+    group.add_argument(
+        "--predict_file",
+        metavar="FILE|-",
+        help="texts in UTF-8, perhaps packed (.gz): .tsv, .csv and .jsonl have named columns or keys, "
+        "any other file a text to a line without a header, two columns with a tab between them in a task of "
+        "pairs; -: standard input",
+    )
+    group.add_argument(
+        "--predict_format",
+        choices=("auto", "lines", "tsv", "csv", "jsonl"),
+        default="auto",
+        help="what --predict_file is; auto: as its name ends, else lines",
+    )
+    group.add_argument(
+        "--text_column",
+        nargs="+",
+        metavar="NAME",
+        help="the column of the text, or the two of a pair (default: those of the snapshot's task)",
     )
 
 
