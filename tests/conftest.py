@@ -15,7 +15,8 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import util  # noqa: F401  (before numpy, as in the scripts: it names the BLAS kernel, on which the last bits depend)
+# Before numpy, as in the scripts: it names the BLAS kernel, on which the last bits depend.
+import util  # noqa: F401
 
 import numpy as np  # isort: skip
 import pytest  # isort: skip

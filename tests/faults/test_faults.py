@@ -213,11 +213,14 @@ def story(tmp_path_factory, tiny_model, tiny_data):
     )
     data.store.parts.windows.__defaults__ = (8,)
     for stage in STAGES:
-        flags, outcomes = (
-            {**stage_flags(folder, **TWELVE)[stage], **({"resume": True} if stage in TRAINING else {})},
-            [],
-        )
-        states = folder_states(folder / WRITTEN[stage], lambda: outcomes.append(call(stage, folder, flags)))  # noqa: B023
+        flags, outcomes = stage_flags(folder, **TWELVE)[stage], []
+        if stage in TRAINING:
+            flags["resume"] = True
+
+        def run(stage=stage, flags=flags, outcomes=outcomes):
+            outcomes.append(call(stage, folder, flags))
+
+        states = folder_states(folder / WRITTEN[stage], run)
         assert outcomes[0].code == 0, outcomes[0].err
         stages[stage] = Stage(flags, states, tree(folder / WRITTEN[stage]))
     assert len(metrics(folder / "teacher")) == len(metrics(folder / "student")) == 12 + 6

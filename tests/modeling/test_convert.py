@@ -642,7 +642,8 @@ folder_of("own name", state)
 pathlib.Path("own name", "pytorch_model.bin").rename(pathlib.Path("own name", "best.pt"))
 torch.save({"state": {}}, pathlib.Path("own name", "optimizer.pt"))
 folder_of("beside a pointer", state)
-pathlib.Path("beside a pointer", "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\\n")
+pointer = "version https://git-lfs.github.com/spec/v1\\n"
+pathlib.Path("beside a pointer", "model.safetensors").write_text(pointer)
 BROUGHT = ("module", "model_state_dict", "state_dict", "own name", "beside a pointer")
 for name in ("plain", "pretraining", "old names", "half", "bfloat16", "TinyBERT", "bin shards", *BROUGHT):
     outcomes[name] = convert(name, "made " + name)
