@@ -25,6 +25,7 @@ from util import UserError, entry, read_json  # isort: skip  (before numpy: it n
 import config
 from data.tasks import load_task, read_examples, split_path
 from modeling.export_gate import Texts, accuracy, changed_share, gate, measure_file, measure_snapshot
+from modeling.reports.run_files import read_predictions
 from modeling.snapshots.best import find_snapshot
 
 INSTALL = (
@@ -141,18 +142,17 @@ def read_texts(snapshot, meta, data_dir):
             f"{run / 'results.json'}: it tells of {tested!r:.80}, expected {snapshot.name}: name that "
             "snapshot."
         )
-    lines = (run / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    stored = [line.split("\t") for line in lines if line.startswith("test\t")]
+    stored = read_predictions(run / "predictions.tsv", "test")
     task = load_task(meta["task"], data_dir)
     examples = list(read_examples(task, split_path(data_dir, "test")))
     gold = [task.labels[each.label] for each in examples]
-    if gold != [row[3] for row in stored]:
+    if gold != [row["label"] for row in stored]:
         raise UserError(
             f"{split_path(data_dir, 'test')}: its labels are not those of {run / 'predictions.tsv'}: name "
             "the data of this run."
         )
     rows = [(each.text_a,) if each.text_b is None else (each.text_a, each.text_b) for each in examples]
-    return Texts(rows, gold, [row[4] for row in stored])
+    return Texts(rows, gold, [row["predicted"] for row in stored])
 
 
 # --------------------------------------------------------------------------------------- int8

@@ -5,12 +5,12 @@ import os
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 from data.batches import as_examples, content_mask, domain_mix, lengths, make_batch
 from data.engine import load_oneflow
 from modeling.distributed.collective import all_reduce_sum
 from modeling.meta_kd.losses import token_weights
+from modeling.metrics import classification_metrics
 from util import get_rank, get_world_size
 
 flow = load_oneflow()
@@ -144,25 +144,3 @@ def logits_metrics(logits, arrays, task):
     return classification_metrics(
         logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task
     )
-
-
-def classification_metrics(predicted, label, domain, task):
-    """Accuracy over examples, per domain and averaged over the domains that have examples, and macro-F1
-    over the classes that occur, as label or as answer.
-
-    Args:
-        predicted, label, domain: int [N].
-    Returns:
-        {"examples", "accuracy", "domains": {name: accuracy}, "domain_average", "macro_f1"}.
-    """
-    right = predicted == label
-    per_domain = {
-        name: float(right[domain == k].mean()) for k, name in enumerate(task.domains) if (domain == k).any()
-    }
-    return {
-        "examples": len(label),
-        "accuracy": float(right.mean()),
-        "domains": per_domain,
-        "domain_average": float(np.mean(list(per_domain.values()))),
-        "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0)),
-    }

@@ -26,4 +26,4 @@ bash scripts/3_meta_teacher_eval.sh
 say "stage 4 of 4: the student"
 bash scripts/4_meta_distill.sh
 say "accuracy on test in percent"
-$PYTHON scripts/summary.py "$TEACHER_RUN" "$STUDENT_RUN"
+$PYTHON -m scripts.summary "$TEACHER_RUN" "$STUDENT_RUN"

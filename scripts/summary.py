@@ -1,21 +1,24 @@
 """Prints a Markdown table of finished runs.
 
-    python3 scripts/summary.py output/demo-teacher output/demo-student
+    python3 -m scripts.summary output/demo-teacher output/demo-student
 
 Accuracy in percent on test, per domain, over the domains and over all examples; parameters; size of the
 weights; speed on test.
 """
 
-import json
 import pathlib
 import sys
+
+from modeling.reports.markdown import markdown_table
+from modeling.reports.run_files import read_json_lines
+from util import read_json
 
 
 def row(folder):
     """The cells of a run, {column: text}."""
     folder = pathlib.Path(folder)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    timings = map(json.loads, (folder / "timing.jsonl").read_text(encoding="utf-8").splitlines())
+    results = read_json(folder / "results.json", "the results of a run")
+    timings = read_json_lines(folder / "timing.jsonl")
     speed = [each["examples_per_second"] for each in timings if each["event"] == "test"][-1]
     test = results["test"]
     return {
@@ -31,8 +34,7 @@ def row(folder):
 
 def main():
     rows = [row(folder) for folder in sys.argv[1:]]
-    for cells in (rows[0].keys(), ["---"] * len(rows[0]), *(each.values() for each in rows)):
-        print("| " + " | ".join(cells) + " |")
+    print(markdown_table([*rows[0]], (each.values() for each in rows)), end="")
 
 
 if __name__ == "__main__":

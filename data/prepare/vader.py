@@ -12,8 +12,9 @@ import tarfile
 
 import numpy as np
 
+from data.prepare.splitting import shuffle
 from data.tasks import SPLITS, Task, clean
-from util import UserError, random_stream
+from util import UserError
 
 TASK = Task(
     "demo",
@@ -83,7 +84,7 @@ def split_sentences(rows: list[tuple], sizes: dict[str, int]) -> dict[str, list]
     cells = itertools.product(SPLITS, TASK.domains, TASK.labels)
     room = {cell: sizes[cell[0]] // CELLS for cell in cells}
     splits = {split: [] for split in SPLITS}
-    for sentences in _shuffled(list(documents.values()), 0):
+    for sentences in shuffle(list(documents.values()), SEED, 0):
         with_room = (s for s in reversed(SPLITS) if any(room[(s, *row[1:])] for row in sentences))
         split = next(with_room, None)
         for row in sentences if split else ():
@@ -91,7 +92,7 @@ def split_sentences(rows: list[tuple], sizes: dict[str, int]) -> dict[str, list]
                 room[(split, *row[1:])] -= 1
                 splits[split].append(row)
     _check_filled(sizes, room)
-    return {split: _shuffled(splits[split], k) for k, split in enumerate(SPLITS, 1)}
+    return {split: shuffle(splits[split], SEED, k) for k, split in enumerate(SPLITS, 1)}
 
 
 def _check_filled(sizes, room):
@@ -111,10 +112,6 @@ def _check_sizes(sizes):
                 f"{split}: found a size of {size}, expected a multiple of {CELLS} (domains x classes), such "
                 f"as {max(size // CELLS, 1) * CELLS}."
             )
-
-
-def _shuffled(items, key):
-    return [items[k] for k in random_stream(SEED, "split", key).permutation(len(items))]
 
 
 def describe_lengths(splits: dict) -> list[str]:

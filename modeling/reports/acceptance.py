@@ -1,7 +1,7 @@
 """What a report tells whoever has to accept a student: by class, beside its teacher, how sure it is, and when
 it should abstain.
 
-Rows are those of a predictions.tsv, as `run_report.read_predictions` reads them.
+Rows are those of a predictions.tsv, as `run_files.read_predictions` reads them.
 """
 
 import numpy as np

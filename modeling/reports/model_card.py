@@ -1,8 +1,8 @@
 """The README.md of a snapshot: a model card as Hugging Face's hub reads it."""
 
 import json
-import re
 
+from modeling.reports.markdown import escape, markdown_table
 from modeling.snapshots.base_model import UNKNOWN
 
 KINDS = {"teacher": "meta-teacher", "student": "student"}
@@ -41,12 +41,12 @@ def model_card(meta, flags, examples, has_classifier):
         "Limits": _limits(meta),
         "Training": _training(meta, flags),
         "License": LICENSE.format(
-            name=plain(base["name"] or "another model"), license=plain(base["license"])
+            name=escape(base["name"] or "another model"), license=escape(base["license"])
         ),
     }
     return (
         _front_matter(kind, meta, base, has_classifier)
-        + f"\n# {kind[0].upper()}{kind[1:]} of the task {plain(meta['task'])}\n\n"
+        + f"\n# {kind[0].upper()}{kind[1:]} of the task {escape(meta['task'])}\n\n"
         f"A BERT that tells {_listed(meta['labels'])} apart in texts of the domains "
         f"{_listed(meta['domains'])}; Meta-KD on OneFlow.\n"
         + "".join(f"\n## {heading}\n\n{text.strip()}\n" for heading, text in sections.items())
@@ -172,15 +172,9 @@ def _training(meta, flags):
 
 
 def _listed(names):
-    return ", ".join(plain(name) for name in names)
-
-
-def plain(value):
-    """A value as Markdown that shows it as it is."""
-    return re.sub(r"([\\`*\[\]<>|&~#]|\b_|_\b)", r"\\\1", str(value))
+    return ", ".join(escape(name) for name in names)
 
 
 def table(header, rows):
-    """A table of Markdown."""
-    lines = (header, ["---"] * len(header), *rows)
-    return "".join("| " + " | ".join(plain(value) for value in line) + " |\n" for line in lines)
+    """A table of Markdown that shows the values as they are."""
+    return markdown_table([escape(name) for name in header], (map(escape, row) for row in rows))

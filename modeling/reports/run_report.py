@@ -3,13 +3,13 @@ in it.
 """
 
 import collections
-import json
 import pathlib
 
 from data.store.files import atomic_file
 from modeling.reports import charts
 from modeling.reports.acceptance import abstaining_section, calibration_section, class_table, comparison_table
 from modeling.reports.html import long_text, note, page, percent, shaded, table
+from modeling.reports.run_files import read_metrics, read_predictions
 from modeling.snapshots.best import find_snapshot
 from util import read_json
 
@@ -89,25 +89,6 @@ def flag_table(flags):
 
 
 # --------------------------------------------------------------------------------------- reading
-
-
-def read_predictions(path, split):
-    """The lines of one split of a predictions.tsv, a list of {column: text}; the probability of a label under
-    ("p", label).
-    """
-    header, *lines = (
-        line.split("\t") for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    )
-    keys = [*header[:5], *(("p", label) for label in header[5:])]
-    return [dict(zip(keys, line)) for line in lines if line[0] == split]
-
-
-def read_metrics(path):
-    """The lines of a metrics.jsonl: (those of steps, those of evaluations); none where there is no file."""
-    lines = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    )
-    return [line for line in lines if "dev" not in line], [line for line in lines if "dev" in line]
 
 
 def teacher_results(teacher_model, task):

@@ -11,7 +11,8 @@ from modeling.inference import logits_metrics
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.reports.acceptance import class_figures, compare
-from modeling.reports.run_report import read_predictions, run_page, teacher_predictions, write_report
+from modeling.reports.run_files import read_predictions
+from modeling.reports.run_report import run_page, teacher_predictions, write_report
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.loading import load_weights
 from modeling.snapshots.manager import flags_of_run

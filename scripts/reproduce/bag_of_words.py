@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from config import count, module_parser
 from data.tasks import SPLITS, load_task, read_examples, split_path
+from modeling.metrics import domain_accuracies
 from util import entry
 
 STRENGTHS = (0.25, 1, 4, 16, 64, 256)  # scikit-learn's C
@@ -38,9 +39,8 @@ def accuracies(task, right, domains):
     Args:
         right: bool [N]; domains: [N].
     """
-    per_domain = [
-        100 * right[domains == k].mean() if (domains == k).any() else np.nan for k in range(len(task.domains))
-    ]
+    found = domain_accuracies(right, domains, task.domains)
+    per_domain = [100 * found.get(name, np.nan) for name in task.domains]
     return [*per_domain, np.nanmean(per_domain), 100 * right.mean()]
 
 

@@ -2,13 +2,13 @@
 
 import collections
 import itertools
-import json
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from data.tasks import Task, read_examples, split_path
+from modeling.reports import run_files
 from scripts.reproduce.grid import Setting
 from scripts.reproduce.rows import Row
 from util import UserError, read_json, sha256
@@ -34,19 +34,20 @@ def read_predictions(folder: Path) -> dict[str, dict]:
         UserError: the file is missing, is not the one that the run has written, is cut short, or has no
             predictions on dev.
     """
-    path, splits = Path(folder, "predictions.tsv"), {"dev": {}, "test": {}}
+    path = Path(folder, "predictions.tsv")
     remedy = "remove the folder of that run, and run this again"
     written = read_json(Path(folder, "results.json"), "the results of a run").get("predictions_sha256")
     if not path.is_file():
         raise UserError(f"{path}: missing, expected the predictions of a run: {remedy}.")
     if written not in (None, sha256(path)):  # None: a run of an earlier version
         raise UserError(f"{path}: its content is not what its run has written: {remedy}.")
-    for number, line in enumerate(path.read_bytes().splitlines()[1:], 2):  # after the header
-        try:
-            split, idxs, domain, label, predicted = line.decode("utf-8").split("\t")[:5]
-            splits[split][int(idxs)] = (domain, label, predicted)
-        except (ValueError, KeyError):
-            raise UserError(f"{path}:{number}: found a line that is cut or changed: {remedy}.") from None
+    splits = {
+        split: {
+            int(row["idxs"]): (row["domain"], row["label"], row["predicted"])
+            for row in run_files.read_predictions(path, split, remedy)
+        }
+        for split in ("dev", "test")
+    }
     if not splits["dev"]:
         raise UserError(f"{path}: holds no predictions on dev, by which settings are chosen: {remedy}.")
     return splits
@@ -92,9 +93,8 @@ def over_domain(outcome: Outcome, domain: Optional[str]) -> Outcome:
 
 def read_curve(folder: Path) -> dict[int, tuple[float, int]]:
     """{step: (accuracy on dev, dev examples)} of a run."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    evaluations = [(line["step"], line["dev"]) for line in lines if "dev" in line]
-    return {step: (dev["accuracy"], dev["examples"]) for step, dev in evaluations}
+    _, evaluations = run_files.read_metrics(folder / "metrics.jsonl")
+    return {line["step"]: (line["dev"]["accuracy"], line["dev"]["examples"]) for line in evaluations}
 
 
 def mean_curve(curves: list[dict[int, tuple[float, int]]]) -> dict[int, float]:

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Collection
 
 from data.tasks import SPLITS, Task, split_path
+from modeling.snapshots.best import best_snapshot_path
 from scripts.reproduce import outcomes
 from scripts.reproduce.grid import Setting, candidates
 from scripts.reproduce.plan import BEST, Step, base, list_domains, list_seeds, plan, run_name
@@ -24,10 +25,6 @@ def resolve_command(step: Step) -> list[str]:
             word = str(best_snapshot_path(pathlib.Path(word[len(BEST) :])))
         words.append(word)
     return words
-
-
-def best_snapshot_path(folder: pathlib.Path) -> pathlib.Path:
-    return folder / read_json(folder / "best.json", "the name of the best snapshot")["snapshot"]
 
 
 def read_step_record(step: Step, args: Namespace) -> dict:

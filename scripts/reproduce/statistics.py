@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from data.tasks import Task
+from modeling.metrics import classification_metrics
 from scripts.reproduce.grid import Setting
 from scripts.reproduce.outcomes import Outcome, mean_curve
 from scripts.reproduce.rows import Row
@@ -34,19 +35,17 @@ class Summary(NamedTuple):
 
 def scores(outcome: Outcome, task: Task) -> dict:
     """Accuracy over all test examples, {domain: accuracy}, their mean, and macro-F1, each from 0 to 1."""
-    domain, label, predicted = (np.array(column) for column in zip(*outcome.test.values()))
-    right = label == predicted
-    domains = {name: float(right[domain == name].mean()) for name in task.domains if (domain == name).any()}
-    f1 = [
-        2 * (right & (label == m)).sum() / max(1, (label == m).sum() + (predicted == m).sum())
-        for m in task.labels
-        if m in label or m in predicted
-    ]
+    names = (task.domains, task.labels, task.labels)
+    domain, label, predicted = (
+        np.array([kind.index(value) for value in column])
+        for kind, column in zip(names, zip(*outcome.test.values()))
+    )
+    found = classification_metrics(predicted, label, domain, task)
     return {
-        "all": float(right.mean()),
-        "domains": domains,
-        "average": float(np.mean(list(domains.values()))),
-        "macro_f1": float(np.mean(f1)),
+        "all": found["accuracy"],
+        "domains": found["domains"],
+        "average": found["domain_average"],
+        "macro_f1": found["macro_f1"],
     }
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 
 from data.store.files import atomic_file, make_folder
 from data.tasks import Task
+from modeling.reports.markdown import markdown_table
 from scripts.reproduce import plots
 from scripts.reproduce.outcomes import Outcome, portion_size
 from scripts.reproduce.statistics import DRAWS, Summary, scores, summaries
@@ -83,8 +84,7 @@ def markdown_tables(lines: list[Summary], task: Task) -> str:
     text = []
     for group, members in shown_groups(lines).items():
         rows = [table_cells(line, task) for line in members]
-        body = (rows[0].keys(), ["---"] * len(rows[0]), *(row.values() for row in rows))
-        text += [f"## {group}", "", *("| " + " | ".join(row) + " |" for row in body), ""]
+        text += [f"## {group}", "", markdown_table([*rows[0]], (row.values() for row in rows))]
     return "\n".join(text)
 
 
@@ -94,12 +94,10 @@ def tried_table(lines: list[Summary], tried: dict) -> str:
     for line in lines:
         for setting, dev in tried[line.row.name].items():
             mark = "**" if setting == line.setting else ""
-            body.append(f"| {line.row.name} | {mark}{setting}{mark} | {percent(dev)} |")
+            body.append((line.row.name, f"{mark}{setting}{mark}", percent(dev)))
     if len(body) == len(lines):
         return ""
-    return "\n".join(
-        ["## tried", "", "| row | setting | dev, first seed |", "| --- | --- | --- |", *body, ""]
-    )
+    return "## tried\n\n" + markdown_table(("row", "setting", "dev, first seed"), body)
 
 
 CAPTION = """Accuracy on test in percent, means over the seeds; `average` is the mean of the domains, `all`

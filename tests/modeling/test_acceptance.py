@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from modeling.reports.acceptance import abstaining_section, class_figures, class_table, compare, threshold
-from modeling.reports.run_report import mistakes, read_predictions
+from modeling.reports.run_files import read_predictions
+from modeling.reports.run_report import mistakes
 
 
 def rows(labels, answers, sure=None, domain="d"):

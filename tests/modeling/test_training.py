@@ -16,10 +16,11 @@ from meta_teacher import teacher_loss
 from modeling.bert.config import BertConfig
 from modeling.bert.model import flow, init_weights
 from modeling.cpu.encoder import choose_encoder
-from modeling.inference import DomainTable, classification_metrics, evaluate, infer, tensor, to_device
+from modeling.inference import DomainTable, evaluate, infer, tensor, to_device
 from modeling.meta_kd.classifier import DomainClassifier, build_student, build_teacher
 from modeling.meta_kd.distillation import active_terms, check_knowledge_covers, make_targets, student_loss
 from modeling.meta_kd.terms import add_flags, term_weights
+from modeling.metrics import classification_metrics
 from modeling.snapshots.manager import Snapshots
 from modeling.training.loop import Phase, one_phase, train, two_phases
 from modeling.training.optimization import is_undecayed, learning_rate_at
