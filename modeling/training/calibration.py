@@ -104,6 +104,6 @@ def calibration_sentence(figures):
         for split in ("dev", "test")
     ]
     return (
-        f"- The probabilities were {state}; with the temperature {figures['temperature']:.3f}, fitted on dev, "
-        f"{'; '.join(splits)}."
+        f"- The probabilities were {state}; with the temperature {figures['temperature']:.3f}, fitted on "
+        f"dev, {'; '.join(splits)}."
     )
