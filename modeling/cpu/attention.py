@@ -78,17 +78,18 @@ class SelfAttention:
         powers = np.empty(self.groups[-1].scores.stop if self.saving else self.largest, np.float32)
         dropped = np.empty(self.largest, np.float32)
         for group in self.groups:
-            q, k, v = query_key_value(qkv, group, A)
+            q, k, v = query_key_value(qkv, group, A)  # [E, A, n, D] each
             e = self._scores(powers, group)  # [E, A, keys, queries]
-            np.matmul(k, transposed(q * self.scale), out=e)
-            e -= e.max(axis=-2, keepdims=True)
+            np.matmul(k, transposed(q * self.scale), out=e)  # K Q^T / sqrt(D): the scores, transposed
+            e -= e.max(axis=-2, keepdims=True)  # down the keys of each query: no power is above 1
             np.exp(e, out=e)
             ones = np.ones((1, group.n), np.float32)
-            sums[group.rows].reshape(group.E, group.n, A)[:] = np.matmul(ones, e)[:, :, 0].swapaxes(1, 2)
-            p = self._dropout(e, group, dropped)
-            np.matmul(transposed(p), v, out=by_head(context[group.rows], group, A))
-        self.factor = (1 if self.mask is None else self.mask.scale) / sums  # [N, A]
-        context.reshape(N, A, -1)[:] *= self.factor[:, :, None]
+            total = np.matmul(ones, e)[:, :, 0]  # sums over the keys, [E, A, queries]
+            sums[group.rows].reshape(group.E, group.n, A)[:] = total.swapaxes(1, 2)
+            p = self._dropout(e, group, dropped)  # [E, A, keys, queries]
+            np.matmul(transposed(p), v, out=by_head(context[group.rows], group, A))  # [E, A, n, D]
+        self.factor = (1 if self.mask is None else self.mask.scale) / sums  # [N, A], of softmax and dropout
+        context.reshape(N, A, -1)[:] *= self.factor[:, :, None]  # [N, A, D]
         if self.saving:
             self.qkv, self.powers, self.context, self.sums = qkv, powers, context, sums
         return context
@@ -117,21 +118,22 @@ class SelfAttention:
         N, H, A = *dcontext.shape, self.A
         dqkv, heads = np.empty((N, 3 * H), np.float32), dcontext.reshape(N, A, -1)
         shift = np.einsum("nad,nad->na", heads, self.context.reshape(heads.shape)) / self.sums  # [N, A]
-        divided = (heads * self.factor[:, :, None]).reshape(N, H)
+        divided = (heads * self.factor[:, :, None]).reshape(N, H)  # dC / sums, [N, H]
         buffer = np.empty(self.largest, np.float32)
         for group in self.groups:
-            q, k, v = query_key_value(self.qkv, group, A)
-            dq, dk, dv = query_key_value(dqkv, group, A)
+            q, k, v = query_key_value(self.qkv, group, A)  # [E, A, n, D] each
+            dq, dk, dv = query_key_value(dqkv, group, A)  # views, written in place
             e, dc = self._scores(self.powers, group), by_head(divided[group.rows], group, A)
             ds = buffer[: e.size].reshape(e.shape)  # [E, A, keys, queries]
-            np.matmul(self._dropout(e, group, buffer), dc, out=dv)
-            np.matmul(v, transposed(dc), out=ds)
+            np.matmul(self._dropout(e, group, buffer), dc, out=dv)  # dV = P^T dC
+            np.matmul(v, transposed(dc), out=ds)  # dP = dC V^T, transposed
             if self.mask is not None:
                 ds *= self._keep(group)
-            ds -= shift[group.rows].reshape(group.E, group.n, A).swapaxes(1, 2)[:, :, None, :]
-            ds *= e
-            np.matmul(ds, q * self.scale, out=dk)
-            np.matmul(transposed(ds), k * self.scale, out=dq)
+            row_shift = shift[group.rows].reshape(group.E, group.n, A).swapaxes(1, 2)  # [E, A, queries]
+            ds -= row_shift[:, :, None, :]
+            ds *= e  # the gradient of the scores
+            np.matmul(ds, q * self.scale, out=dk)  # dK = dS^T Q / sqrt(D)
+            np.matmul(transposed(ds), k * self.scale, out=dq)  # dQ = dS K / sqrt(D)
         return dqkv
 
 
@@ -160,8 +162,9 @@ class Scores:
         """scores: [B, parts, T, T], where those of this shard are put."""
         self.qkv = qkv
         for example, group in self.places:
-            q, k, _ = query_key_value(qkv, group, self.parts)
-            scores[example, :, : group.n, : group.n] = (q * self._scale(qkv.shape[1] // 3) @ transposed(k))[0]
+            q, k, _ = query_key_value(qkv, group, self.parts)  # [1, parts, n, H / parts] each
+            scaled = q * self._scale(qkv.shape[1] // 3)
+            scores[example, :, : group.n, : group.n] = (scaled @ transposed(k))[0]  # [parts, n, n]
 
     def backward(self, dscores, dqkv):
         """Adds to dqkv, [N, 3H], what comes back by dscores, [B, parts, T, T]."""

@@ -38,7 +38,7 @@ class Linear:
 
     def backward(self, dy, gradients):
         gradients.add(f"{self.name}.weight", dy.T @ self.x)  # [O, I]
-        gradients.add(f"{self.name}.bias", column_sums(dy))
+        gradients.add(f"{self.name}.bias", column_sums(dy))  # [O]
         return dy @ self.weight  # [N, I]
 
 
@@ -75,6 +75,8 @@ def gelu(x: np.ndarray, slope=None):
         piece = x[start : start + PIECE]
         square, phi = squares[: piece.size], phis[: piece.size]
         np.multiply(piece, piece, out=square)
+
+        # Phi(x) = (1 + tanh(x p(x^2))) / 2, p by Horner's rule from the highest coefficient down
         np.multiply(square, POLYNOMIAL[-1], out=phi)
         for coefficient in POLYNOMIAL[-2:0:-1]:
             phi += coefficient
@@ -84,13 +86,16 @@ def gelu(x: np.ndarray, slope=None):
         np.tanh(phi, out=phi)
         phi += ONE
         phi *= HALF  # Phi(x)
+
+        # the derivative, Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)
         if slope is not None:
             square *= MINUS_HALF
             density = np.exp(square, out=slope[start : start + PIECE])
             density *= DENSITY
             density *= piece
             density += phi
-        piece *= phi
+
+        piece *= phi  # x Phi(x)
 
 
 class FeedForward:
@@ -107,11 +112,11 @@ class FeedForward:
         inner = self.first.forward(x)  # [N, I]
         self.slope = np.empty_like(inner) if self.saving else None
         gelu(inner, self.slope)
-        return self.second.forward(inner)
+        return self.second.forward(inner)  # [N, H]
 
     def backward(self, dy, gradients):
         dinner = self.second.backward(dy, gradients)  # [N, I]
-        dinner *= self.slope
+        dinner *= self.slope  # gelu's derivative
         return self.first.backward(dinner, gradients)
 
 
@@ -141,10 +146,11 @@ class LayerNorm:
         self.normal = np.empty_like(x) if self.saving else y  # (z - mean) / deviation, [N, H]
         self.spread, average = np.empty((N, 1), np.float32), np.full(H, 1 / H, np.float32)  # 1 / deviation
         for rows in self._pieces(N, H):
-            z = self.normal[rows]
+            z = self.normal[rows]  # a view, [n, H]
             self._sum(x[rows], residual, rows, z)
-            z -= (z @ average)[:, None]
-            self.spread[rows, 0] = 1 / np.sqrt(np.einsum("nh,nh->n", z, z) / H + self.eps)
+            z -= (z @ average)[:, None]  # less its mean
+            variance = np.einsum("nh,nh->n", z, z) / H  # [n]
+            self.spread[rows, 0] = 1 / np.sqrt(variance + self.eps)
             z *= self.spread[rows]
             np.multiply(z, self.weight, out=y[rows])
             y[rows] += self.bias
@@ -170,14 +176,14 @@ class LayerNorm:
         dweight, pieces = np.zeros(H, np.float32), self._pieces(N, H)
         buffer = np.empty((pieces[0].stop, H), np.float32)
         for rows in pieces:
-            piece, normal, g = dz[rows], self.normal[rows], dy[rows]
-            along = np.multiply(g, normal, out=buffer[: len(g)])
+            piece, normal, part = dz[rows], self.normal[rows], dy[rows]  # [n, H] each
+            along = np.multiply(part, normal, out=buffer[: len(part)])  # dy n
             dweight += column_sums(along)
             slope = (along @ average)[:, None]  # mean(g n), [n, 1]
-            np.multiply(g, self.weight, out=piece)
-            piece -= (g @ average)[:, None]
-            piece -= np.multiply(normal, slope, out=along)
-            piece *= self.spread[rows]
+            np.multiply(part, self.weight, out=piece)  # g
+            piece -= (part @ average)[:, None]  # mean(g)
+            piece -= np.multiply(normal, slope, out=along)  # n mean(g n)
+            piece *= self.spread[rows]  # / deviation
             if self.mask is not None:
                 self.mask.apply(piece, rows.start * H, dx[rows])
         gradients.add(f"{self.name}.weight", dweight)

@@ -111,13 +111,17 @@ class CpuAdamW:
         scale = np.float32(self._scale)
         for piece in pieces:
             update, scaled = change[: piece.values.size], buffer[: piece.values.size]
-            np.multiply(piece.gradient, scale, out=scaled)
+            np.multiply(piece.gradient, scale, out=scaled)  # g, clipped
+
+            # m = b1 m + (1 - b1) g, and v likewise of g^2
             m, v = piece.exp_avg, piece.exp_avg_sq
             m *= np.float32(BETA1)
             m += np.multiply(scaled, np.float32(1 - BETA1), out=update)
             scaled *= scaled
             v *= np.float32(BETA2)
             v += np.multiply(scaled, np.float32(1 - BETA2), out=scaled)
+
+            # w -= lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
             np.sqrt(v, out=scaled)
             scaled *= np.float32(1 / second)
             scaled += np.float32(EPS)

@@ -104,7 +104,7 @@ class Embeddings:
         self.places = places  # [N] each, by TABLES
         x, *more = (
             self.weights[f"embeddings.{table}_embeddings.weight"][rows] for table, rows in zip(TABLES, places)
-        )
+        )  # [N, H] each
         for rows in more:
             x += rows
         y = self.norm.forward(x)
@@ -165,18 +165,21 @@ class Layer:
         context = self.attention.forward(qkv)  # [N, H]
         if self.cls_only:
             context, x = context[self.starts], x[self.starts]  # [b, H]
-        x = self.attention_norm.forward(self.attention_dense.forward(context), x)
+        x = self.attention_norm.forward(self.attention_dense.forward(context), x)  # as context
         return self.output_norm.forward(self.feed_forward.forward(x), x)
 
     def backward(self, dy, dscores, gradients):
         """[N, H] -> [N, H]; dscores: the gradient of the batch's scores, or None."""
+        # the feed-forward part: dx is what goes around it, [N, H] or [b, H]
         dinner, dx = self.output_norm.backward(dy, gradients)
         dx += self.feed_forward.backward(dinner, gradients)
+
+        # self-attention
         dcontext, dx = self.attention_norm.backward(dx, gradients)
         dcontext = self.attention_dense.backward(dcontext, gradients)
         if self.cls_only:
-            dcontext, dx = self.spread(dcontext), self.spread(dx)
-        dqkv = self.attention.backward(dcontext)
+            dcontext, dx = self.spread(dcontext), self.spread(dx)  # [N, H]
+        dqkv = self.attention.backward(dcontext)  # [N, 3H]
         if dscores is not None:
             self.scores.backward(dscores, dqkv)
         dx += self.projections.backward(dqkv, gradients)

@@ -62,7 +62,7 @@ class Setting(NamedTuple):
         return words
 
 
-def kind_of(row: Row) -> str:
+def row_kind(row: Row) -> str:
     return "students" if row.student else "teachers"
 
 
@@ -112,7 +112,7 @@ def read_grid(path: str, rows: list[Row], args: Namespace) -> dict[str, list[Set
                 f"--grid {path}: {key}: found {entry!r:.60}, expected flags with lists of values."
             )
     for row in rows:
-        entry = content.get(row.name, content.get(kind_of(row)))
+        entry = content.get(row.name, content.get(row_kind(row)))
         if entry is not None:
             grid[row.name] = list_settings(path, row, entry, args)
     check_equal_numbers(path, rows, Namespace(**{**vars(args), "grid": grid}))
@@ -122,13 +122,13 @@ def read_grid(path: str, rows: list[Row], args: Namespace) -> dict[str, list[Set
 def list_settings(path: str, row: Row, entry: dict, args: Namespace) -> list[Setting]:
     """Every combination of the values of an entry, as settings of a row."""
     parser, own, flags = config.Parser(""), own_flags(row), {}
-    for group in GROUPS[kind_of(row)]:
+    for group in GROUPS[row_kind(row)]:
         group(parser)
     for name, values in entry.items():
         action = parser._option_string_actions.get(f"--{name}")  # argparse has no public list of its flags
         where = f"--grid {path}: {row.name}: {name}"
         if action is None or action.dest in FIXED or action.nargs == "+":
-            raise UserError(f"{where}: expected a flag of {kind_of(row)} that may vary from run to run.")
+            raise UserError(f"{where}: expected a flag of {row_kind(row)} that may vary from run to run.")
         if action.dest in own:
             raise UserError(
                 f"{where}: this flag makes the row what it is: leave it out, or give the row an entry of "
@@ -162,7 +162,7 @@ def check_equal_numbers(path: str, rows: list[Row], args: Namespace) -> None:
     """Raises a UserError where two rows of one kind have other numbers of settings."""
     first = {}
     for row in rows:
-        other, count = first.setdefault(kind_of(row), row), len(candidates(row, args))
+        other, count = first.setdefault(row_kind(row), row), len(candidates(row, args))
         expected = len(candidates(other, args))
         if count != expected:
             raise UserError(
