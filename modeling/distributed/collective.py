@@ -19,14 +19,15 @@ def barrier():
 
 
 def share(rows):
-    """The rows of a batch that this rank works on: with those sorted by length, every rank gets its part of
-    long and short ones.
+    """The rows of a batch that this rank works on.
+
+    With the rows sorted by length, every rank gets its part of long and short ones.
     """
     return rows[get_rank() :: get_world_size()]
 
 
 def all_reduce_sum(array, device):
-    """The sum over the ranks of arrays of one shape and type; exact where all but one hold zero at a place."""
+    """The sum over the ranks of arrays of one shape and type; exact where all but one hold zero."""
     if get_world_size() == 1:
         return array
     tensor = flow.tensor(np.ascontiguousarray(array), device=device)

@@ -1,6 +1,4 @@
-"""What has to be the same on all machines that run a command together: flags, code, packages and the content
-of files.
-"""
+"""What has to be the same on all machines of a run: flags, code, packages and the content of files."""
 
 import hashlib
 import importlib.metadata
@@ -13,11 +11,9 @@ from util import sha256
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model"}
 PATHS |= {"knowledge_dir", "unlabelled_file", "model_save_dir", "resume_from", "config", "log_dir"}
+# A machine may have these for itself, and of paths the content counts; the last two are not flags.
 OWN = {"node_rank", "master_addr", "network_timeout", "cpu_threads", "resave_ofrecord", "resume"}
-OWN |= {
-    "changed",
-    "defaults",
-}  # not flags; a machine may have these for itself, and of paths the content counts
+OWN |= {"changed", "defaults"}
 CONTENT = {  # of the folder that a flag names, the files that count
     "data_dir": ("task.json", "train.tsv", "dev.tsv", "test.tsv"),
     "model_load_dir": ("config.json", "vocab.txt", "model.safetensors"),
@@ -32,7 +28,8 @@ def machine_facts(flags: dict, local_ranks: int) -> dict:
     """{what: value as text} of this machine, for a comparison.
 
     Args:
-        flags: {name: value} of a script; local_ranks: how many ranks this machine takes part with.
+        flags: {name: value} of a script.
+        local_ranks: how many ranks this machine takes part with.
     """
     alike = {f"--{name}": str(value) for name, value in flags.items() if name not in OWN | PATHS}
     versions = {name: importlib.metadata.version(name) for name in ("oneflow", "numpy")}

@@ -1,5 +1,4 @@
-"""Starting a script in several ranks: processes of OneFlow's distributed engine that share the work and speak
-with one voice.
+"""Starting a script in several ranks: processes of OneFlow's distributed engine that share the work.
 
 The user's process becomes the launcher's parent. It passes signals on, waits until every rank has ended, and
 says in one sentence why they ended where they should not have. oneflow.distributed.launch ends its ranks by
@@ -38,14 +37,15 @@ TO_DIE = 3  # seconds that they have when one of them has ended
 
 
 def launch_ranks(args):
-    """Runs the script in as many ranks as its flags ask for; returns in each of them, and at once where one
-    is enough.
+    """Runs the script in as many ranks as its flags ask for.
+
+    Returns in each of them, and at once where one is enough.
 
     Args:
         args: the flags of the groups `device` and, of a training script, `training`.
     Raises:
-        UserError: flags that no run of ranks can have. SystemExit: in the process that launched the ranks,
-            when they have ended.
+        UserError: flags that no run of ranks can have.
+        SystemExit: in the process that launched the ranks, when they have ended.
     """
     ranks, machines = options(RankOptions, args), None
     local = local_ranks(ranks)
@@ -76,41 +76,30 @@ def _go_on(flags):
 
 
 def launch(local, nodes=1, node=0, address="127.0.0.1", port=None, machines=None, go_on=""):
-    """Makes this process the parent of `local` ranks that run the same program, and ends with them; returns
-    at once in a rank, and where one rank is all.
+    """Makes this process the parent of `local` ranks that run the same program, and ends with them.
+
+    Returns at once in a rank, and where one rank is all.
 
     Args:
         nodes, node: machines that run the program together, and the number of this one.
         address, port: where the ranks meet; port None: one that is free on this machine, and PORT with
             several machines.
-        machines: the Machines of several, which have met; go_on: what to do when one of them was lost.
+        machines: the Machines of several, which have met.
+        go_on: what to do when one of them was lost.
     """
     if local * nodes == 1 or get_world_size() > 1:
         return
-    if port is None and nodes > 1:
-        port = PORT
-    elif port is None:
-        with socket.socket() as free:
-            free.bind((address, 0))
-            port = free.getsockname()[1]
-    where = [
-        "--nproc_per_node",
-        local,
-        "--nnodes",
-        nodes,
-        "--node_rank",
-        node,
-        "--master_addr",
-        address,
-        "--master_port",
-        port,
-    ]
+    if port is None:
+        port = PORT if nodes > 1 else _free_port(address)
+    where = {"nproc_per_node": local, "nnodes": nodes, "node_rank": node}
+    where.update(master_addr=address, master_port=port)
     with tempfile.TemporaryDirectory(prefix="meta-kd-ranks-") as folder:
-        words = [*map(str, where), "--logdir", os.path.join(folder, "none"), *_program()]
+        where["logdir"] = os.path.join(folder, "none")
+        flags = [word for name, value in where.items() for word in (f"--{name}", str(value))]
         numbers = range(node * local, (node + 1) * local)
         for name in ("launcher.err", *(f"{number}.{kind}" for number in numbers for kind in REPORTS)):
             pathlib.Path(folder, name).touch()  # now, while a full disk is a sentence of its own
-        code, sentence = _run(words, folder, local, machines), ""
+        code, sentence = _run([*flags, *_program()], folder, local, machines), ""
         if machines and machines.unreachable() and code:
             asked = f"{Signals.words()}; " if Signals.asked else "error: "
             code, sentence = STOPPED if Signals.asked else 1, f"{asked}{machines.words()}. {go_on}"
@@ -123,18 +112,23 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None, machines=None
     raise SystemExit(0)
 
 
+def _free_port(address):
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return free.getsockname()[1]
+
+
 def _program():
     """The words that start this program again: a script, or a module by -m."""
     main = sys.modules["__main__"]
-    return [
-        *(("-m", main.__spec__.name) if main.__spec__ else (os.path.abspath(main.__file__),)),
-        *sys.argv[1:],
-    ]
+    name = ("-m", main.__spec__.name) if main.__spec__ else (os.path.abspath(main.__file__),)
+    return [*name, *sys.argv[1:]]
 
 
 def _run(words, folder, local, machines):
-    """Runs the launcher to its end and leaves none of its ranks alive; passes on that it is told to stop.
-    Returns 0 where all went well.
+    """Runs the launcher to its end and leaves none of its ranks alive; 0 where all went well.
+
+    It passes on that it is told to stop.
     """
     _adopt_orphans()
     parent, launcher = os.getpid(), os.fork()
@@ -159,16 +153,12 @@ def _kill_group(leader):
 
 
 def _adopt_orphans():
-    """Ranks whose launcher has gone become children of this process, so that it can wait for them (prctl of
-    Linux).
-    """
-    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    """Ranks whose launcher has gone become children of this process, so that it can wait for them."""
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, of Linux
 
 
 def _be_launcher(words, folder, local, parent):
-    """In the forked child: oneflow.distributed.launch in a process group of its own, without a word of its
-    own.
-    """
+    """In the forked child: oneflow.distributed.launch in a process group of its own, without a word."""
     try:
         os.setsid()
         stop_with_parent(signal.SIGKILL, parent)
@@ -176,9 +166,8 @@ def _be_launcher(words, folder, local, parent):
         os.environ.update({EXIT_REPORT_DIR: folder, LAUNCHER: str(os.getpid())})
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // local)))
         sys.argv = ["oneflow.distributed.launch", *words]
-        oneflow_launch.time = types.SimpleNamespace(
-            sleep=lambda seconds: time.sleep(seconds / 50)
-        )  # it looks once a second, and sleeps on
+        # It looks at its ranks once a second, and sleeps on; this way it does so every 20 ms.
+        oneflow_launch.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 50))
         oneflow_launch.main()
         os._exit(0)
     except subprocess.CalledProcessError:  # a rank has failed, and tells it itself
@@ -190,10 +179,10 @@ def _be_launcher(words, folder, local, parent):
 
 
 def _reap(launcher, patience, folder, machines):
-    """Waits `patience` seconds for the launcher and its ranks to end, or TO_DIE after the first rank has;
-    then kills those that are left.
+    """Waits for the launcher and its ranks to end, then kills those that are left.
 
-    Told to stop once more, or where the ranks wait for a machine that is gone, it does not wait.
+    It waits `patience` seconds, or TO_DIE after the first rank has ended. It does not wait when it is told to
+    stop once more, or where the ranks wait for a machine that is gone.
     """
     until = time.monotonic() + patience
     with contextlib.suppress(ChildProcessError, ProcessLookupError):  # none is left
@@ -211,11 +200,10 @@ def _reap(launcher, patience, folder, machines):
 
 
 def _explain(folder, numbers, total):
-    """Why the ranks of this machine ended: (sentence, exit code) of the first that failed, or which one ended
-    without a word.
+    """Why the ranks of this machine ended: (sentence, exit code).
 
-    A rank that was stopped by the launcher, or that OneFlow stopped when another had gone, is not the one
-    that failed.
+    They are those of the first that failed, or say which one ended without a word. A rank that was stopped
+    by the launcher, or that OneFlow stopped when another had gone, is not the one that failed.
     """
     told = {number: (folder / f"{number}.json").read_text(encoding="utf-8") for number in numbers}
     words = [json.loads(text) for text in told.values() if text]
@@ -231,15 +219,13 @@ def _explain(folder, numbers, total):
         if not file.stat().st_size:
             return (
                 f"error: rank {number} of {total} was killed, perhaps for want of memory, and the run ended "
-                "with it: fewer "
-                "--cpu_processes need less; what was saved is whole.",
+                "with it: fewer --cpu_processes need less; what was saved is whole.",
                 1,
             )
     for number, file in noise.items():
         return (
             f"{file.read_text(errors='replace')}\nerror: OneFlow stopped rank {number} of {total}, and the "
-            "run ended with it; "
-            "what was saved is whole.",
+            "run ended with it; what was saved is whole.",
             1,
         )
     return (

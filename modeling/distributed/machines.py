@@ -1,77 +1,31 @@
-"""Several machines that run one command: they meet before their ranks start, and hear of each other while
-these work.
+"""Several machines that run one command: they meet before their ranks start, and watch each other after.
 
 OneFlow's collectives wait for ever for a rank that is gone. So the process that launched the ranks of a
-machine, which runs no engine itself, keeps a connection to machine 0 beside them, over which each side speaks
-once a second: a machine that is silent for too long, or gone, ends the run on the others with a sentence.
-Lines of JSON go over it, the port is the one above --master_port.
+machine, which runs no engine itself, keeps a connection to machine 0 beside them. Each side speaks over it
+once a second. A machine that is silent for too long, or gone, ends the run on the others with a sentence.
+Lines of JSON go over the connection; its port is the one above --master_port.
 """
 
 import contextlib
-import json
-import select
 import socket
-import sys
 import threading
 import time
 
+from modeling.distributed.peer import Peer, Waiting
 from util import UserError
 
 BEAT = 1.0  # seconds from one sign of life to the next
 SILENT = 5.0  # seconds without one, after which nobody who was told to stop waits for the others
-GRACE = {
-    130: 60.0
-}  # seconds that ranks have to end by themselves after another machine's did, by its exit code
-REMIND = 60.0  # seconds from one line about whom a machine waits for to the next
-LONGEST = 1 << 20  # bytes of a line
-
-
-class Peer:
-    """Another machine and the connection to it."""
-
-    def __init__(self, connection, number):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection, self.number, self.address = connection, number, connection.getpeername()[0]
-        self.heard, self.ended, self._rest = time.monotonic(), None, b""
-
-    def __str__(self):
-        return f"machine {self.number} ({self.address})"
-
-    def send(self, **message):
-        """Sends a line, or nothing where the connection is full or broken: that shows by silence."""
-        with contextlib.suppress(OSError):
-            self.connection.settimeout(0.2)
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, seconds):
-        """The messages that come within `seconds`, a list; None: the other side has closed the connection."""
-        if not select.select([self.connection], [], [], seconds)[0]:
-            return []
-        try:
-            data = self.connection.recv(1 << 16)
-        except OSError:
-            return None
-        if not data or len(self._rest) > LONGEST:
-            return None
-        self.heard = time.monotonic()
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [_parse(line) for line in lines]
-
-
-def _parse(line):
-    """A message; {} for a line that is none."""
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
+# Seconds that ranks have to end by themselves after another machine's did, by its exit code:
+GRACE = {130: 60.0}
 
 
 class Machines:
     """This machine among `nodes`, numbered from 0.
 
     Args:
-        node: the number of this one; address, port: --master_addr and --master_port.
+        node: the number of this one.
+        address, port: --master_addr and --master_port.
         timeout: seconds without a word from a machine after which it counts as lost.
         facts: {what: text}, which must be the same on all of them.
     """
@@ -89,7 +43,7 @@ class Machines:
         """Waits until all machines are there, and compares what must be the same.
 
         Raises:
-            UserError: one of them does not come, cannot be reached, or differs; the others are told the same.
+            UserError: one of them does not come, cannot be reached, or differs. The others are told so.
         """
         if self.node == 0:
             self._receive_all()
@@ -99,7 +53,7 @@ class Machines:
     def _receive_all(self):
         self._check_free(self.port)
         with self._listen(self.watch_port) as server:
-            waiting = _Waiting(self.timeout, self._absent)
+            waiting = Waiting(self.timeout, self._absent)
             while len(self.peers) < self.nodes - 1:
                 waiting.remind()
                 with contextlib.suppress(socket.timeout):
@@ -128,8 +82,7 @@ class Machines:
             raise UserError(
                 f"--master_addr {self.address} --master_port {self.port}: machine 0 cannot listen on port "
                 f"{port} there ({error.strerror or error}): name an address of machine 0, and a port that is "
-                "free "
-                "with the next."
+                "free with the next."
             ) from None
         return server
 
@@ -168,7 +121,7 @@ class Machines:
         return None
 
     def _join(self):
-        waiting = _Waiting(self.timeout, lambda: f"machine 0 at {self.address}, port {self.watch_port}")
+        waiting = Waiting(self.timeout, lambda: f"machine 0 at {self.address}, port {self.watch_port}")
         while True:
             waiting.remind()
             try:
@@ -194,8 +147,7 @@ class Machines:
                 if "go" not in message:
                     raise UserError(
                         f"--master_addr {self.address}: something that is not machine 0 of this run answers "
-                        "on "
-                        f"port {self.watch_port}: name another --master_port on all machines."
+                        f"on port {self.watch_port}: name another --master_port on all machines."
                     )
                 self.peers = [peer]
                 return True
@@ -205,8 +157,9 @@ class Machines:
     # ----------------------------------------------------------------------------------- watching
 
     def watch(self, on_loss):
-        """From now on a thread speaks and listens; `on_loss()` is called there, once, when `loss` says why
-        the run cannot go on.
+        """From now on a thread speaks and listens.
+
+        It calls `on_loss()`, once, when `loss` says why the run cannot go on.
         """
         self._on_loss = on_loss
         for peer in self.peers:
@@ -235,11 +188,8 @@ class Machines:
     def _listen_to(self, peer, seconds):
         messages = peer.receive(seconds)
         if messages is None:
-            peer.ended = (
-                time.monotonic(),
-                1,
-                "its connection was closed without a word, as when it is switched off",
-            )
+            why = "its connection was closed without a word, as when it is switched off"
+            peer.ended = (time.monotonic(), 1, why)
         for message in messages or ():
             if "lost" in message:
                 peer.ended = (time.monotonic(), 1, str(message["lost"]))
@@ -280,32 +230,3 @@ class Machines:
         for peer in self.peers:
             peer.send(end=code, sentence=sentence)
             peer.connection.close()
-
-
-class _Waiting:
-    """Says for whom this machine waits, at once and once a minute, and ends the wait.
-
-    Args:
-        timeout: seconds; whom: says it.
-    """
-
-    def __init__(self, timeout, whom):
-        self.timeout, self.whom, self.since, self.told = timeout, whom, time.monotonic(), -REMIND
-
-    def remind(self):
-        """UserError: the time is over."""
-        waited = time.monotonic() - self.since
-        if waited > self.timeout:
-            raise UserError(
-                f"waited {self.timeout:g} seconds (--network_timeout) for {self.whom()}, and none came: "
-                "check "
-                "--master_addr, --master_port, --node_rank, firewalls, and that the command runs on all "
-                "machines."
-            )
-        if 0.2 < waited and waited - self.told >= REMIND:
-            self.told = waited
-            print(
-                f"waiting for {self.whom()}, {self.timeout - waited:.0f} seconds at most",
-                file=sys.stderr,
-                flush=True,
-            )

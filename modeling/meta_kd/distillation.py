@@ -1,5 +1,6 @@
-"""What a student learns from the meta-teacher's knowledge: the targets of a batch, and the loss over the terms of terms.py.
+"""What a student learns from the meta-teacher's knowledge: the targets of a batch, and the loss.
 
+The loss is a sum over the terms of terms.py.
 B examples, T tokens, M classes, H width of the teacher, A heads.
 """
 
@@ -35,29 +36,29 @@ def active_terms(weights, options):
     Args:
         options: DistillationOptions.
     Raises:
-        UserError: no term at all, a phase without one, weights for the hard labels without these, or two phases and --max_steps.
+        UserError: no term at all, a phase without one, weights for the hard labels without these, or two
+            phases and --max_steps.
     """
     terms = {name: weight for name, weight in weights.items() if weight > 0}
     if not terms:
         raise UserError("every loss weight is 0, so there is nothing to learn: raise one of them.")
     if options.class_weights != "none" and "hard" not in terms:
         raise UserError(
-            f"--class_weights {options.class_weights} weighs hard labels here, and --hard_label_weight is 0: raise it, or leave "
-            "--class_weights out."
+            f"--class_weights {options.class_weights} weighs hard labels here, and --hard_label_weight is 0: "
+            "raise it, or leave --class_weights out."
         )
     if options.intermediate_epochs >= options.num_epochs:
         raise UserError(
-            f"--intermediate_epochs {options.intermediate_epochs} leaves none of the --num_epochs {options.num_epochs} "
-            "for the second phase: lower it."
+            f"--intermediate_epochs {options.intermediate_epochs} leaves none of the "
+            f"--num_epochs {options.num_epochs} for the second phase: lower it."
         )
     if options.intermediate_epochs and options.max_steps:
         raise UserError(
-            f"--max_steps {options.max_steps} does not say where one phase ends and the next begins: leave it out, or set "
-            "--intermediate_epochs 0."
+            f"--max_steps {options.max_steps} does not say where one phase ends and the next begins: "
+            "leave it out, or set --intermediate_epochs 0."
         )
-    if options.intermediate_epochs and not all(
-        names_of_phase(phase, terms) for phase in (PREDICTION, INTERMEDIATE)
-    ):
+    both = all(names_of_phase(phase, terms) for phase in (PREDICTION, INTERMEDIATE))
+    if options.intermediate_epochs and not both:
         raise UserError(
             "--intermediate_epochs needs a loss term for each phase: raise a weight, or set it to 0."
         )
@@ -70,7 +71,7 @@ def needs_teacher(terms):
 
 
 def check_knowledge_covers(terms, manifest, config):
-    """Raises a UserError where the knowledge of that manifest cannot serve a term for a student of that BertConfig."""
+    """Raises a UserError where the knowledge of `manifest` cannot serve a term for a student of `config`."""
     for name in terms:
         if fault := TERMS[name].missing(manifest, config):
             raise UserError(fault)
@@ -80,7 +81,10 @@ def check_knowledge_covers(terms, manifest, config):
 
 
 class TeacherTargets(NamedTuple):
-    """What the teacher knows of a batch, padded to its T tokens: tensors, and what the attention term compares with as arrays."""
+    """What the teacher knows of a batch, padded to its T tokens.
+
+    Tensors, but for what the attention term compares with: these are arrays.
+    """
 
     logits: "flow.Tensor"  # [B, M]
     expertise: "flow.Tensor"  # lambda(x), as it is or spread, [B]
@@ -95,15 +99,15 @@ class TeacherTargets(NamedTuple):
     temperature: float
 
 
-NO_TARGETS = TeacherTargets(
-    None, None, None, None, {}, {}, None, None, None, True, 1.0
-)  # where hard labels are all there is to learn from
+# Where hard labels are all there is to learn from:
+NO_TARGETS = TeacherTargets(None, None, None, None, {}, {}, None, None, None, True, 1.0)
 
 
 def spread_expertise(examples, knowledge, spread):
-    """lambda(x) of all training examples, stretched or compressed to the deviation `spread` around 1, float32 [N].
+    """lambda(x) of all training examples, brought to the deviation `spread` around 1, float32 [N].
 
-    lambda is nearly constant (0.63, with a deviation of 0.07, on the Amazon reviews); the paper takes it as it is.
+    lambda is nearly constant (0.63, with a deviation of 0.07, on the Amazon reviews). The paper takes it as
+    it is.
     """
     scores, labels = examples["weights"].reshape(-1), examples["label"].reshape(-1)  # [N]
     expertise = losses.domain_expertise(scores, knowledge.logits(examples["idxs"]), labels)  # [N]
@@ -121,14 +125,12 @@ def make_targets(items, batch, terms, matches, manifest, options, device, expert
             says.
     """
     mask, T = batch.input_mask, batch.input_ids.shape[1]
-    place = {layer: i for i, layer in enumerate(manifest["layers"])}
     vectors = ("logits", "representation", "domain_feature")
     logits, representation, feature = (np.stack([item[key] for item in items]) for key in vectors)
     softened = np.stack([item.get("softened", item["logits"]) for item in items])  # the mean of several
-    if expertise is None and options.expertise_weight == "lambda":
-        expertise = losses.domain_expertise(batch.weights, logits, batch.label)
-    elif expertise is None:
-        expertise = np.ones(len(logits), np.float32)
+    if expertise is None:
+        expertise = _expertise(batch, logits, options)
+    place = {layer: i for i, layer in enumerate(manifest["layers"])}
     attention, hidden = {}, {}
     for student, teacher in matches.items():
         at = place[teacher]
@@ -136,9 +138,7 @@ def make_targets(items, batch, terms, matches, manifest, options, device, expert
             attention[student] = pad([item["attention"][at] for item in items], T, 2)
         if "hidden" in terms:
             hidden[student] = tensor(pad([item["hidden"][at] for item in items], T, 1), device)
-    pairs = losses.pair_weights(mask) if attention else None
-    tokens = tensor(losses.token_weights(mask), device) if hidden else None
-    centring = losses.centring_matrix(mask) if options.attention_match == "centred" and attention else None
+    centred = options.attention_match == "centred" and attention
     return TeacherTargets(
         tensor(softened, device),
         tensor(expertise, device),
@@ -146,19 +146,27 @@ def make_targets(items, batch, terms, matches, manifest, options, device, expert
         tensor(feature, device),
         attention,
         hidden,
-        pairs,
-        tokens,
-        centring,
-        manifest["attention_heads"] == "mean",
-        options.temperature,
+        pair_weights=losses.pair_weights(mask) if attention else None,
+        token_weights=tensor(losses.token_weights(mask), device) if hidden else None,
+        centring=losses.centring_matrix(mask) if centred else None,
+        mean_over_heads=manifest["attention_heads"] == "mean",
+        temperature=options.temperature,
     )
+
+
+def _expertise(batch, logits, options):
+    """The weights of the examples of a batch as --expertise_weight says, float32 [B]."""
+    if options.expertise_weight == "lambda":
+        return losses.domain_expertise(batch.weights, logits, batch.label)
+    return np.ones(len(logits), np.float32)
 
 
 def pad(arrays, T, axes):
     """Arrays of one example each, side by side in float32, with zeros up to T.
 
     Args:
-        arrays: B arrays [n, H] (axes 1: tokens come first of two) or [..., n, n] (axes 2: tokens are the last two).
+        arrays: B of them.
+        axes: 1: each is [n, H], and tokens come first; 2: each is [..., n, n], and tokens are the last two.
     """
     shape = (T, arrays[0].shape[1]) if axes == 1 else (*arrays[0].shape[:-2], T, T)
     result = np.zeros((len(arrays), *shape), np.float32)
@@ -174,7 +182,9 @@ def pad(arrays, T, axes):
 
 
 def student_loss(model, batch, targets, terms, class_weights=None):
-    """soft CE + mean over the batch of v(y) * hard CE + lambda(x) * (attention + representation + hidden + gamma2 * transfer).
+    """mean over the batch of: soft CE + v(y) * hard CE + lambda(x) * the intermediate terms.
+
+    These are attention + representation + hidden + gamma2 * transfer; each of the six has its weight.
 
     Args:
         batch: a TensorBatch; targets: its TeacherTargets, or NO_TARGETS for the term "hard" alone.
