@@ -108,12 +108,7 @@ def predict(options):
     tokenizer = tokenizer_for(folder.path, options.vocab_file, options.do_lower_case, truncate)
     check_fits_model(folder, task, seq_length, tokenizer)
     probabilities = load_classifier(folder, task, domains, options)
-    text = tuple(options.text_column or task.text)
-    if len(text) != len(task.text):
-        raise UserError(
-            f"--text_column {' '.join(text)}: the snapshot takes {len(task.text)} text(s) "
-            f"({', '.join(task.text)}): name as many."
-        )
+    text = choose_columns(options.text_column, task.text)
     form, _ = detect_form(options.predict_file, options.predict_format)
     path = STDIN if options.predict_file == "-" else options.predict_file
     facts = {
@@ -132,6 +127,17 @@ def predict(options):
         answer = (tokenizer, seq_length, probabilities, options.min_confidence)
         tally = answer_rows(table, task.labels, out, *answer, bar)
     tally.tell(path)
+
+
+def choose_columns(columns, names):
+    """The columns of the texts: those of --text_column, or the `names` that the snapshot was trained on."""
+    text = tuple(columns or names)
+    if len(text) != len(names):
+        raise UserError(
+            f"--text_column {' '.join(text)}: the snapshot takes {len(names)} text(s) ({', '.join(names)}): "
+            "name as many."
+        )
+    return text
 
 
 def load_classifier(folder, task, domains, options):

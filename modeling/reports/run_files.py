@@ -33,6 +33,8 @@ def read_json_lines(path) -> list:
 
 
 def read_metrics(path) -> tuple:
-    """The lines of a metrics.jsonl: (those of steps, those of evaluations), none where there is no such file."""
+    """The lines of a metrics.jsonl: (those of steps, those of evaluations), none where there is no such
+    file.
+    """
     lines = read_json_lines(path) if path.exists() else []
     return [line for line in lines if "dev" not in line], [line for line in lines if "dev" in line]
