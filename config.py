@@ -95,8 +95,7 @@ def parse(description, *groups, argv=None):
 def check_flags(name, description, *groups):
     """Ends the program at --help or a mistake in its flags, where `name`, a script's __name__, is __main__.
 
-    It does so where `name`, the __name__ of a script, says that the script was started. In a launched rank
-    there is nothing to check: whoever launched it has done so.
+    In a launched rank there is nothing to check: whoever launched it has done so.
     """
     if name == "__main__" and get_world_size() == 1:
         entry(lambda: parse(description, *groups))()
@@ -377,8 +376,13 @@ def inference(parser):
     )
 
 
-def run_folder(group):
-    """What is done, and the run folder."""
+def training(parser):
+    group = parser.add_argument_group(
+        "training",
+        "Old names are understood: --loss_print_every_n_iter is --log_every_step_num, "
+        "--model_save_every_n_iter is --save_every_step_num; --save_last_snapshot, "
+        "--train_data_prefix and --train_data_part_num say what holds anyhow, and are ignored.",
+    )
     group.add_argument("--do_train", action="store_true", help="train")
     group.add_argument(
         "--do_eval",
@@ -484,10 +488,6 @@ def evaluation(group):
         default=1,
         help="best snapshots to keep, each of another accuracy on dev; best.json names the best of them",
     )
-
-
-def class_weights(group):
-    """How much the classes count."""
     group.add_argument(
         "--class_weights",
         choices=("none", "balanced"),
@@ -634,8 +634,8 @@ def extraction(parser):
     )
 
 
-def student_and_teachers(group):
-    """The models of stage 4."""
+def distillation(parser):
+    group = parser.add_argument_group("meta-distillation")
     group.add_argument("--student_model", help="folder of the BERT that the student starts from")
     group.add_argument(
         "--student_layers",

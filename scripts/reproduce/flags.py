@@ -67,24 +67,6 @@ def perturbation(parser: ArgumentParser) -> None:
     add("--noise_seed", type=config.natural, default=1, help="which labels are wrong and which examples stay")
 
 
-def candidates(parser: ArgumentParser) -> None:
-    """The values of which dev chooses."""
-    rates, add = comma_list(config.number(float, 0.0, open_low=True)), parser.add_argument
-    add(
-        "--teacher_learning_rates",
-        type=rates,
-        default=[5e-5],
-        help="comma list of candidates, of which dev chooses for each row",
-    )
-    add("--student_learning_rates", type=rates, default=[1e-4], help="the same for students")
-    add(
-        "--grid",
-        metavar="FILE",
-        help='a file of flags with values to choose from, as {"students": {"temperature": [1, 2]}}, each '
-        "combination a setting; a row's name for students or teachers gives that row its own, as many",
-    )
-
-
 def training(parser: ArgumentParser) -> None:
     """How teachers and students are trained."""
     add = parser.add_argument
