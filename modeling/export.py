@@ -7,6 +7,7 @@ versions). The test texts of the task go through the new file, and its labels ar
 the run has stored in predictions.tsv.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import pathlib
@@ -62,7 +63,7 @@ def main():
     tokenizer = libraries["transformers"].AutoTokenizer.from_pretrained(snapshot, local_files_only=True)
 
     # ------------ float32
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, telling_of_room(folder):
         whole = pathlib.Path(folder, "float32")
         export = libraries["optimum.exporters.onnx"].main_export
         export(
@@ -126,6 +127,20 @@ def import_libraries():
     except ImportError as error:
         raise UserError(
             f"{error.name or error} is not installed for this Python ({sys.executable}): {INSTALL}."
+        ) from None
+
+
+@contextlib.contextmanager
+def telling_of_room(folder):
+    """Has what the libraries raise where the disk of `folder` is full be one sentence; they name no file."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "filename", None) or "No space left on device" not in str(error):
+            raise
+        raise UserError(
+            f"{folder}: No space left on device, expected room for what the libraries make on the way: make room, "
+            "or name a folder on another disk by TMPDIR."
         ) from None
 
 

@@ -1,5 +1,6 @@
 """The export to ONNX: what answers otherwise than the snapshot is not kept, and is told."""
 
+import errno
 import json
 import os
 import shutil
@@ -101,6 +102,16 @@ def test_an_export_that_fails_is_not_kept(sandbox):
         and "float32: 100.00% of the labels" in done.stdout
     )
     assert not (sandbox / "onnx").exists()
+
+
+def test_a_library_that_finds_no_room_is_told():
+    """Rust's libraries raise an Exception and no more; what names its file, or is another fault, stays as it is."""
+    with pytest.raises(UserError, match="^there: No space left on device"), export.telling_of_room("there"):
+        raise Exception("No space left on device (os error 28)")
+    for error in (OSError(errno.ENOSPC, "No space left on device", "file"), ValueError("another")):
+        with pytest.raises(type(error)) as told, export.telling_of_room("there"):
+            raise error
+        assert told.value is error
 
 
 def test_what_is_not_installed_is_told():
