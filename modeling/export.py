@@ -139,8 +139,8 @@ def telling_of_room(folder):
         if getattr(error, "filename", None) or "No space left on device" not in str(error):
             raise
         raise UserError(
-            f"{folder}: No space left on device, expected room for what the libraries make on the way: make room, "
-            "or name a folder on another disk by TMPDIR."
+            f"{folder}: No space left on device, expected room for what the libraries make on the way: make "
+            "room, or name a folder on another disk by TMPDIR."
         ) from None
 
 

@@ -5,8 +5,8 @@
 A case is a function of (fuzzer, seed, number) alone: a valid folder of files, changed at random. In most
 cases hashes, sizes and counts are then made to fit again, so that the checks behind the hashes are met.
 
-The property: within LIMIT seconds of CPU and ROOM + 10 times the bytes of the files, the reader gives a valid result
-or a UserError of one line. Anything else is printed with the command that repeats it.
+The property: within LIMIT seconds of CPU and ROOM + 10 times the bytes of the files, the reader gives a valid
+result or a UserError of one line. Anything else is printed with the command that repeats it.
 """
 
 import argparse

@@ -105,7 +105,10 @@ def test_an_export_that_fails_is_not_kept(sandbox):
 
 
 def test_a_library_that_finds_no_room_is_told():
-    """Rust's libraries raise an Exception and no more; what names its file, or is another fault, stays as it is."""
+    """Rust's libraries raise an Exception and no more.
+
+    What names its file, or is another fault, stays as it is.
+    """
     with pytest.raises(UserError, match="^there: No space left on device"), export.telling_of_room("there"):
         raise Exception("No space left on device (os error 28)")
     for error in (OSError(errno.ENOSPC, "No space left on device", "file"), ValueError("another")):
