@@ -1,5 +1,6 @@
-"""A disk that is really full, a small tmpfs: each command ends with one sentence and leaves nothing half-made,
-and with room the same command ends as if nothing had been.
+"""A disk that is really full, a small tmpfs: each command ends with one sentence and leaves nothing half-made.
+
+With room the same command ends as if nothing had been.
 
 It takes root, to mount; skipped with its reason where that is not given.
 """
