@@ -106,9 +106,10 @@ def main():
         for i, case in enumerate(guided.seeds()):
             (corpus / str(i)).write_bytes(case)
         longest = max(map(len, guided.seeds())) + SMALL
-        limits = [f"-max_total_time={60 * args.minutes:.0f}", f"-max_len={longest}", "-timeout=60"]
+        limits = [f"-max_total_time={60 * args.minutes:.0f}", f"-max_len={longest}", "-rss_limit_mb=4096"]
+        told = ["-timeout=60", "-report_slow_units=60", f"-artifact_prefix={guided.findings}/"]
         atheris.Setup(
-            [sys.argv[0], *limits, "-rss_limit_mb=4096", str(corpus)],
+            [sys.argv[0], *limits, *told, str(corpus)],
             guided.try_case,
             custom_mutator=guided.mutate,
         )

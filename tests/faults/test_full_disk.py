@@ -1,4 +1,4 @@
-"""A disk that is really full, a small tmpfs: each command ends with one sentence and leaves nothing half-made.
+"""A disk that is really full, a small tmpfs: each command ends with a sentence and leaves nothing half-made.
 
 With room the same command ends as if nothing had been.
 
