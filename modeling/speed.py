@@ -176,7 +176,8 @@ def lines(models):
 def speed_page(results):
     """speed.html: the same table, and where it was measured."""
     models = results["models"]
-    where = f"{results['cpu']}, {results['threads']} threads, the first {results['texts']} texts of test.tsv."
+    threads = f"{results['threads']} thread{'s' * (results['threads'] > 1)}"
+    where = f"{results['cpu']}, {threads}, the first {results['texts']} texts of test.tsv."
     how = (
         "p50 and p95 are of single texts, texts/s of batches of so many, neighbours in test.tsv, from the "
         f"text to the probabilities as --do_predict answers; {ROUNDS} rounds, in which all models take turns."
