@@ -11,7 +11,7 @@ if sys.flags.isolated:  # python3 -I: it has not put the folder of this script o
     sys.path.insert(0, __file__.rpartition("/")[0] or ".")
 
 import config  # isort: skip  (first: it says what is not installed)
-from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, add_flags, names_of_phase, term_weights  # isort: skip
+from modeling.meta_kd.terms import add_flags  # isort: skip
 
 FLAGS = (
     config.task,
@@ -52,6 +52,7 @@ from modeling.meta_kd.distillation import (
 )
 from modeling.meta_kd.ensemble import Ensemble, open_teachers, terms_in_reach
 from modeling.meta_kd.losses import balance_classes
+from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, names_of_phase, term_weights
 from modeling.predict import PredictionOptions, predict, wants_prediction
 from modeling.snapshots.base_model import CardOptions, base_facts
 from modeling.snapshots.best import find_snapshot
