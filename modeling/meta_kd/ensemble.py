@@ -15,8 +15,8 @@ from modeling.meta_kd.losses import log_mean_softmax
 from modeling.meta_kd.terms import PREDICTION, names_of_phase
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.checks import teacher_meta
-from modeling.snapshots.folder import read_snapshot_meta
-from util import UserError, sha256
+from modeling.snapshots.folder import read_snapshot_facts
+from util import UserError
 
 AVERAGED = ("representation", "domain_feature", "attention", "hidden")  # of an example, beside the logits
 STRUCTURE = {"width": "width", "layers": "layers stored", "attention_heads": "heads"}  # of a manifest
@@ -144,8 +144,8 @@ def open_teachers(models, knowledge_dirs, weights, temperature, task, records, o
     members, seen = [], {}
     for model, folder in zip(models, knowledge_dirs or [None] * len(models)):
         path = find_snapshot(model)
-        teacher_meta(read_snapshot_meta(path, "--teacher_model"), task, path)
-        teacher = sha256(path / "model.safetensors")
+        meta, teacher = read_snapshot_facts(path, "--teacher_model")
+        teacher_meta(meta, task, path)
         if teacher in seen:
             raise UserError(
                 f"--teacher_model: found the same weights in {seen[teacher]} and {path}, expected different "

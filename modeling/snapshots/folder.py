@@ -57,11 +57,12 @@ def read_model(path, what="--model_load_dir"):
     sharded = (path / f"{WEIGHTS}.index.json").is_file() and not (path / WEIGHTS).is_file()
     _check_files(path, what, ("config.json",) if sharded else ("config.json", WEIGHTS))
     before = _manifest_bytes(path)
-    meta = read_snapshot_meta(path) if (path / "meta.json").exists() else None
+    meta, digest = read_snapshot_facts(path) if (path / "meta.json").exists() else (None, None)
     config = BertConfig.from_file(path / "config.json")
     arrays, left_over, widened = read_weights(path)
     _check_shapes(path, config, arrays)
-    digest = _shards_sha256(path) if sharded else sha256(path / WEIGHTS)
+    if digest is None:
+        digest = _shards_sha256(path) if sharded else sha256(path / WEIGHTS)
     if meta is not None and _manifest_bytes(path) != before:
         raise UserError(f"{path}: this snapshot was replaced by another one while it was read: try again.")
     return ModelFolder(path, config, arrays, meta, digest, left_over, widened)
@@ -131,6 +132,13 @@ def _manifest_bytes(path):
 
 def read_snapshot_meta(path, what="--model_load_dir"):
     """The meta.json of a snapshot, or of a run's best one, its files checked against manifest.json."""
+    return read_snapshot_facts(path, what)[0]
+
+
+def read_snapshot_facts(path, what="--model_load_dir"):
+    """(meta.json, SHA-256 of the weights) of a snapshot, or of a run's best one, its files checked against
+    manifest.json; `what` is the flag that named it.
+    """
     path = find_snapshot(path)
     if not (path / "meta.json").is_file():
         raise UserError(
@@ -142,14 +150,14 @@ def read_snapshot_meta(path, what="--model_load_dir"):
             f"{path}: this snapshot has no manifest.json, so it was not written to its end: "
             "take another snapshot."
         )
-    _check_hashes(path)
+    hashes = _check_hashes(path)
     meta = read_json(path / "meta.json", "the description of the snapshot")
     check_meta(meta, META_TYPES, path)
-    return meta
+    return meta, hashes[WEIGHTS]
 
 
 def _check_hashes(path):
-    """Raises a UserError where a file of a snapshot is not what its manifest says."""
+    """{name: SHA-256} of the files of a snapshot. UserError where one is not what its manifest says."""
     manifest = read_json(path / "manifest.json", "the manifest of the snapshot")
     if manifest.get("format") != FORMAT:
         raise UserError(
@@ -175,6 +183,7 @@ def _check_hashes(path):
             raise UserError(
                 f"{path / name}: its content is not what the snapshot's manifest says: take another snapshot."
             )
+    return files
 
 
 def read_optimizer(path):

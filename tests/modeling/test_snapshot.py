@@ -20,6 +20,7 @@ from data.tasks import BUILT_IN
 from modeling.bert.config import BertConfig
 from modeling.bert.model import flow, init_weights
 from modeling.meta_kd.classifier import STUDENT_ONLY, DomainClassifier, build_student, build_teacher
+from modeling.snapshots import folder as reading
 from modeling.snapshots.checks import check_fits_model, check_task, teacher_meta
 from modeling.snapshots.folder import read_model, read_optimizer, read_snapshot_meta
 from modeling.snapshots.loading import keep_layers, load_weights
@@ -904,3 +905,11 @@ def test_a_folder_around_a_bert_points_at_it(plain, tmp_path):
     shutil.copytree(plain, outer / "0_BERT")
     (outer / "modules.json").write_text("[]")
     refused(lambda: read_model(outer), "sentence-transformers", str(outer / "0_BERT"))
+
+
+def test_the_weights_of_a_snapshot_are_hashed_once(snapshot, monkeypatch):
+    """The hash that the manifest was held against is the one that stands for the model."""
+    hashed, whole = [], reading.sha256
+    monkeypatch.setattr(reading, "sha256", lambda path: hashed.append(path.name) or whole(path))
+    assert read_model(snapshot).sha256 == whole(snapshot / "model.safetensors")
+    assert hashed.count("model.safetensors") == 1
