@@ -1,5 +1,5 @@
-"""Stage 3: meta-teacher snapshot + OFRecord files -> the teacher's knowledge of every training example, as
-OFRecord files.
+"""Stage 3: meta-teacher snapshot + OFRecord files -> the teacher's knowledge
+of every training example, as OFRecord files.
 
 The teacher runs once, in eval mode; no epoch of stage 4 runs it again.
 """

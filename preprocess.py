@@ -158,8 +158,8 @@ def put_scores(run, records, scores, facts):
 
 
 def check_report(folder):
-    """Refuses a folder with a report.html beside which there are no records: it is not ours, and would be
-    replaced.
+    """Refuses a folder with a report.html beside which there are no records:
+    it is not ours, and would be replaced.
     """
     if (folder / "report.html").exists() and not (folder / "train" / "manifest.json").exists():
         raise UserError(

@@ -42,8 +42,8 @@ class BasicTokenizer:
 
     Args:
         do_lower_case: also lower-case the text.
-        strip_accents: take off its accents (a character is decomposed first, Unicode NFD); None: as
-            do_lower_case.
+        strip_accents: take off its accents (a character is decomposed first, Unicode NFD);
+            None: as do_lower_case.
         tokenize_chinese_chars: each Chinese character is a word.
     """
 
@@ -119,10 +119,10 @@ class FullTokenizer:
         vocab: what load_vocab made of the file, where that is known.
         truncate: one of TRUNCATIONS, for `encode`.
     Attributes:
-        vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size; model_vocab, without
-            added tokens.
-        vocab_sha256: of the tokens, one a line as in a vocab.txt, and of what else decides on ids, where it
-            is unusual.
+        vocab {token: id}, with the added tokens; inv_vocab [token by id]; vocab_size;
+            model_vocab, without added tokens.
+        vocab_sha256: of the tokens, one a line as in a vocab.txt,
+            and of what else decides on ids, where it is unusual.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Batches: which examples, in which order; every draw a function of (seed, epoch). N examples, B to a batch,
-T tokens.
+"""Batches: which examples, in which order; every draw a function of (seed, epoch).
+N examples, B to a batch, T tokens.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ WINDOW = (
 
 
 class Batch(NamedTuple):
-    """Records side by side, cut to the longest: int32 [B, T] three times, then int32 [B] three times and
-    float32 [B].
+    """Records side by side, cut to the longest: int32 [B, T] three times,
+    then int32 [B] three times and float32 [B].
     """
 
     input_ids: np.ndarray
@@ -86,8 +86,8 @@ class Examples:
         return self._source.read(self._rows[rows])
 
     def prefetch(self, rows):
-        """Has the tokens of the examples at `rows` read from the disk meanwhile, and what is read beside
-        them.
+        """Has the tokens of the examples at `rows` read from the disk meanwhile,
+        and what is read beside them.
         """
         self._source.prefetch(self._rows[rows])
         if self._beside:
@@ -136,8 +136,8 @@ class _Chain:
 
 
 def make_batch(examples, rows):
-    """The `rows` of examples, Examples or records stacked in {name: [N, ...]}, as a Batch, cut to its
-    longest.
+    """The `rows` of examples, Examples or records stacked in {name: [N, ...]},
+    as a Batch, cut to its longest.
     """
     examples = as_examples(examples)
     longest, read = int(examples.lengths[rows].max()), examples.read(rows)
@@ -167,8 +167,8 @@ def content_mask(input_mask, segment_ids):
 
 
 def epoch_batches(lengths, batch_size, seed, epoch):
-    """The batches of an epoch, a list of int arrays of row numbers: every row once, the last partial batch
-    too.
+    """The batches of an epoch, a list of int arrays of row numbers:
+    every row once, the last partial batch too.
 
     The rows are shuffled, then examples of like length share a batch within each window of WINDOW batches, so
     that little padding is computed; then the batches of a window are shuffled. A function of (lengths, seed,

@@ -1,5 +1,5 @@
-"""Lines of text -> blocks of features, in order and on all cores: the same arrays however many processes
-work.
+"""Lines of text -> blocks of features, in order and on all cores:
+the same arrays however many processes work.
 """
 
 import collections
@@ -23,8 +23,8 @@ _work = None  # in a worker process: what takes a list of rows to a block
 
 
 def encode_line(tokenizer, text_a, text_b, seq_length, where):
-    """`encode` of the text or pair that stands at `where`, a file and a line. EmptyText: a text without a
-    visible character.
+    """`encode` of the text or pair that stands at `where`, a file and a line.
+    EmptyText: a text without a visible character.
     """
     if not (has_visible(text_a) and (text_b is None or has_visible(text_b))):
         raise EmptyText(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
@@ -138,8 +138,8 @@ def _map_in_order(work, chunks):
 
 
 def _begin_worker(work, parent):
-    """In a worker process, a copy of this one: it is told to stop by its parent alone, and does not outlive
-    it.
+    """In a worker process, a copy of this one: it is told to stop by its parent alone,
+    and does not outlive it.
     """
     global _work
     _work = work

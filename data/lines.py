@@ -1,5 +1,5 @@
-"""Lines of the files of text that users bring: opened, decoded and split, each fault as a sentence with file
-and line.
+"""Lines of the files of text that users bring: opened, decoded and split,
+each fault as a sentence with file and line.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ class EmptyText(UserError):
 
 @contextlib.contextmanager
 def open_text(path, expected):
-    """The file at `path`, to be read as lines of bytes; where that cannot be, a UserError that ends with what
-    was `expected`.
+    """The file at `path`, to be read as lines of bytes; where that cannot be,
+    a UserError that ends with what was `expected`.
     """
     try:
         file = open(path, "rb")
@@ -67,8 +67,8 @@ def line_text(path, line, raw):
 
 
 def _kind(raw):
-    """What a file is whose first line is none of UTF-8, as its first bytes tell, and what to do; None:
-    nothing tells.
+    """What a file is whose first line is none of UTF-8, as its first bytes tell, and what to do;
+    None: nothing tells.
     """
     for start, kind, advice in KINDS:
         if raw.startswith(start):
@@ -77,8 +77,8 @@ def _kind(raw):
 
 
 def split_fields(path, line, raw, columns=None):
-    """The fields of a line of bytes, separated by tabs; as many as `columns` has names, or any number of
-    them.
+    """The fields of a line of bytes, separated by tabs;
+    as many as `columns` has names, or any number of them.
 
     Raises:
         UserError: another number of fields, or a fault of `line_text`.

@@ -1,5 +1,5 @@
-"""Which records a run uses: opening the splits as the flags say, and choosing the training examples. N
-records.
+"""Which records a run uses: opening the splits as the flags say,
+and choosing the training examples. N records.
 """
 
 import hashlib
@@ -61,8 +61,8 @@ def open_records(options, task, tokenizer, split, scored=True):
 
 
 def open_splits(options, selection, task, tokenizer):
-    """What a training script reads: the Records of each split, the chosen training Examples, and those of dev
-    and test.
+    """What a training script reads: the Records of each split, the chosen training Examples,
+    and those of dev and test.
 
     Args:
         options: RecordsOptions; selection: Selection.
@@ -79,8 +79,8 @@ def open_splits(options, selection, task, tokenizer):
 
 
 def records_line(records):
-    """A line for the log: how many examples a split has, how many of its texts were cut, and what it has no
-    example of.
+    """A line for the log: how many examples a split has, how many of its texts were cut,
+    and what it has no example of.
     """
     counts = [[records.counts[domain][label] for label in records.labels] for domain in records.domains]
     missing = missing_names(records.domains, records.labels, counts)
@@ -110,8 +110,8 @@ def training_examples(records, task, selection):
 
 
 def dev_examples(records, task, selection):
-    """The first --eval_example_num dev examples, of those the domains that --domain and --exclude_domain
-    keep.
+    """The first --eval_example_num dev examples, of those the domains
+    that --domain and --exclude_domain keep.
     """
     count = check_limit(len(records), selection.eval_example_num, "--eval_example_num", "dev")
     mask = domain_mask(records.domain[:count], task, selection.domain, selection.exclude_domain)

@@ -74,12 +74,12 @@ BUILT_IN = {
 
 
 def load_task(task_name, data_dir):
-    """The task that `data_dir`/task.json describes, or the built-in one of that name where there is no such
-    file.
+    """The task that `data_dir`/task.json describes, or the built-in one of that name
+    where there is no such file.
 
     Raises:
-        UserError: no such folder or task, task.json is broken or describes another task, or the files are of
-            two imports.
+        UserError: no such folder or task, task.json is broken or describes another task,
+            or the files are of two imports.
     """
     path = pathlib.Path(data_dir, "task.json")
     if not path.parent.is_dir():
@@ -257,8 +257,8 @@ def _read_header(task, path, raw):
 
 
 def check_counts(task, counts, path):
-    """Refuses a training split in which a domain or a class of the task has no examples; a domain may lack a
-    class.
+    """Refuses a training split in which a domain or a class of the task has no examples;
+    a domain may lack a class.
 
     Args:
         counts: examples per domain and class, [K, M].
@@ -272,8 +272,8 @@ def check_counts(task, counts, path):
 
 
 def missing_names(domains, labels, counts):
-    """The domains and classes that have no examples, such as "domain books; class up, down"; empty where each
-    has some.
+    """The domains and classes that have no examples, such as "domain books; class up, down";
+    empty where each has some.
 
     Args:
         domains, labels: the names of K domains and M classes; counts: examples per domain and class, [K, M].
@@ -289,8 +289,8 @@ def missing_names(domains, labels, counts):
 
 
 def clean(text):
-    """The text on one line: whitespace collapsed to single spaces, none at the ends, other control characters
-    dropped.
+    """The text on one line: whitespace collapsed to single spaces, none at the ends,
+    other control characters dropped.
     """
     if not text.isprintable():
         text = "".join(c for c in text if c.isspace() or unicodedata.category(c) != "Cc")

@@ -56,8 +56,8 @@ def keep_encoder(variables, config, source):
         config: the content of the new config.json.
         source: the folder, for the sentence of an error.
     Raises:
-        UserError: a weight is missing, there twice, of another shape, not of finite floats, or of a layer too
-            many.
+        UserError: a weight is missing, there twice, of another shape,
+            not of finite floats, or of a layer too many.
     """
     named = _name_variables(list(variables), source)
     arrays, H = {}, config["hidden_size"]

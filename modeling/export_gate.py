@@ -12,8 +12,8 @@ BATCH, SINGLES = 32, 200  # texts to a batch, and texts that are timed one by on
 
 
 class Texts(NamedTuple):
-    """The test texts: `rows`, of one or two texts each, their gold labels, and the labels that the snapshot
-    gave.
+    """The test texts: `rows`, of one or two texts each, their gold labels,
+    and the labels that the snapshot gave.
     """
 
     rows: list

@@ -91,8 +91,8 @@ class PredictionOptions(NamedTuple):
 
 
 def predict(options):
-    """--do_predict: answers each text of --predict_file with its label and the probability of each label of
-    the snapshot.
+    """--do_predict: answers each text of --predict_file with its label
+    and the probability of each label of the snapshot.
 
     A text without a token gets no label; a line with a fault is left out of the answers and told at the end,
     with exit code 1.
@@ -141,8 +141,8 @@ def choose_columns(columns, names):
 
 
 def load_classifier(folder, task, domains, options):
-    """What takes a list of Features to the probability of each label, float [n, M], by the model in
-    `folder`.
+    """What takes a list of Features to the probability of each label,
+    float [n, M], by the model in `folder`.
     """
     device = select_device(options.device)
     model = DomainClassifier(

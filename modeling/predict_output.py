@@ -39,12 +39,12 @@ class StreamOutput:
 
 
 class FileOutput:
-    """A file that takes its name `path` when it is whole. Until then `.NAME.partial` has what is done, as
-    `.NAME.partial.json` tells.
+    """A file that takes its name `path` when it is whole. Until then `.NAME.partial` has what is done,
+    as `.NAME.partial.json` tells.
 
     Args:
-        facts: what must be the same for a prediction that goes on: the model, the texts' form and columns,
-            flags.
+        facts: what must be the same for a prediction that goes on:
+            the model, the texts' form and columns, flags.
         resume: go on with what is there.
     Attributes:
         progress: how far it is, as `write` was given it; {} at the beginning, and always of a StreamOutput.

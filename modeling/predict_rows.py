@@ -56,8 +56,8 @@ class Tally:
 
 
 def answer_rows(table, labels, out, tokenizer, seq_length, probabilities, min_confidence, bar):
-    """Answers the rows of a Table, a window at a time, after those that `out` holds already. Returns the
-    Tally.
+    """Answers the rows of a Table, a window at a time, after those that `out` holds already.
+    Returns the Tally.
 
     Args:
         out: of modeling.predict_output; probabilities: takes a list of Features to float [n, M].
@@ -99,8 +99,8 @@ def skip_answered(rows, table, done):
 
 
 def answer_window(window, writer, labels, tally, tokenizer, seq_length, probabilities, min_confidence):
-    """Yields the lines of the answers to some Rows, in their order; what is not answered is added to the
-    Tally.
+    """Yields the lines of the answers to some Rows, in their order;
+    what is not answered is added to the Tally.
     """
     features = {row.idxs: encode_row(tokenizer, row, seq_length) for row in window if not row.fault}
     full = {idxs: each for idxs, each in features.items() if each is not None}

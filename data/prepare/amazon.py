@@ -38,8 +38,8 @@ SEED = 11111  # the authors'
 
 
 def read_reviews(source) -> list[tuple[str, str, str]]:
-    """The 8,000 rows (text, domain, label), domain by domain, positive before negative, in the order of the
-    files.
+    """The 8,000 rows (text, domain, label), domain by domain, positive before negative,
+    in the order of the files.
 
     A file is held in memory while it is read, one at a time.
 
@@ -71,8 +71,8 @@ def read_reviews(source) -> list[tuple[str, str, str]]:
 
 
 def _folder_contents(folder):
-    """Yields ((folder of the domain, name of the file), bytes) of the review files in `folder` or in its
-    sorted_data_acl.
+    """Yields ((folder of the domain, name of the file), bytes) of the review files in `folder`
+    or in its sorted_data_acl.
     """
     inner = folder / "sorted_data_acl"
     root = inner if inner.is_dir() else folder
@@ -149,8 +149,8 @@ def parse_reviews(content: bytes, where: str) -> list[str]:
 
 
 def split_reviews(rows: list) -> dict[str, list]:
-    """The authors' split: a shuffle, then the first of ten stratified folds is test, and again of the rest is
-    dev.
+    """The authors' split: a shuffle, then the first of ten stratified folds is test,
+    and again of the rest is dev.
 
     Returns:
         {"train": rows, "dev": rows, "test": rows}, 6,480, 720 and 800 of 8,000, in the order of the shuffle.

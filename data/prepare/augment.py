@@ -131,8 +131,8 @@ def recombine(text: str, other: str, stream) -> str:
 
 
 def augment(examples: list, copies: int, rates: Rates, neighbours: Neighbours, lower: bool, seed: int):
-    """Yields (texts, domain) of `copies` altered versions of each example, those that equal a training text
-    left out.
+    """Yields (texts, domain) of `copies` altered versions of each example,
+    those that equal a training text left out.
 
     Each version is a function of (seed, place of the example, number of the version). Of a pair both texts
     are altered, and none is recombined: its label hangs on both.

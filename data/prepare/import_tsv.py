@@ -38,8 +38,8 @@ MOST_NAMES = 1000  # labels or domains; more are taken for a wrong column
 
 
 def check_column(rows: list[Row], kind: str, column: str) -> None:
-    """Refuses a column that can hold no labels (or domains): too many different values for the rows that
-    there are.
+    """Refuses a column that can hold no labels (or domains):
+    too many different values for the rows that there are.
     """
     names = {getattr(row, kind) for row in rows}
     if len(names) > MOST_NAMES or len(names) > max(len(rows) / 2, 2):
@@ -221,8 +221,8 @@ def _rare_summary(rare):
 
 
 def arrange_labels(args, tables: dict) -> tuple[dict, list[str]]:
-    """The tables with their labels as --labels says, and the names among its entries; scores and lists are
-    refused.
+    """The tables with their labels as --labels says, and the names among its entries;
+    scores and lists are refused.
     """
     tables, order = apply_labels(tables, [clean(name) for name in args.labels or ()])
     rows = iterate_rows(tables)

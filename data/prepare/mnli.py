@@ -1,5 +1,5 @@
-"""MultiNLI -> train.tsv, dev.tsv and test.tsv of the task mnli: pairs of a premise and a hypothesis in five
-genres.
+"""MultiNLI -> train.tsv, dev.tsv and test.tsv of the task mnli:
+pairs of a premise and a hypothesis in five genres.
 
     python3 -m data.prepare.mnli --source multinli_1.0 --data_dir data/MNLI [--dev_example_num 5000]
         [--seed 42]
@@ -45,8 +45,8 @@ class Pair(NamedTuple):
 
 
 def find_file(source, part: str) -> pathlib.Path:
-    """The file of a part (train or dev_matched) in the folder `source`: the published JSON lines or table, or
-    GLUE's table.
+    """The file of a part (train or dev_matched) in the folder `source`:
+    the published JSON lines or table, or GLUE's table.
     """
     folder = pathlib.Path(source)
     if not folder.is_dir():
@@ -157,8 +157,8 @@ def _table_values(path):
 
 
 def hold_out(pairs: list[Pair], wanted: int, seed: int) -> dict[str, list[Pair]]:
-    """Splits the training pairs into train and dev at random, as many of each genre and label in dev as its
-    share is.
+    """Splits the training pairs into train and dev at random,
+    as many of each genre and label in dev as its share is.
 
     Pairs of one prompt, and of one premise, stay on one side. So the share of a genre and label may be missed
     by a few, and where nothing fits into the last places dev has a few less than `wanted`.

@@ -66,8 +66,8 @@ def read_values(
 
 
 def _lines(path):
-    """Yields the lines of a file as text, without their ends; what is packed by gzip is told by its first
-    bytes.
+    """Yields the lines of a file as text, without their ends;
+    what is packed by gzip is told by its first bytes.
     """
     with open_text(path, "a table: check --source, --dev and --test") as file:
         is_packed = file.peek(len(GZIP)).startswith(GZIP)

@@ -12,8 +12,8 @@ from util import random_stream
 
 
 def deduplicate(tables: dict) -> dict:
-    """The tables with the first row of each text alone, test before dev before train, so that given test
-    texts stay.
+    """The tables with the first row of each text alone, test before dev before train,
+    so that given test texts stay.
     """
     seen, kept = set(), {}
     for split in reversed(SPLITS):
@@ -154,8 +154,8 @@ class _Places:
             self.room[split][cell] -= n
 
     def cover(self, split, name):
-        """Gives the split a unit that holds the name, the one that fits best, if it has none and there is
-        one.
+        """Gives the split a unit that holds the name, the one that fits best,
+        if it has none and there is one.
         """
         free = [unit for unit in self.holders[name] if self.split_of[unit] is None]
         if free and (split, name) not in self.covered:

@@ -66,8 +66,8 @@ def open_own(path, mode):
     """Opens a text file that a run of ours keeps, made if missing.
 
     Raises:
-        UserError: a link, a FIFO or anything else stands there that would lead the text elsewhere or keep the
-            run waiting.
+        UserError: a link, a FIFO or anything else stands there that would lead the text elsewhere
+            or keep the run waiting.
     """
     flags = {
         "a": os.O_WRONLY | os.O_APPEND | os.O_CREAT,

@@ -1,5 +1,5 @@
-"""The knowledge of a meta-teacher: what it says of each training example, on disk, read by offset in any
-order.
+"""The knowledge of a meta-teacher: what it says of each training example,
+on disk, read by offset in any order.
 
 N examples, M classes, H width, L layers chosen, A heads, n real tokens of an example. A record holds int32
 `idxs` [1], float32 `logits` [M], `representation` [H], `domain_feature` [H] (the last two on request as
@@ -45,8 +45,8 @@ DEFAULTS = {"vectors": "float32"}  # of manifests that do not say
 
 
 def knowledge_folder(ofrecord_dir, teacher_sha256, knowledge_dir=None):
-    """Where the knowledge of a teacher lies: `knowledge_dir`, or <ofrecord_dir>/knowledge-<start of the
-    teacher's hash>.
+    """Where the knowledge of a teacher lies: `knowledge_dir`,
+    or <ofrecord_dir>/knowledge-<start of the teacher's hash>.
     """
     return pathlib.Path(knowledge_dir or pathlib.Path(ofrecord_dir, f"knowledge-{teacher_sha256[:12]}"))
 
@@ -142,8 +142,8 @@ class Knowledge:
         return f"knowledge {self.folder}"
 
     def require(self, **facts):
-        """Raises a UserError where the manifest says otherwise, as in require(teacher_sha256=...,
-        content_sha256=...).
+        """Raises a UserError where the manifest says otherwise,
+        as in require(teacher_sha256=..., content_sha256=...).
         """
         for key, expected in facts.items():
             found = self.manifest.get(key, DEFAULTS.get(key))

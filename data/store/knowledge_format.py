@@ -1,5 +1,5 @@
-"""What knowledge is made of: the arrays of an example, their sizes on disk, and what a manifest may say of
-them.
+"""What knowledge is made of: the arrays of an example, their sizes on disk,
+and what a manifest may say of them.
 
 N examples, M classes, H width, L layers stored, A heads, n real tokens of an example.
 """
@@ -46,8 +46,8 @@ def expected_bytes(*args, **kwargs):
 
 
 def check_space(folder, needed):
-    """Raises a UserError where the disk of `folder`, which need not exist yet, has fewer than `needed` bytes
-    free.
+    """Raises a UserError where the disk of `folder`, which need not exist yet,
+    has fewer than `needed` bytes free.
     """
     path = pathlib.Path(folder).absolute()
     free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
@@ -60,8 +60,8 @@ def check_space(folder, needed):
 
 
 def make_shapes(layers, classes, width, heads, hidden):
-    """What the manifest says of the arrays: with it, the bytes of an example tell n. No layers: answers and
-    vectors alone.
+    """What the manifest says of the arrays: with it, the bytes of an example tell n.
+    No layers: answers and vectors alone.
     """
     attention = [layers] if heads is None else [layers, heads]
     return {

@@ -16,8 +16,8 @@ from util import UserError
 
 
 class KnowledgeWriter:
-    """Writes the knowledge of a teacher part by part: whole, or not at all. Several ranks may write side by
-    side.
+    """Writes the knowledge of a teacher part by part: whole, or not at all.
+    Several ranks may write side by side.
 
     Until the last part is there they lie in `.<name>.parts` beside the folder, where a run that was stopped
     is gone on with.
@@ -58,8 +58,8 @@ class KnowledgeWriter:
         Its keys: idxs, a number; logits [M]; representation, domain_feature [H]; attention, float32 [L, n, n]
         or [L, A, n, n], scores before the softmax, or None; hidden, float32 [L, n, H] or None.
         Raises:
-            UserError: a value that is not finite, or that float16 cannot hold. ValueError: shapes unlike the
-                first example's.
+            UserError: a value that is not finite, or that float16 cannot hold.
+                ValueError: shapes unlike the first example's.
         """
         frames, idxs, shapes = [], [], None
         for item in items:
@@ -93,8 +93,8 @@ class KnowledgeWriter:
                 )
 
     def finish(self, count):
-        """Makes the knowledge of its `count` parts, and gives the folder its name: one rank, when all have
-        written theirs.
+        """Makes the knowledge of its `count` parts, and gives the folder its name:
+        one rank, when all have written theirs.
         """
         parts, offsets, shapes = [], [], None
         for number in range(count):

@@ -85,8 +85,8 @@ def _varints(values):
 
 
 def frame_starts(data):
-    """Where each frame of a part starts, and the end of the last, int64 [n + 1]. NotCanonical: it ends inside
-    a frame.
+    """Where each frame of a part starts, and the end of the last, int64 [n + 1].
+    NotCanonical: it ends inside a frame.
     """
     starts, offset, size = [0], 0, len(data)
     while offset < size:

@@ -69,8 +69,8 @@ TYPES = {
 
 
 def read_manifest(folder, version, types, prefix, what, remedy, absent_in_old=None):
-    """The manifest of a folder of parts, checked: its format, the types of its keys, and the names of its
-    parts.
+    """The manifest of a folder of parts, checked: its format, the types of its keys,
+    and the names of its parts.
 
     Args:
         version: what its key `format` must say.

@@ -116,8 +116,8 @@ def read_part(path, schema, remedy, part=None):
         remedy: the end of the sentence that a fault is told in: what to do.
         part: what the manifest says of it, if there is one.
     Raises:
-        UserError: another size, hash or count than the manifest's; a broken frame or record, with its byte
-            offset.
+        UserError: another size, hash or count than the manifest's;
+            a broken frame or record, with its byte offset.
     """
     with open_part(path, remedy, part) as file:
         data = read_whole(file, part, remedy)
@@ -144,8 +144,8 @@ def _decode_frames(path, data, schema, remedy, part):
 
 
 def decode_part(path, data, schema, remedy, part):
-    """The records of a whole part, {key: [n, length]}, and where each begins, int64 [n + 1]; its hash was
-    checked before.
+    """The records of a whole part, {key: [n, length]}, and where each begins, int64 [n + 1];
+    its hash was checked before.
 
     Raises:
         UserError: a fault, with its byte offset; protobuf is asked for it.
@@ -164,8 +164,8 @@ def decode_part(path, data, schema, remedy, part):
 
 
 def open_part(path, remedy, part=None):
-    """Opens a part to read it unbuffered: a regular file of the size that the manifest's `part` says, and no
-    link.
+    """Opens a part to read it unbuffered: a regular file of the size
+    that the manifest's `part` says, and no link.
     """
     if os.path.islink(path) or not os.path.isfile(path):
         found = (

@@ -1,5 +1,5 @@
-"""Parts in the making: what several ranks write side by side, and what a run that was stopped need not do
-again.
+"""Parts in the making: what several ranks write side by side,
+and what a run that was stopped need not do again.
 
 A folder holds the parts `<prefix>.of_record-<k>` that are done, beside each a hidden JSON file with its size,
 its hash and facts of the writer's own, and `.plan.json`, what all of them are made of. Each file is written

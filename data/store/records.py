@@ -44,8 +44,8 @@ MANIFEST_TYPES = {
 
 
 def record_schema(seq_length):
-    """What a record is: three rows of `seq_length` whole numbers, three single ones, and the score of stage
-    1.
+    """What a record is: three rows of `seq_length` whole numbers,
+    three single ones, and the score of stage 1.
     """
     tokens, one = {key: ("int32", seq_length) for key in TOKENS}, ("int32", 1)
     return {**tokens, "domain": one, "label": one, "idxs": one, "weights": ("float32", 1)}
@@ -61,8 +61,8 @@ class ContentHash:
         self._digest = hashlib.sha256()
 
     def update(self, block):
-        """Adds a block of records, {key: [n, T] or [n]}: of each record the name, the size and the values of
-        each key.
+        """Adds a block of records, {key: [n, T] or [n]}: of each record the name,
+        the size and the values of each key.
         """
         n, columns = len(block["idxs"]), []
         for key in CONTENT:
@@ -77,8 +77,8 @@ class ContentHash:
 
 
 class RecordCounter:
-    """What the manifest says of the content of records, taken as they pass; `counts` int [K, M] of domains
-    and labels.
+    """What the manifest says of the content of records, taken as they pass;
+    `counts` int [K, M] of domains and labels.
     """
 
     def __init__(self, labels, domains):
@@ -106,8 +106,8 @@ class RecordCounter:
 
 
 class Records:
-    """The records of a split on disk, checked: the manifest, the size and the hash of every part, and every
-    value.
+    """The records of a split on disk, checked: the manifest,
+    the size and the hash of every part, and every value.
 
     What is small of each record stays in memory, 28 bytes in all; its tokens are read when they are asked
     for. The files stay open, so that what is read is what was checked even when the folder is replaced
@@ -120,8 +120,8 @@ class Records:
     Args:
         folder: the folder of the split.
     Raises:
-        UserError: something is missing, was changed, or does not fit together; the sentence names
-            --resave_ofrecord.
+        UserError: something is missing, was changed, or does not fit together;
+            the sentence names --resave_ofrecord.
     """
 
     def __init__(self, folder, split):
@@ -245,8 +245,8 @@ class Records:
         return {key: np.concatenate([block[key] for block in blocks])[:left] for key in self._schema}
 
     def _fault(self, block, numbers):
-        """What is wrong with the values of a block of the records that should have these `numbers`; None when
-        nothing is.
+        """What is wrong with the values of a block of the records that should have these `numbers`;
+        None when nothing is.
         """
         mask, ids = block["input_mask"], block["input_ids"]
         sizes = mask.sum(axis=1, keepdims=True)  # [n, 1] real tokens

@@ -1,5 +1,5 @@
-"""A TSV's rows as records, written whole or not at all; the same content gives the same bytes, and keeps its
-scores.
+"""A TSV's rows as records, written whole or not at all;
+the same content gives the same bytes, and keeps its scores.
 
 All is written under another name and renamed when whole, so that a writer that is killed leaves what was
 there before.
@@ -149,8 +149,8 @@ def _with_manifest(records, fresh):
 
 
 def check_fits(records, task, seq_length, tokenizer, tsv):
-    """Raises a UserError where `records` were made of another TSV, task, vocabulary or seq_length than those
-    given.
+    """Raises a UserError where `records` were made of another TSV, task, vocabulary
+    or seq_length than those given.
     """
     facts = source_facts(task, tsv, records.split, tokenizer, seq_length)
     if any(records.manifest[key] != value for key, value in facts.items()):
@@ -185,8 +185,8 @@ def write_records(folder, split, blocks, facts, check=None):
     Args:
         folder: the folder of the split; blocks: an iterable of what `encode_split` yields.
         facts: `source_facts` of them.
-        check: takes the counts [K, M] of domains and labels; what it raises keeps the records from being
-            written.
+        check: takes the counts [K, M] of domains and labels;
+            what it raises keeps the records from being written.
     Returns:
         Records, opened.
     """

@@ -36,8 +36,8 @@ def read_settings(model_dir, vocab_file, vocab, do_lower_case=None) -> Tokenizer
     """The settings of a model's tokenizer.
 
     Args:
-        model_dir: the model's folder; where it holds no word on its tokenizer, the one of `vocab_file` is
-            asked.
+        model_dir: the model's folder; where it holds no word on its tokenizer,
+            the one of `vocab_file` is asked.
         vocab: {token: id} of vocab_file.
         do_lower_case: of the flag; None: as the files say.
     Raises:

@@ -25,8 +25,8 @@ def read_tokenizer_json(path) -> TokenizerFile:
     """What a tokenizer.json says.
 
     Raises:
-        UserError: it is broken, or describes a tokenizer that is not BERT's; the sentence names what is
-            different.
+        UserError: it is broken, or describes a tokenizer that is not BERT's;
+            the sentence names what is different.
     """
     values = read_json(path, "the tokenizer")
     model, normalizer, splitter = (

@@ -17,8 +17,8 @@ HEADS = 0  # the place of the heads' stream; example i has the place i + 1
 
 
 class DropoutMasks:
-    """Where the masks of one model come from. `open_step` opens a step of training, `open_batch` a batch in
-    it.
+    """Where the masks of one model come from. `open_step` opens a step of training,
+    `open_batch` a batch in it.
     """
 
     def __init__(self):
@@ -48,8 +48,8 @@ class DropoutMasks:
         return masks
 
     def attention(self, A: int, T: int, rate: float) -> np.ndarray:
-        """[B, A, T, T] of bool for queries and keys. An example's n x n are drawn key by key, as the CPU has
-        them.
+        """[B, A, T, T] of bool for queries and keys. An example's n x n are drawn key by key,
+        as the CPU has them.
         """
         masks = np.ones((len(self.lengths), A, T, T), bool)
         for mask, n, stream in zip(masks, self.lengths, self.streams):
@@ -63,8 +63,8 @@ class DropoutMasks:
 
 
 def draw(stream, rate: float, out: np.ndarray) -> np.ndarray:
-    """Fills `out`, a flat array of bool, from the stream: False with probability `rate`, to the nearest
-    1/65536.
+    """Fills `out`, a flat array of bool, from the stream:
+    False with probability `rate`, to the nearest 1/65536.
 
     Four values from each 64 bits. numpy's `integers` lets other Python threads run meanwhile; `random_raw`
     would not.

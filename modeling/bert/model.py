@@ -1,5 +1,5 @@
-"""BERT's encoder (Devlin et al., 2018) in OneFlow's own modules and operators, by the names of Hugging Face's
-BertModel.
+"""BERT's encoder (Devlin et al., 2018) in OneFlow's own modules and operators,
+by the names of Hugging Face's BertModel.
 
 It runs on any device. On a CPU the encoder of `modeling.cpu`, which has the same parameters and outputs, is
 several times faster.

@@ -40,8 +40,8 @@ def encoder_shapes(config) -> Iterator[tuple]:
 
 
 def current_name(name: str) -> str:
-    """A Hugging Face name as it is today: `bert.` before the encoder, LayerNorm.weight and .bias for gamma
-    and beta.
+    """A Hugging Face name as it is today: `bert.` before the encoder,
+    LayerNorm.weight and .bias for gamma and beta.
     """
     name = re.sub(
         r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)

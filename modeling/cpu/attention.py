@@ -13,8 +13,9 @@ STACK = 1 << 16  # scores that are worked on together at most, unless one exampl
 
 
 class Group(NamedTuple):
-    """E examples of n tokens that stand side by side. rows: theirs; scores: where theirs lie in a flat array
-    of all.
+    """E examples of n tokens that stand side by side.
+
+    rows: theirs; scores: where theirs lie in a flat array of all.
     """
 
     E: int
@@ -24,8 +25,8 @@ class Group(NamedTuple):
 
 
 def make_groups(lengths: np.ndarray, A: int) -> list:
-    """The examples of a shard, int [B] tokens each, in Groups: runs of one length whose scores stay in the
-    cache together.
+    """The examples of a shard, int [B] tokens each, in Groups:
+    runs of one length whose scores stay in the cache together.
 
     Below about 32 tokens one stacked product for several examples is faster than one for each, above it is
     slower.
@@ -47,8 +48,8 @@ def by_head(rows: np.ndarray, group: Group, A: int) -> np.ndarray:
 
 
 def query_key_value(qkv: np.ndarray, group: Group, A: int) -> list:
-    """Queries, keys and values of a group, each a view [E, A, n, D], of [N, 3H] where they stand side by
-    side.
+    """Queries, keys and values of a group, each a view [E, A, n, D],
+    of [N, 3H] where they stand side by side.
     """
     H = qkv.shape[1] // 3
     return [by_head(qkv[group.rows, i * H : (i + 1) * H], group, A) for i in range(3)]
@@ -95,8 +96,8 @@ class SelfAttention:
         return context
 
     def _scores(self, flat, group):
-        """The scores of a group, [E, A, n, n], in the array of all or, where nothing is kept, in the one that
-        all share.
+        """The scores of a group, [E, A, n, n], in the array of all or, where nothing is kept,
+        in the one that all share.
         """
         size = group.E * self.A * group.n * group.n
         place = group.scores if self.saving else slice(size)
@@ -112,8 +113,8 @@ class SelfAttention:
         return np.multiply(e, self._keep(group), out=buffer[: e.size].reshape(e.shape))
 
     def backward(self, dcontext):
-        """With P = E / sums and the mask M: dS = E (M dC V^T - rowsum(dC C)) / sums, whose division dC has
-        already had.
+        """With P = E / sums and the mask M: dS = E (M dC V^T - rowsum(dC C)) / sums,
+        whose division dC has already had.
         """
         N, H, A = *dcontext.shape, self.A
         dqkv, heads = np.empty((N, 3 * H), np.float32), dcontext.reshape(N, A, -1)
@@ -138,8 +139,8 @@ class SelfAttention:
 
 
 class Scores:
-    """Q K^T / sqrt(D) before mask, softmax and dropout, into the outputs of the whole batch, which are 0 at
-    padding.
+    """Q K^T / sqrt(D) before mask, softmax and dropout, into the outputs of the whole batch,
+    which are 0 at padding.
 
     Args:
         examples: of the shard, their numbers in the batch; ends: the rows of example i end at ends[i].

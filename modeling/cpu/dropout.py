@@ -1,5 +1,5 @@
-"""Dropout on the rows of a shard: the masks of `modeling.bert.dropout`, example after example without
-padding.
+"""Dropout on the rows of a shard: the masks of `modeling.bert.dropout`,
+example after example without padding.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ class ShardDropout:
         self.streams = streams
 
     def mask(self, sizes, rate: float):
-        """A Mask for `sizes[i]` values of example i, one example after the other; None where nothing is
-        dropped.
+        """A Mask for `sizes[i]` values of example i, one example after the other;
+        None where nothing is dropped.
         """
         if self.streams is None or not rate:
             return None

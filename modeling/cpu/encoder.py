@@ -76,8 +76,8 @@ class CpuBertModel(BertModel):
 
 
 def choose_encoder(encoder: str, device, cpu_threads="auto"):
-    """What makes the encoder that --encoder names on `device`: a function from (BertConfig, DropoutMasks) to
-    a BertModel.
+    """What makes the encoder that --encoder names on `device`:
+    a function from (BertConfig, DropoutMasks) to a BertModel.
 
     auto: the CPU's own on a CPU. Args: cpu_threads: their number, or "auto".
     Raises:
@@ -140,8 +140,8 @@ class Wanted(NamedTuple):
 
 
 def split_batch(lengths: np.ndarray) -> list:
-    """The examples of a batch, int [B] real tokens each, in shards that are alike in work: a list of int
-    arrays.
+    """The examples of a batch, int [B] real tokens each, in shards that are alike in work:
+    a list of int arrays.
 
     S shards take every S-th example of the batch sorted by length. S is a power of two: 2, or so many that
     each has SHARD_TOKENS tokens. It knows nothing of threads: with any number of them the results are the
@@ -213,8 +213,8 @@ class Pass:
 
 
 def fuse_projections(arrays, L):
-    """The weights with those of queries, keys and values side by side, under the name of the module that they
-    belong to.
+    """The weights with those of queries, keys and values side by side,
+    under the name of the module that they belong to.
     """
     fused = dict(arrays)
     for layer in range(L):
@@ -247,8 +247,8 @@ def add_gradient(parameter, array):
 
 
 def add_rows(parameter, places, drows):
-    """Adds rows [N, H] to those at `places` [N] of a table's gradient; several that go to one place are
-    merged before.
+    """Adds rows [N, H] to those at `places` [N] of a table's gradient;
+    several that go to one place are merged before.
     """
     merged, rows = merge_rows(places, drows)
     if parameter.grad is None:

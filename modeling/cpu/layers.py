@@ -63,8 +63,8 @@ HALF, ONE, MINUS_HALF, DENSITY = map(np.float32, (0.5, 1, -0.5, 1 / math.sqrt(2 
 
 @np.errstate(over="ignore")  # far out the polynomial is infinite, and its tanh 1, as it should be
 def gelu(x: np.ndarray, slope=None):
-    """Turns x into x Phi(x) in its place and writes the derivative, Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi), to
-    `slope`.
+    """Turns x into x Phi(x) in its place and writes the derivative,
+    Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi), to `slope`.
 
     Phi, the normal distribution function, is (1 + tanh(x p(x^2))) / 2 with p a minimax polynomial, since
     numpy's tanh is vectorised and it has no erf: both results are within 1e-6 of the formula with erf.
@@ -124,8 +124,8 @@ class FeedForward:
 
 
 class LayerNorm:
-    """y = (z - mean) / sqrt(variance + eps) * weight + bias over the last axis, with z = dropout(x) +
-    residual.
+    """y = (z - mean) / sqrt(variance + eps) * weight + bias over the last axis,
+    with z = dropout(x) + residual.
 
     x [N, H], residual [N, H] or None. Sums along rows are products with a vector, which BLAS does at the
     speed of reading.
@@ -195,8 +195,8 @@ class LayerNorm:
 
 
 def merge_rows(places: np.ndarray, rows: np.ndarray):
-    """The rows that go to one place added up: places int [N], rows [N, H] -> (places without repeats, their
-    sums).
+    """The rows that go to one place added up: places int [N],
+    rows [N, H] -> (places without repeats, their sums).
     """
     order = np.argsort(places, kind="stable")
     merged, starts = np.unique(places[order], return_index=True)

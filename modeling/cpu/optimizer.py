@@ -1,5 +1,5 @@
-"""AdamW in numpy, on all cores and in the memory of the parameters. What it does is what OneFlow's AdamW
-does.
+"""AdamW in numpy, on all cores and in the memory of the parameters.
+What it does is what OneFlow's AdamW does.
 """
 
 import math
@@ -18,8 +18,8 @@ SLOTS = ("exp_avg", "exp_avg_sq")  # the two moments, as OneFlow and PyTorch nam
 
 
 class Piece(NamedTuple):
-    """Up to PIECE elements of a parameter, flat: their values, gradients and moments; and the decay of the
-    parameter.
+    """Up to PIECE elements of a parameter, flat: their values, gradients and moments;
+    and the decay of the parameter.
     """
 
     values: np.ndarray
@@ -52,8 +52,8 @@ class CpuAdamW:
             parameter.grad = None
 
     def clip(self, max_norm: float) -> float:
-        """The Euclidean norm of all gradients; the next step takes them scaled so that it is at most
-        `max_norm`.
+        """The Euclidean norm of all gradients; the next step takes them scaled
+        so that it is at most `max_norm`.
 
         The sums of squares of fixed pieces are added exactly, so that their order does not matter.
         """

@@ -51,8 +51,8 @@ class Shard:
         outputs["pooled", None][self.examples] = self.pooled
 
     def backward(self, doutputs, sums):
-        """The way back, from the gradients of the outputs, {name: array}, to the `sums` of those of the
-        weights.
+        """The way back, from the gradients of the outputs, {name: array},
+        to the `sums` of those of the weights.
         """
         gradients = Gradients(sums, self.number)
         dpooled = doutputs["pooled", None][self.examples] * (1 - self.pooled * self.pooled)
@@ -113,8 +113,8 @@ class Embeddings:
         return y
 
     def backward(self, dy, gradients):
-        """Leaves the rows' gradients in `drows`, [N, H]: those of all shards are merged before they go to the
-        tables.
+        """Leaves the rows' gradients in `drows`, [N, H]:
+        those of all shards are merged before they go to the tables.
         """
         if self.mask is not None:
             self.mask.apply(dy, 0, dy)
@@ -122,8 +122,8 @@ class Embeddings:
 
 
 class Layer:
-    """One of L layers at work on a shard: self-attention, then the feed-forward part, each added to its input
-    and normalised.
+    """One of L layers at work on a shard: self-attention, then the feed-forward part,
+    each added to its input and normalised.
 
     `backward` reads as `forward` from bottom to top. With `cls_only` the rows of [CLS] alone go on after the
     attention.

@@ -1,5 +1,5 @@
-"""Threads that work on parts of a step side by side, and sums that do not depend on which of them comes
-first.
+"""Threads that work on parts of a step side by side,
+and sums that do not depend on which of them comes first.
 """
 
 import collections
@@ -44,8 +44,8 @@ class Threads:
 
 
 class OrderedSum:
-    """((part 0 + part 1) + part 2) + ...: always in this order, to the last bit, though the parts come from
-    different threads.
+    """((part 0 + part 1) + part 2) + ...: always in this order, to the last bit,
+    though the parts come from different threads.
 
     A part that comes early waits for those before it; whoever brings the one that is due adds up what has
     come by then.
@@ -98,8 +98,8 @@ def count_threads(asked) -> int:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use: those it is bound to, and no more than its control group pays
-    for.
+    """The CPU cores that this process may use: those it is bound to,
+    and no more than its control group pays for.
     """
     count = len(os.sched_getaffinity(0))
     try:

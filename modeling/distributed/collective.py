@@ -64,8 +64,8 @@ class SharedLoss(flow.nn.Module):
 
 
 def shared_loss(model):
-    """A SharedLoss. Where there are several ranks, and the encoder is OneFlow's own, it averages gradients
-    over them.
+    """A SharedLoss. Where there are several ranks, and the encoder is OneFlow's own,
+    it averages gradients over them.
     """
     module = SharedLoss(model)
     if get_world_size() == 1 or model.bert.threads:
@@ -74,8 +74,8 @@ def shared_loss(model):
 
 
 def all_reduce_gradients(model):
-    """Averages the gradients over the ranks, as DistributedDataParallel would, which does not see those made
-    in numpy.
+    """Averages the gradients over the ranks, as DistributedDataParallel would,
+    which does not see those made in numpy.
     """
     if get_world_size() > 1:
         for parameter in model.parameters():

@@ -82,8 +82,8 @@ def launch(local, nodes=1, node=0, address="127.0.0.1", port=None, machines=None
 
     Args:
         nodes, node: machines that run the program together, and the number of this one.
-        address, port: where the ranks meet; port None: one that is free on this machine, and PORT with
-            several machines.
+        address, port: where the ranks meet; port None: one that is free on this machine,
+            and PORT with several machines.
         machines: the Machines of several, which have met.
         go_on: what to do when one of them was lost.
     """

@@ -66,10 +66,10 @@ class DomainClassifier(nn.Module):
         config: the encoder's BertConfig.
         M, K: number of classes and of domains.
         class_heads: "shared": one class head; "per_domain": ClassHeads.
-        domain_head: None: no such head; "corrupted": the teacher's, with domain logits; "feature": the
-            student's, without.
-        maps: {name: (inputs, outputs)}, learned linear maps without bias from the student's width to the
-            teacher's.
+        domain_head: None: no such head; "corrupted": the teacher's, with domain logits;
+            "feature": the student's, without.
+        maps: {name: (inputs, outputs)}, learned linear maps without bias
+            from the student's width to the teacher's.
         make_encoder: takes (config, DropoutMasks) to the encoder, as `choose_encoder` gives it.
     """
 
@@ -96,8 +96,8 @@ class DomainClassifier(nn.Module):
         Args:
             scores_of: layers, from 1, whose attention scores are wanted, of each head or averaged over them.
             hidden_of: layers whose hidden states are wanted.
-            last_hidden: whether the last hidden states are wanted, as by `domain_feature`; less work where
-                not.
+            last_hidden: whether the last hidden states are wanted, as by `domain_feature`;
+                less work where not.
         """
         encoder = self.bert(
             batch.input_ids,

@@ -121,8 +121,8 @@ def make_targets(items, batch, terms, matches, manifest, options, device, expert
         items: the knowledge of each example, in the order of the batch.
         terms: the names of the terms that count; matches: {student layer: teacher layer}, both from 1.
         manifest: of the knowledge; options: DistillationOptions.
-        expertise: the weights of the examples by `spread_expertise`, float32 [B]; None: as --expertise_weight
-            says.
+        expertise: the weights of the examples by `spread_expertise`, float32 [B];
+            None: as --expertise_weight says.
     """
     mask, T = batch.input_mask, batch.input_ids.shape[1]
     vectors = ("logits", "representation", "domain_feature")

@@ -33,14 +33,14 @@ def soft_cross_entropy(student_logits, teacher_logits, temperature=1.0):
 
 
 def attention_loss(student_scores, teacher_scores, pair_weights, centring=None):
-    """Mean squared error of attention scores over real token pairs, averaged over layers and, where all are
-    given, heads.
+    """Mean squared error of attention scores over real token pairs, averaged over layers and,
+    where all are given, heads.
 
     Args:
         student_scores: a list of L tensors [B, T, T] (mean over heads) or [B, A, T, T].
         teacher_scores: L such arrays.
-        pair_weights: an array [B, T, T], 1/n^2 at the n x n real pairs of an example with n real tokens, else
-            0.
+        pair_weights: an array [B, T, T], 1/n^2 at the n x n real pairs
+            of an example with n real tokens, else 0.
         centring: None, or an array [B, T, T] from `centring_matrix`: each row of scores loses its mean over
             real keys, a constant that the softmax does not see.
     Returns:

@@ -120,8 +120,8 @@ def _differences(part):
 
 
 def calibration_section(figures, rows, labels):
-    """ECE and log-loss before and after calibration, and the reliability diagram; nothing for results without
-    the figures.
+    """ECE and log-loss before and after calibration, and the reliability diagram;
+    nothing for results without the figures.
     """
     if not figures:
         return []
@@ -179,8 +179,8 @@ def _reliability(probabilities, label):
 
 
 def threshold(sure, right, aim):
-    """The lowest P such that the answers of confidence P and above have the accuracy `aim`; None where there
-    is none.
+    """The lowest P such that the answers of confidence P and above have the accuracy `aim`;
+    None where there is none.
 
     sure float [N], right bool [N].
     """

@@ -72,8 +72,8 @@ def _cell(value):
 
 
 def percent(value):
-    """A share as a cell in percent, the exact number beside it for whoever reads by machine; an empty cell
-    for None.
+    """A share as a cell in percent, the exact number beside it for whoever reads by machine;
+    an empty cell for None.
     """
     return Cell(
         "<td></td>" if value is None else f'<td><data value="{float(value)!r}">{100 * value:.2f}</data></td>'

@@ -27,8 +27,8 @@ def model_card(meta, flags, examples, has_classifier):
     """The card as Markdown.
 
     Args:
-        meta: the content of the snapshot's meta.json, "dev" included; flags: {name: value} that differ from
-            the defaults.
+        meta: the content of the snapshot's meta.json, "dev" included;
+            flags: {name: value} that differ from the defaults.
         examples: the number of training examples.
         has_classifier: it has one class head for all domains, as transformers expects.
     """

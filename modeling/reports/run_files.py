@@ -9,8 +9,8 @@ COLUMNS = ("split", "idxs", "domain", "label", "predicted")  # of predictions.ts
 
 
 def read_predictions(path, split: str, remedy: str = "evaluate the snapshot again") -> list:
-    """The lines of one split of a predictions.tsv, a list of {column: text}; the probability of a label under
-    ("p", label).
+    """The lines of one split of a predictions.tsv, a list of {column: text};
+    the probability of a label under ("p", label).
 
     Raises:
         UserError: a line that is cut or changed; `remedy` says what to do.
@@ -33,8 +33,8 @@ def read_json_lines(path) -> list:
 
 
 def read_metrics(path) -> tuple:
-    """The lines of a metrics.jsonl: (those of steps, those of evaluations), none where there is no such
-    file.
+    """The lines of a metrics.jsonl: (those of steps, those of evaluations),
+    none where there is no such file.
     """
     lines = read_json_lines(path) if path.exists() else []
     return [line for line in lines if "dev" not in line], [line for line in lines if "dev" in line]

@@ -1,5 +1,5 @@
-"""The report.html of a run of stage 2 or 4: what it was told, what it learned, where it errs. No clock stands
-in it.
+"""The report.html of a run of stage 2 or 4: what it was told, what it learned, where it errs.
+No clock stands in it.
 """
 
 import collections
@@ -51,8 +51,8 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
 
     Args:
         folder: the run folder, with results.json, predictions.tsv and, if it has trained, metrics.jsonl.
-        meta: the meta.json of the snapshot that was tested; flags: {name: value} that differ from the
-            defaults.
+        meta: the meta.json of the snapshot that was tested;
+            flags: {name: value} that differ from the defaults.
         teacher_model: the snapshot of a student's teacher, as --teacher_model names it.
         texts: those of test.tsv in their order, for the mistakes; None: without them.
     """
@@ -138,8 +138,8 @@ def size_table(results, kind):
 
 
 def confusion_table(rows, labels):
-    """How many test examples of each label (lines) are taken for which (columns); of many labels the largest
-    confusions alone.
+    """How many test examples of each label (lines) are taken for which (columns);
+    of many labels the largest confusions alone.
     """
     counts = collections.Counter((row["label"], row["predicted"]) for row in rows)
     if len(labels) > MANY:
@@ -166,8 +166,8 @@ def largest_confusions(counts):
 
 
 def mistakes(rows, labels, texts=None):
-    """The wrong answers on test with the highest probability, and their texts where `texts` of test.tsv are
-    given.
+    """The wrong answers on test with the highest probability,
+    and their texts where `texts` of test.tsv are given.
     """
     wrong = [(float(row["p", row["predicted"]]), row) for row in rows if row["label"] != row["predicted"]]
     wrong.sort(key=lambda pair: (-pair[0], int(pair[1]["idxs"])))

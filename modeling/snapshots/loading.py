@@ -25,11 +25,11 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
         log: takes the lines of the report.
         allow_missing: prefixes of the weights that the folder may lack: all heads for a model to train, none
             of one that is resumed.
-        task: of a model to train: heads of another shape or another task count as new. None: they are an
-            error.
+        task: of a model to train: heads of another shape or another task count as new.
+            None: they are an error.
     Raises:
-        UserError: another shape, a weight that the folder should have and lacks, or one of the encoder too
-            many.
+        UserError: another shape, a weight that the folder should have and lacks,
+            or one of the encoder too many.
     """
     parameters = dict(model.named_parameters())
     others = other_heads(folder, parameters, task) if task else {}

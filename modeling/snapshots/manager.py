@@ -116,8 +116,8 @@ class Snapshots:
         meta: facts for meta.json: task, labels, domains, and the like.
         options: SnapshotOptions; a resumed run must have the same flags.
         left_out: prefixes of the weights that the best snapshot does without.
-        card: takes the content of a best snapshot's meta.json to the text of its README.md; None: it has
-            none.
+        card: takes the content of a best snapshot's meta.json to the text of its README.md;
+            None: it has none.
     """
 
     def __init__(self, run, kind, model, tokenizer, meta, options, left_out=(), card=None):

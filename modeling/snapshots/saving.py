@@ -16,8 +16,8 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         path: the folder; one of that name is replaced.
         model: a DomainClassifier.
         tokenizer: the FullTokenizer that the model was trained with.
-        meta: the content of meta.json; "task", "labels" and "domains" are needed, and "seq_length" of one
-            that serves.
+        meta: the content of meta.json; "task", "labels" and "domains" are needed,
+            and "seq_length" of one that serves.
         left_out: prefixes of weights that are not written, as a student's distillation heads.
         optimizer: {name: array}, its state, for snapshot_last.
         card: the text of README.md, for a best snapshot.

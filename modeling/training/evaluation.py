@@ -1,5 +1,5 @@
-"""What stages 2 and 4 close alike: a snapshot evaluated on dev and test, its results, predictions and
-report.
+"""What stages 2 and 4 close alike: a snapshot evaluated on dev and test,
+its results, predictions and report.
 """
 
 import time
@@ -42,8 +42,8 @@ class ReportOptions(NamedTuple):
 
 
 def evaluate_snapshot(run, folder, model, heldout, options):
-    """Evaluates a snapshot on dev and test; writes results.json, predictions.tsv and report.html into the run
-    folder.
+    """Evaluates a snapshot on dev and test; writes results.json, predictions.tsv
+    and report.html into the run folder.
 
     Args:
         folder: the ModelFolder of the snapshot, whose weights `model` takes.
@@ -76,8 +76,8 @@ def evaluate_snapshot(run, folder, model, heldout, options):
 
 
 def write_results(run, folder, results, lines, task, options):
-    """Writes predictions.tsv, the `lines`, and of them and the `results` results.json, the report and the
-    card.
+    """Writes predictions.tsv, the `lines`, and of them and the `results` results.json,
+    the report and the card.
     """
     with atomic_file(run.folder / "predictions.tsv", "w") as file:
         file.writelines("\t".join(map(str, line)) + "\n" for line in lines)

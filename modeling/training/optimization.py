@@ -1,5 +1,5 @@
-"""AdamW as BERT is fine-tuned with it: decay on matrices alone, linear warm-up, then a schedule, clipped
-gradients.
+"""AdamW as BERT is fine-tuned with it: decay on matrices alone, linear warm-up,
+then a schedule, clipped gradients.
 """
 
 import math
@@ -33,8 +33,8 @@ class OneFlowAdamW(flow.optim.AdamW):
         super().__init__(groups)
 
     def clip(self, max_norm: float) -> float:
-        """Scales the gradients so that their common Euclidean norm is at most `max_norm`; returns the norm
-        before.
+        """Scales the gradients so that their common Euclidean norm is at most `max_norm`;
+        returns the norm before.
         """
         return flow.nn.utils.clip_grad_norm_(list(self.parameters.values()), max_norm).item()
 

@@ -55,8 +55,8 @@ class Run:
         are written elsewhere.
 
         Raises:
-            UserError: one was removed, another disk was mounted there, or it was moved and is not the run's
-                own.
+            UserError: one was removed, another disk was mounted there,
+                or it was moved and is not the run's own.
         """
         for number, (path, file) in enumerate(self._locks):
             if is_at(path, file.fileno()):
@@ -117,8 +117,8 @@ class Run:
             remove_partial_writes(self.folder)
 
     def forget_after(self, step):
-        """Drops the lines of metrics.jsonl that come after `step`: a run resumed from there writes them
-        again.
+        """Drops the lines of metrics.jsonl that come after `step`:
+        a run resumed from there writes them again.
         """
         path = self.folder / "metrics.jsonl"
         if self._writes and path.exists():
@@ -138,8 +138,8 @@ def _line_step(line):
 
 
 def new_run_folder(now, parent="output"):
-    """The name of a run that was given none, `now` being seconds since 1970:
-    output/model_save-YYYY-MM-DD-HH:MM:SS.
+    """The name of a run that was given none,
+    `now` being seconds since 1970: output/model_save-YYYY-MM-DD-HH:MM:SS.
     """
     return pathlib.Path(parent) / f"model_save-{datetime.datetime.fromtimestamp(now):%Y-%m-%d-%H:%M:%S}"
 

@@ -58,8 +58,8 @@ def open_model(args, flag: str, layers=None):
 
 
 def load_initial_model(args, task, path, flag):
-    """The ModelFolder at `path` that a training script starts from; `flag` names it unless --resume_from
-    does.
+    """The ModelFolder at `path` that a training script starts from;
+    `flag` names it unless --resume_from does.
 
     Raises:
         UserError: flags that leave nothing to do or need an evaluation that is not made; --resume_from names
@@ -80,8 +80,8 @@ def load_initial_model(args, task, path, flag):
 
 
 def check_is_asked(args):
-    """Raises a UserError where there is nothing to do, or a flag needs the evaluation that --do_eval asks
-    for.
+    """Raises a UserError where there is nothing to do,
+    or a flag needs the evaluation that --do_eval asks for.
     """
     if not (args.do_train or args.do_eval):
         raise UserError(
@@ -155,8 +155,8 @@ def open_run(args, evaluated=None):
     Args:
         evaluated: the folder of the snapshot that is evaluated, and not trained.
     Raises:
-        UserError: the folder holds a run already, and this is neither its resumption nor an evaluation of its
-            snapshot.
+        UserError: the folder holds a run already, and this is neither its resumption nor an evaluation
+            of its snapshot.
     """
     folder = choose_run_folder(args.model_save_dir, args.resume_from)
     if not args.resume_from:
@@ -206,8 +206,8 @@ def write_flags(folder, flags):
 
 
 def describe(run, model, device, splits, task, tokenizer):
-    """Logs the model's size, the counts of examples, and the first three training examples as the model
-    sees them.
+    """Logs the model's size, the counts of examples, and the first three training examples
+    as the model sees them.
     """
     parameters = sum(int(np.prod(parameter.shape)) for parameter in model.parameters())
     counts = ", ".join(f"{len(arrays['label'])} {split}" for split, arrays in splits.items())

@@ -1,5 +1,5 @@
-"""Data made worse on purpose, for experiments: wrong labels and thinned domains, in the training split
-alone.
+"""Data made worse on purpose, for experiments: wrong labels and thinned domains,
+in the training split alone.
 """
 
 import itertools

@@ -62,8 +62,8 @@ def table_cells(line: Summary, task: Task) -> dict[str, str]:
 
 
 def shown_groups(lines: list[Summary]) -> dict[str, list[Summary]]:
-    """{group: its lines}, without the groups whose rows all stand in another one that is larger or comes
-    first.
+    """{group: its lines}, without the groups whose rows all stand in another one
+    that is larger or comes first.
     """
     groups = {}
     for line in lines:
