@@ -1,6 +1,6 @@
 """Flag groups, each flag declared once.
 
-A script names its groups: `parse("what it does", task, run, training)`.
+A script names its groups: `parse("what it does", task, model, training)`.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def parse(description, *groups, argv=None):
 
     Args:
         description: what the script does, for --help.
-        groups: functions of this module that add flags to a parser.
+        groups: functions that add flags to a parser, such as `task` below.
         argv: the words of the command line; None: those of this process.
     Returns:
         the flags, and beside them `defaults` and `changed`: {name: its default}, {name: its value where that

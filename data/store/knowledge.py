@@ -1,12 +1,14 @@
 """The knowledge of a meta-teacher: what it says of each training example,
 on disk, read by offset in any order.
 
-N examples, M classes, H width, L layers chosen, A heads, n real tokens of an example. A record holds int32
-`idxs` [1], float32 `logits` [M], `representation` [H], `domain_feature` [H] (the last two on request as
-bytes, like the rest), and as bytes, little-endian
-float16: `attention` [L, n, n] (mean over heads) or [L, A, n, n], none where L is 0, and on request `hidden`
-[L, n, H]. Beside the parts (see `data/store/ofrecord.py`) lie `offsets.npy`, int64 [N, 3] of (idxs, part,
-byte offset of the frame), rising, and `manifest.json`.
+N examples, M classes, H width, L layers chosen, A heads, n real tokens of an example. A record holds
+- int32 `idxs` [1];
+- float32 `logits` [M], `representation` [H], `domain_feature` [H]; the last two on request as the rest is;
+- as bytes, little-endian float16: `attention` [L, n, n] (mean over heads) or [L, A, n, n], none where L is 0,
+  and on request `hidden` [L, n, H].
+
+Beside the parts (see `data/store/ofrecord.py`) lie `offsets.npy`, int64 [N, 3] of (idxs, part, byte offset of
+the frame), rising, and `manifest.json`.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""The losses and weights of Meta-KD as pure functions (Pan et al., arXiv 2012.01266; formulas in the README).
+"""The losses and weights of Meta-KD as pure functions (Pan et al., arXiv 2012.01266; see docs/training.md).
 
-B examples, T tokens, L matched layers, M classes, K domains, H width. Every function returns one value per
-example, [B]: an average over the batch is taken last, in `batch_mean`, so that instance weights act on
+B examples, T tokens, L matched layers, A heads, M classes, H width. Every loss returns one value per
+example, [B]; their average over the batch is taken last, in `batch_mean`, so that instance weights act on
 examples.
 """
 

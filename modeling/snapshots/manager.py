@@ -1,6 +1,4 @@
-"""What stands around the loop of a training script: its folder, the model to start from, the snapshots that
-are kept, the results.
-"""
+"""The snapshots of a training run: snapshot_last, from which it is resumed, and the best on dev."""
 
 import json
 import re
@@ -135,7 +133,7 @@ class Snapshots:
         return self.kept[0] if self.kept else None
 
     def resume(self, folder):
-        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which harmless flags
+        """Goes on where the snapshot_last in `folder`, a ModelFolder, stood, and says which CHANGEABLE flags
         differ. A flag that is younger than the run had its default there.
 
         Raises:

@@ -1,6 +1,6 @@
 """Readers of BERTs in other forms: Google's release, a OneFlow snapshot of 2021, files of PyTorch's.
 
-What is left of a file's names and shapes to the command modeling.convert is in Variables.
+A reader yields Variables, by the names of the source; modeling.convert renames and checks them.
 """
 
 import functools
