@@ -197,10 +197,8 @@ def check_room(run, target, texts, layers, kept, bert, labels):
         kept.hidden_states,
         kept.knowledge_vectors,
     )
-    size, kinds = (
-        sum(sizes.values()),
-        ", ".join(f"{kind} {each / 1e6:.0f} MB" for kind, each in sizes.items()),
-    )
+    size = sum(sizes.values())
+    kinds = ", ".join(f"{kind} {each / 1e6:.0f} MB" for kind, each in sizes.items())
     each = size / texts.count() / 1000
     run.log(f"{target} will take {size / 1e6:.0f} MB, {each:.0f} kB an example: {kinds}")
     check_space(target, size)

@@ -11,9 +11,8 @@ from util import random_stream
 
 COLUMNS = ("domain", "label", "idxs", "weights")
 
-WINDOW = (
-    50  # batches among which examples of like length meet; the order of windows and of batches stays random
-)
+# Batches among which examples of like length meet; the order of windows and of batches stays random:
+WINDOW = 50
 
 
 class Batch(NamedTuple):

@@ -66,15 +66,10 @@ class PackedTexts:
             domains.append(block["domain"])
         self.domain = np.concatenate(domains)
         self.lengths = np.concatenate([np.empty(0, np.int32), *lengths]).astype(np.int32)
-        self._firsts = np.concatenate([np.empty(0, np.int32), *firsts]).astype(
-            np.int32
-        )  # tokens of segment 0
-        self._ids, self._ends, self._T, self._pad = (
-            np.concatenate(ids),
-            np.cumsum(self.lengths),
-            seq_length,
-            pad,
-        )
+        # tokens of segment 0
+        self._firsts = np.concatenate([np.empty(0, np.int32), *firsts]).astype(np.int32)
+        self._ids, self._ends = np.concatenate(ids), np.cumsum(self.lengths)
+        self._T, self._pad = seq_length, pad
 
     def read(self, rows):
         """The features of the texts at `rows`, int [B]: {name: int32 [B, T]}."""

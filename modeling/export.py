@@ -33,12 +33,8 @@ INSTALL = (
     "run it in a Python with pip install 'optimum-onnx==0.1.0' 'transformers==4.57.6' 'onnxruntime==1.32.0' "
     "'torch==2.13.0'"
 )
-FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)  # what a server needs beside the model
+# What a server needs beside the model:
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 SENSITIVE = "/output/dense/"  # the second product of a feed-forward layer, whose inputs have outliers
 RECIPES = {  # of int8, the smallest file first; one is kept that passes
     "per channel, with the embedding": {"op_types_to_quantize": ["MatMul", "Gather"]},

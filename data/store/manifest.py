@@ -51,9 +51,8 @@ def _is_parts(value):
 
 
 TYPES = {
-    "a text": lambda value: (
-        isinstance(value, str) and value.splitlines() == [value]
-    ),  # one line, and not empty
+    # one line, and not empty
+    "a text": lambda value: isinstance(value, str) and value.splitlines() == [value],
     "a count": is_count,
     "true or false": lambda value: isinstance(value, bool),
     "a SHA-256": _is_hash,

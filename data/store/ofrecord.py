@@ -21,9 +21,8 @@ from data.engine import load_oneflow
 from data.store.layout import FRAME, NotCanonical, decode_block, frame_starts
 from util import UserError
 
-warnings.filterwarnings(
-    "ignore", "Unexpected end-group tag", RuntimeWarning
-)  # of messages that decode_record refuses itself
+# of messages that decode_record refuses itself
+warnings.filterwarnings("ignore", "Unexpected end-group tag", RuntimeWarning)
 load_oneflow()
 from google.protobuf.message import DecodeError  # noqa: E402
 from oneflow.core.record.record_pb2 import OFRecord  # noqa: E402

@@ -6,13 +6,8 @@ from typing import NamedTuple
 from data.wordpiece.characters import is_word_char
 from util import UserError, read_json
 
-BERT_TOKENS = (
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-)  # in a text they are text, so that none is forged
+# In a text they are text, so that none is forged:
+BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class AddedToken(NamedTuple):

@@ -4,6 +4,7 @@ import dataclasses
 
 from util import UserError, read_json
 
+# Models that are not built here, and why:
 OTHER_TYPES = {
     "distilbert": "it has no segments and no pooler, and other names for its weights",
     "roberta": "it splits texts into other tokens, and counts positions from 2",
@@ -16,7 +17,7 @@ OTHER_TYPES = {
     "electra": "its embeddings may be narrower than its layers, and it has no pooler",
     "mpnet": "its attention has relative positions, and it has no segments",
     "mobilebert": "its layers have bottlenecks",
-}  # why it is not built
+}
 
 
 def check_model_type(values, path) -> None:

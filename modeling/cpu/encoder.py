@@ -17,9 +17,8 @@ from modeling.cpu.threads import OrderedSums, Threads, count_threads
 from util import UserError
 
 flow = load_oneflow()
-make_node = (
-    flow._oneflow_internal.autograd.AutogradFunctionBase.apply
-)  # what flow.autograd.Function.apply calls
+# What flow.autograd.Function.apply calls:
+make_node = flow._oneflow_internal.autograd.AutogradFunctionBase.apply
 
 SHARD_TOKENS = 512  # real tokens that are worth a shard; a run and its snapshots keep to it
 PROJECTIONS = ("query", "key", "value")
@@ -31,9 +30,8 @@ class CpuBertModel(BertModel):
     def __init__(self, config, masks, threads: Threads):
         super().__init__(config, masks)
         self.threads, self._arrays = threads, None
-        self.anchor = flow.zeros(
-            1, requires_grad=True
-        )  # the node's one input: the parameters' gradients pass the engine by
+        # the node's one input: the parameters' gradients pass the engine by
+        self.anchor = flow.zeros(1, requires_grad=True)
 
     def forward(
         self,

@@ -10,9 +10,8 @@ import numpy as np
 from modeling.cpu.encoder import wait_for_engine
 from modeling.cpu.threads import Threads
 
-PIECE = (
-    1 << 15
-)  # elements that are worked on at a time: all that a step needs of them stays in a core's cache
+# Elements that are worked on at a time: all that a step needs of them stays in a core's cache
+PIECE = 1 << 15
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 SLOTS = ("exp_avg", "exp_avg_sq")  # the two moments, as OneFlow and PyTorch name them
 

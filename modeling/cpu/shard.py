@@ -19,13 +19,8 @@ class Shard:
 
     def __init__(self, number, examples, lengths, ids, segments, weights, config, dropout, wanted, saving):
         self.number, self.examples, self.lengths = number, examples, lengths
-        self.weights, self.config, self.dropout, self.wanted, self.saving = (
-            weights,
-            config,
-            dropout,
-            wanted,
-            saving,
-        )
+        self.weights, self.config, self.dropout = weights, config, dropout
+        self.wanted, self.saving = wanted, saving
         self.starts = np.cumsum(lengths) - lengths  # where each [CLS] stands
         self.groups = make_groups(lengths, config.num_attention_heads)
         self.ids = np.concatenate([ids[i, :n] for i, n in zip(examples, lengths)])
@@ -130,12 +125,8 @@ class Layer:
     """
 
     def __init__(self, shard, number, cls_only):
-        config, weights, saving, name = (
-            shard.config,
-            shard.weights,
-            shard.saving,
-            f"encoder.layer.{number - 1}",
-        )
+        config, weights, saving = shard.config, shard.weights, shard.saving
+        name = f"encoder.layer.{number - 1}"
         A, wanted = config.num_attention_heads, shard.wanted
         self.spread, self.starts, self.cls_only = shard.spread, shard.starts, cls_only
         mask = shard.dropout.mask(A * shard.lengths**2, config.attention_probs_dropout_prob)

@@ -11,10 +11,8 @@ from typing import Callable, Optional
 
 import config
 
-PREDICTION, INTERMEDIATE = (
-    "prediction",
-    "intermediate",
-)  # phases; terms of the latter are weighted by lambda(x)
+# Phases; terms of the latter are weighted by lambda(x):
+PREDICTION, INTERMEDIATE = ("prediction", "intermediate")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,16 +18,8 @@ NO_CHARTS = (
     "There are charts here where matplotlib is installed: "
     "pip install matplotlib, and run the same command again."
 )
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#8c6d31",
-    "#7f7f7f",
-)  # told apart by the colour-blind as well
+# Told apart by the colour-blind as well:
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 MARKERS = "o^sDvPX*"
 INK = "#010203"  # stands for the colour of the text around
 SETTINGS = {

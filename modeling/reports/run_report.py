@@ -22,13 +22,8 @@ SPEED = (
     "No time stands here, so that the same run gives the same page. python3 -m modeling.speed measures how "
     "fast it is, and writes speed.html beside this page."
 )
-NOT_VALUES = (
-    "step",
-    "epoch",
-    "phase",
-    "examples",
-    "lr",
-)  # of a line of metrics.jsonl; the rest are losses and the gradient's norm
+# Of a line of metrics.jsonl; the rest are losses and the gradient's norm:
+NOT_VALUES = ("step", "epoch", "phase", "examples", "lr")
 
 
 def write_report(run, path, make, *facts):

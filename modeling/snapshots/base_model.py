@@ -4,11 +4,8 @@ import re
 from typing import NamedTuple, Optional
 
 HEAD = re.compile(r"---\r?\n(.*?)\r?\n---", re.S)  # the front matter of a model card
-UNKNOWN = {
-    "name": None,
-    "license": "unknown",
-    "language": None,
-}  # of a snapshot that is older than these facts
+# Of a snapshot that is older than these facts:
+UNKNOWN = {"name": None, "license": "unknown", "language": None}
 
 
 class CardOptions(NamedTuple):

@@ -8,10 +8,11 @@ from data.store.temporary import new_path
 from util import UserError, read_json
 
 LINK = "best"
+# What a run, and modeling.speed, write into its folder, beside its snapshots:
 RUN_FILES = (
     "log.txt metrics.jsonl timing.jsonl flags.json best.json results.json predictions.tsv report.html "
     "speed.json speed.html"
-).split()  # what a run, and modeling.speed, write into its folder, beside its snapshots
+).split()
 
 
 def name_best(folder, best):
@@ -25,9 +26,8 @@ def name_best(folder, best):
     write_json(folder / "best.json", best)
     link, temporary = folder / LINK, new_path(folder)
     if link.is_dir() and not link.is_symlink() and (link / "manifest.json").is_file():
-        remove_folder(
-            link
-        )  # a copy of the run that followed the link has a whole snapshot there, of another time
+        # a copy of the run that followed the link has a whole snapshot there, of another time
+        remove_folder(link)
     elif link.exists() and not link.is_symlink():
         raise UserError(
             f"{link}: found something that is no link, expected the link to the best snapshot: move it away."

@@ -15,6 +15,7 @@ from modeling.snapshots.folder import read_model
 from modeling.snapshots.saving import save_snapshot
 from util import UserError, get_rank, get_world_size
 
+# Of these flags the content counts, not the path:
 PATHS = {
     "data_dir",
     "ofrecord_dir",
@@ -25,7 +26,8 @@ PATHS = {
     "teacher_model",
     "knowledge_dir",
     "unlabelled_file",
-}  # their content counts
+}
+# These may differ when a run is resumed:
 CHANGEABLE = {
     "eval_batch_size_per_device",
     "save_every_step_num",
@@ -37,7 +39,8 @@ CHANGEABLE = {
     "card_license",
     "card_language",
     "encoder",
-}  # may differ when a run is resumed
+}
+# These are of one call, not of the run:
 PER_CALL = {
     "resume",
     "resume_from",
@@ -61,12 +64,10 @@ PER_CALL = {
     "output_file",
     "changed",
     "defaults",
-}  # of one call, not of the run
-PROGRESS_TYPES = {
-    "flags": "an object",
-    "best": "an object or null",
-    "runners_up": "a list",
-}  # of a snapshot_last
+}
+# Keys of the meta.json of a snapshot_last:
+PROGRESS_TYPES = {"flags": "an object", "best": "an object or null", "runners_up": "a list"}
+# What a run must find again, in words for a sentence:
 FACTS = {
     "content_sha256": "other training texts",
     "dev_sha256": "other dev texts",
@@ -77,14 +78,15 @@ FACTS = {
     "base": "another base model in its card",
     "ranks": "another number of ranks",
     "shard_tokens": "batches in shards of another size",
-}  # in words
+}
+# Facts that the snapshots of earlier versions do not have:
 ABSENT_IN_OLD = {
     "truncate",
     "dev_sha256",
     "knowledge",
     "base",
     "shard_tokens",
-}  # facts that the snapshots of earlier versions do not have
+}
 END = ", since the learning rate has to fall to 0 at its end"
 
 

@@ -155,10 +155,8 @@ def _load_oneflow(folder, shape):
     kept = shape[::-1] if turned else shape
     if (folder / "meta").is_file():
         text = (folder / "meta").read_text(encoding="utf-8", errors="replace")
-        dims, kind = (
-            tuple(map(int, re.findall(r"\bdim:\s*(\d{1,18})\b", text))),
-            re.search(r"\bdata_type:\s*(\w+)", text),
-        )
+        dims = tuple(map(int, re.findall(r"\bdim:\s*(\d{1,18})\b", text)))
+        kind = re.search(r"\bdata_type:\s*(\w+)", text)
         # OneFlow's own position vectors are [1, positions, H].
         if dims not in (kept, (1, *kept)) or kind is None or kind[1] != "kFloat":
             raise UserError(
@@ -190,9 +188,7 @@ def pytorch_variables(path):
         check_not_pointer(file)
         try:
             return unwrap(torch.load(file, map_location="cpu", weights_only=True))
-        except (
-            Exception
-        ) as error:  # of any kind: it is unpickled; PyTorch's own words advise to run the code in it
+        except Exception as error:  # of any kind; PyTorch's own words advise to run the code in it
             raise UserError(
                 f"{file}: PyTorch cannot read it as weights alone ({type(error).__name__}): "
                 "take another copy of the model."

@@ -40,10 +40,9 @@ class OneFlowAdamW(flow.optim.AdamW):
 
     def moments(self) -> dict:
         """{"exp_avg.<name>": array, "exp_avg_sq.<name>": array}, for a snapshot."""
+        # there is no public way from a parameter to its slots
         return {
-            f"{slot}.{name}": self._state[parameter][
-                slot
-            ].numpy()  # there is no public way from a parameter to its slots
+            f"{slot}.{name}": self._state[parameter][slot].numpy()
             for name, parameter in self.parameters.items()
             for slot in SLOTS
             if slot in self._state.get(parameter, {})
