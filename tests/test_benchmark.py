@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from tests.benchmark import processes, without_first
+from data.batches import epoch_batches
+from data.store.knowledge import Knowledge
+from tests.benchmark import disk, processes, without_first
 from tests.benchmark.__main__ import measure, parse
 from tests.benchmark.bench import Bench
 from tests.benchmark.groups import GROUPS, Group
@@ -194,3 +196,15 @@ def test_the_command_prints_its_tables():
     ]
     assert all(float(row[3]) > 0 and float(row[6].rstrip(" |").replace(",", "")) > 50 for row in rows)
     assert "failed" not in done.stdout
+
+
+def test_an_epoch_from_disk_reads_every_review_once(tmp_path, monkeypatch):
+    """Each batch is waited for, and between them they ask for all the reviews, and none twice."""
+    lengths, asked = disk.draw_lengths(60), []
+    disk.make_knowledge(tmp_path / "knowledge", lengths)
+    knowledge = Knowledge(tmp_path / "knowledge")
+    read = knowledge.read
+    monkeypatch.setattr(knowledge, "read", lambda rows: asked.extend(rows) or read(rows))
+    batches = epoch_batches(lengths, 24, 0, 0)
+    seconds, waits = disk.read_epoch(knowledge, tmp_path.glob("knowledge/*"), batches, pause=0)
+    assert sorted(asked) == list(range(60)) and len(waits) == 3 and 0 < sum(waits) <= seconds

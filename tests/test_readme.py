@@ -370,7 +370,12 @@ MODULES = tuple(
         for path in (ROOT / folder).rglob("*.py")
         if COMMAND.search(path.read_text(encoding="utf-8"))
     )
-) + ("tests/faults/fuzz.py", "tests/faults/guided.py", "tests/benchmark/__main__.py")
+) + (
+    "tests/faults/fuzz.py",
+    "tests/faults/guided.py",
+    "tests/benchmark/__main__.py",
+    "tests/benchmark/disk.py",
+)
 
 
 @functools.cache
