@@ -12,6 +12,7 @@ if sys.flags.isolated:  # python3 -I: it has not put the folder of this script o
 import config  # isort: skip  (first: it says what is not installed)
 
 FLAGS = (config.task, config.selection, config.model, config.device, config.inference, config.prototypes)
+BLOCK = 1024  # examples that are scored at once
 config.check_flags(__name__, __doc__, *FLAGS)  # before OneFlow is imported, which takes seconds
 
 import functools
@@ -37,7 +38,7 @@ from modeling.distributed.collective import barrier, main_rank_first, share_over
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, infer, select_device
 from modeling.meta_kd.classifier import DomainClassifier, text_embedding
-from modeling.meta_kd.prototypes import directions, prototype_score, prototypes
+from modeling.meta_kd.prototypes import directions, prototype_scores, prototypes
 from modeling.reports.prototype_report import scores_page
 from modeling.reports.run_report import write_report
 from modeling.snapshots.checks import check_fits_model
@@ -133,7 +134,7 @@ def store_embeddings(run, parts, records, embed):
 
 
 def score_examples(records, vectors, axes, alpha):
-    """{split: the prototype score of each example}.
+    """{split: the prototype scores of its examples, float64 [N]}.
 
     Args:
         records: {split: Records}; vectors: f(x) of all of them, one split after the other.
@@ -141,8 +142,12 @@ def score_examples(records, vectors, axes, alpha):
     """
     scores, vectors = {}, iter(vectors)
     for split, each in records.items():
-        examples = zip(each.domain, each.label, vectors)
-        scores[split] = [prototype_score(v, k, y, axes, alpha) for k, y, v in examples]
+        scores[split] = np.empty(len(each))
+        for start in range(0, len(each), BLOCK):
+            block = slice(start, start + BLOCK)
+            domain, label = each.domain[block], each.label[block]
+            stacked = np.stack(list(itertools.islice(vectors, len(label))))
+            scores[split][block] = prototype_scores(stacked, domain, label, axes, alpha)
     return scores
 
 

@@ -26,26 +26,38 @@ def prototypes(embeddings, K, M):
         return totals / counts
 
 
-def prototype_score(vector, domain, label, directions, alpha=0.5):
-    """t(x) = alpha * cos(p(k,y), f(x)) + (1 - alpha) * mean over k' of cos(p(k',y), f(x)).
-
-    k' are the other domains that have class y.
+def prototype_scores(vectors, domain, label, directions, alpha=0.5):
+    """t(x) = alpha * cos(p(k,y), f(x)) + (1 - alpha) * mean of cos(p(k',y), f(x)) over the other domains k'
+    that have class y.
 
     A term without a prototype (one domain only, a class that no other domain has, a domain held out of
     training) leaves the whole weight to the other term; with neither the score is 0.
 
     Args:
-        vector: f(x), [H]; domain, label: k and y; directions: prototypes of length 1, [K, M, H], NaN where
-            there is none.
+        vectors: f(x), [N, H]; domain, label: k and y, int [N].
+        directions: prototypes of length 1, [K, M, H], NaN where there is none.
     Returns:
-        float in -1..1.
+        float64 [N] in -1..1.
     """
-    cosines = directions[:, label] @ (vector / np.linalg.norm(vector))  # [K]
-    own, others = cosines[domain], np.delete(cosines, domain)
-    others = others[~np.isnan(others)]
-    if np.isnan(own):
-        return float(others.mean()) if len(others) else 0.0
-    return float(alpha * own + (1 - alpha) * others.mean()) if len(others) else float(own)
+    scores = np.empty(len(vectors))
+    for k, m in set(zip(domain.tolist(), label.tolist())):
+        rows = np.flatnonzero((domain == k) & (label == m))
+        scores[rows] = _scores_of_cell(vectors[rows], k, directions[:, m], alpha)
+    return scores
+
+
+def _scores_of_cell(vectors, domain, directions, alpha):
+    """t(x) of examples of one domain and class: f(x) [N, H], directions of the class [K, H]."""
+    columns = vectors[:, :, None]  # [N, H, 1]
+    norms = np.sqrt(vectors[:, None] @ columns)  # [N, 1, 1]
+    cosines = (directions @ (columns / norms))[..., 0]  # [N, K]
+    there = ~np.isnan(directions[:, 0])  # [K]
+    own, others = cosines[:, domain], there & (np.arange(len(there)) != domain)
+    if not others.any():
+        return own if there[domain] else np.zeros(len(vectors))
+    # rows that stand together in memory are summed as one alone would be, whatever N is
+    mean = np.ascontiguousarray(cosines[:, others]).mean(axis=1)
+    return alpha * own + (1 - alpha) * mean if there[domain] else mean
 
 
 def directions(prototypes):
