@@ -40,11 +40,6 @@ def expected_sizes(lengths, layers, classes, width, heads=None, hidden=False, ve
     return {kind: int(size) for kind, size in sizes.items() if size}
 
 
-def expected_bytes(*args, **kwargs):
-    """The sum of `expected_sizes`."""
-    return sum(expected_sizes(*args, **kwargs).values())
-
-
 def check_space(folder, needed):
     """Raises a UserError where the disk of `folder`, which need not exist yet,
     has fewer than `needed` bytes free.

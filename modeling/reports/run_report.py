@@ -71,7 +71,7 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
         ("When to abstain", abstaining_section(dev, rows)),
         ("Training", training_charts(steps, evaluations)),
         ("Labels on test", [confusion_table(rows, labels)]),
-        ("Most confident mistakes on test", mistakes(rows, labels, texts)),
+        ("Most confident mistakes on test", mistakes(rows, texts)),
         ("Flags that differ from their defaults, paths left out", [flag_table(flags)]),
     ]
     return page(f"{meta['kind'].capitalize()} of the task {results['task']}", summary, sections)
@@ -160,7 +160,7 @@ def largest_confusions(counts):
     )
 
 
-def mistakes(rows, labels, texts=None):
+def mistakes(rows, texts=None):
     """The wrong answers on test with the highest probability,
     and their texts where `texts` of test.tsv are given.
     """

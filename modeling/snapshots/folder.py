@@ -130,11 +130,6 @@ def _manifest_bytes(path):
         return None
 
 
-def read_snapshot_meta(path, what="--model_load_dir"):
-    """The meta.json of a snapshot, or of a run's best one, its files checked against manifest.json."""
-    return read_snapshot_facts(path, what)[0]
-
-
 def read_snapshot_facts(path, what="--model_load_dir"):
     """(meta.json, SHA-256 of the weights) of a snapshot, or of a run's best one, its files checked against
     manifest.json; `what` is the flag that named it.

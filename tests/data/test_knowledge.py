@@ -17,7 +17,7 @@ from data.engine import load_oneflow
 from data.store import knowledge_format as module
 from data.store.files import write_json
 from data.store.knowledge import Knowledge, knowledge_folder
-from data.store.knowledge_format import check_space, expected_bytes, expected_sizes
+from data.store.knowledge_format import check_space, expected_sizes
 from data.store.knowledge_writer import KnowledgeWriter
 from data.store.layout import FRAME
 from data.store.ofrecord import OFRecord
@@ -146,18 +146,20 @@ def test_oneflow_reads_knowledge(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_expected_bytes(tmp_path, kind):
+def test_expected_sizes_add_up(tmp_path, kind):
     """The size said beforehand is that of parts and offsets, or at most 64 bytes an example more."""
     items = make_items(range(40), **KINDS[kind])
     write(tmp_path / "k", items, 7)
     found = sum(path.stat().st_size for path in (tmp_path / "k").glob("*.of_record-*")) + 24 * len(items)
-    expected = expected_bytes([item["attention"].shape[-1] for item in items], L, M, H, **KINDS[kind])
+    expected = sum(
+        expected_sizes([item["attention"].shape[-1] for item in items], L, M, H, **KINDS[kind]).values()
+    )
     assert found <= expected <= found + 64 * len(items)
 
 
 def test_the_default_fits_the_promise():
     """At most 120 KB an example of 128 tokens, with 3 layers, a mean over heads and vectors of 768."""
-    assert expected_bytes([128], 3, 2, 768) < 120_000
+    assert sum(expected_sizes([128], 3, 2, 768).values()) < 120_000
 
 
 def test_space(tmp_path, monkeypatch):
@@ -562,7 +564,7 @@ def test_answers_alone_and_short_vectors(tmp_path, layers, vectors):
             assert np.array_equal(found[key], item[key].astype(vectors).astype(np.float32))
     found = sum(path.stat().st_size for path in (tmp_path / "k").glob("*.of_record-*")) + 24 * 20
     lengths = [3 if item["attention"] is None else item["attention"].shape[-1] for item in items]
-    expected = expected_bytes(lengths, len(layers), M, H, vectors=vectors)
+    expected = sum(expected_sizes(lengths, len(layers), M, H, vectors=vectors).values())
     assert found <= expected <= found + 64 * 20
 
 

@@ -15,7 +15,7 @@ from data.store.temporary import new_path, remove_partial_writes
 from modeling.snapshots import best as best_names
 from modeling.snapshots.base_model import base_facts
 from modeling.snapshots.best import find_snapshot, name_best
-from modeling.snapshots.folder import ModelFolder, read_model, read_snapshot_meta
+from modeling.snapshots.folder import ModelFolder, read_model, read_snapshot_facts
 from modeling.snapshots.tokenizer_file import tokenizer_json
 from tokenization import BasicTokenizer, FullTokenizer, encode
 from util import UserError
@@ -114,7 +114,7 @@ def test_best_is_a_relative_link_to_what_best_json_names(golden):
 def test_a_run_folder_stands_for_its_best_snapshot(golden, tmp_path):
     """Read as a model and as a description; a best.json that names nothing of the folder is refused."""
     assert read_model(golden / "student").path == best(golden / "student")
-    assert read_snapshot_meta(golden / "teacher") == read_snapshot_meta(best(golden / "teacher"))
+    assert read_snapshot_facts(golden / "teacher") == read_snapshot_facts(best(golden / "teacher"))
     for name in ("../elsewhere", "elsewhere", 3):
         (tmp_path / "best.json").write_text(json.dumps({"snapshot": name}))
         with pytest.raises(UserError, match="expected the name of a snapshot in this folder"):

@@ -22,7 +22,7 @@ from modeling.bert.model import flow, init_weights
 from modeling.meta_kd.classifier import STUDENT_ONLY, DomainClassifier, build_student, build_teacher
 from modeling.snapshots import folder as reading
 from modeling.snapshots.checks import check_fits_model, check_task, teacher_meta
-from modeling.snapshots.folder import read_model, read_optimizer, read_snapshot_meta
+from modeling.snapshots.folder import read_model, read_optimizer, read_snapshot_facts
 from modeling.snapshots.loading import keep_layers, load_weights
 from modeling.snapshots.manager import best_snapshot
 from modeling.snapshots.saving import save_snapshot
@@ -400,7 +400,9 @@ def test_a_changed_byte_is_found(snapshot, name):
         refused(lambda: read_model(snapshot), name, "missing")
     else:
         refused(
-            lambda: read_snapshot_meta(snapshot, "--teacher_model"), "--teacher_model", "meta.json is missing"
+            lambda: read_snapshot_facts(snapshot, "--teacher_model"),
+            "--teacher_model",
+            "meta.json is missing",
         )
 
 
@@ -698,12 +700,12 @@ def test_200_flipped_bits_of_each_file_are_told(snapshot):
             path.write_bytes(data)
             data[bit // 8] ^= 1 << bit % 8
             try:
-                read_snapshot_meta(snapshot)
+                read_snapshot_facts(snapshot)
                 assert path.name == "manifest.json"
             except UserError as error:
                 assert str(snapshot) in str(error) and len(str(error).splitlines()) == 1
         path.write_bytes(data)
-    read_snapshot_meta(snapshot)
+    read_snapshot_facts(snapshot)
 
 
 @pytest.mark.parametrize(
