@@ -10,7 +10,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import types
 
 import pytest
 from conftest import STAGES, Outcome, best, call, stage_flags
@@ -19,6 +18,7 @@ from test_faults import SLOW, TRAINING, assert_a_sentence, assert_whole, half_wr
 from test_stages import tree
 
 from modeling import export
+from modeling.export_gate import Figures, Texts
 from util import UserError
 
 SIZE, PAGE = 32 << 20, 4096  # bytes of the disk; it gives them by the page
@@ -119,11 +119,10 @@ def test_an_export_is_kept_whole_or_not_at_all(golden, disk, tmp_path):
     """The last step of an export, for which no library is needed."""
     model, snapshot, target = tmp_path / "model.onnx", best(golden / "student"), disk / "target"
     model.write_bytes(bytes(50_000))
-    figures = export.Figures(1.0, ["a"], 1.0, 1.0, 1.0)
-    options = types.SimpleNamespace(quantize=None)
+    figures, texts = Figures(1.0, ["a"], 1.0, 1.0, 1.0), Texts([("t",)], ["a"], ["a"])
 
     def keep():
-        export.keep(model, snapshot, target, figures, export.Texts([("t",)], ["a"], ["a"]), options)
+        export.keep(model, snapshot, target, figures, texts, "float32")
 
     keep()
     whole, need = tree(target), pages(target)
