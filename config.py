@@ -207,12 +207,12 @@ weight = number(float, 0.0)
 share = number(float, 0.0, 1.0)
 
 
-def options(kind, args):
+def options(kind, args, **more):
     """The typed options `kind`, a NamedTuple whose fields are flags, from the flags `args`.
 
-    A flag that this command does not have keeps the default of its field.
+    A flag that this command does not have keeps the default of its field. more: fields that are no flags.
     """
-    return kind(**{name: getattr(args, name) for name in kind._fields if hasattr(args, name)})
+    return kind(**{name: getattr(args, name) for name in kind._fields if hasattr(args, name)}, **more)
 
 
 # --------------------------------------------------------------------------------------- groups

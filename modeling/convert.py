@@ -33,8 +33,9 @@ from util import UserError, entry  # isort: skip  (before numpy: it names the BL
 import numpy as np
 
 from config import case, module_parser
+from modeling.bert.config import NEEDED
 from modeling.bert.names import current_names, encoder_shapes
-from modeling.snapshots.architecture import NEEDED, architecture
+from modeling.snapshots.architecture import architecture
 from modeling.snapshots.sources import (
     SNAPSHOT_WORDS,
     VARIABLES,

@@ -153,7 +153,7 @@ def read_texts(snapshot, meta, data_dir):
             f"{run / 'results.json'}: it tells of {tested!r:.80}, expected {snapshot.name}: name that "
             "snapshot."
         )
-    stored = read_predictions(run / "predictions.tsv", "test")
+    stored = read_predictions(run / "predictions.tsv")["test"]
     task = load_task(meta["task"], data_dir)
     examples = list(read_examples(task, split_path(data_dir, "test")))
     gold = [task.labels[each.label] for each in examples]

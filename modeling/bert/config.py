@@ -84,7 +84,7 @@ class BertConfig:
         for field in dataclasses.fields(cls):
             if field.name in values:
                 known[field.name] = _checked(field, values[field.name], path)
-            elif field.name in _NEEDED:
+            elif field.name in NEEDED:
                 raise UserError(
                     f"{path}: the key {field.name!r} is missing: is this the config.json of a BERT model?"
                 )
@@ -108,7 +108,7 @@ class BertConfig:
         }
 
 
-_NEEDED = (
+NEEDED = (  # what a config.json must have
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",

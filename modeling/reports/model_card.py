@@ -155,11 +155,11 @@ def _limits(meta):
 
 def _training(meta, flags):
     lines = [f"Step {meta['step']} of the run."]
-    taught = meta.get("teacher_sha256")
-    if isinstance(taught, list):
-        lines.append(f"SHA-256 of its teachers' weights, from whose mean it learned: {', '.join(taught)}.")
-    elif taught:
-        lines.append(f"SHA-256 of its teacher's weights: {taught}.")
+    teachers = meta.get("teacher_sha256")
+    if isinstance(teachers, list):
+        lines.append(f"SHA-256 of its teachers' weights, from whose mean it learned: {', '.join(teachers)}.")
+    elif teachers:
+        lines.append(f"SHA-256 of its teacher's weights: {teachers}.")
     if not flags:
         return "\n\n".join([*lines, "All flags had their defaults."])
     return "\n\n".join(

@@ -8,8 +8,8 @@ from util import UserError
 COLUMNS = ("split", "idxs", "domain", "label", "predicted")  # of predictions.tsv, before those of the labels
 
 
-def read_predictions(path, split: str, remedy: str = "evaluate the snapshot again") -> list:
-    """The lines of one split of a predictions.tsv, a list of {column: text};
+def read_predictions(path, remedy: str = "evaluate the snapshot again") -> dict:
+    """The lines of a predictions.tsv, {"dev": [{column: text}], "test": [...]};
     the probability of a label under ("p", label).
 
     Raises:
@@ -17,13 +17,12 @@ def read_predictions(path, split: str, remedy: str = "evaluate the snapshot agai
     """
     header, *lines = pathlib.Path(path).read_bytes().split(b"\n")
     keys = [*COLUMNS, *(("p", label) for label in header.decode("utf-8").split("\t")[len(COLUMNS) :])]
-    rows = []
+    rows = {"dev": [], "test": []}
     for number, line in enumerate(lines[:-1] if lines and not lines[-1] else lines, 2):
         row = line.decode("utf-8", "replace").split("\t")
-        if len(row) != len(keys) or row[0] not in ("dev", "test") or not row[1].isdecimal():
+        if len(row) != len(keys) or row[0] not in rows or not row[1].isdecimal():
             raise UserError(f"{path}:{number}: found a line that is cut or changed: {remedy}.")
-        if row[0] == split:
-            rows.append(dict(zip(keys, row)))
+        rows[row[0]].append(dict(zip(keys, row)))
     return rows
 
 

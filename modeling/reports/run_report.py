@@ -53,8 +53,8 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
     """
     folder = pathlib.Path(folder)
     results = read_json(folder / "results.json", "the results of the run")
-    dev, rows = (read_predictions(folder / "predictions.tsv", split) for split in ("dev", "test"))
-    labels, taught = list(meta["labels"]), teacher_predictions(teacher_model, results["task"])
+    dev, rows = read_predictions(folder / "predictions.tsv").values()
+    labels, teacher_rows = list(meta["labels"]), teacher_predictions(teacher_model, results["task"])
     steps, evaluations = read_metrics(folder / "metrics.jsonl")
     test = results["test"]
     summary = (
@@ -64,9 +64,9 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
     )
     sections = [
         ("Accuracy in percent", [accuracy_table(results, teacher_results(teacher_model, results["task"]))]),
-        ("Beside the teacher", comparison_table(rows, taught, test["domains"])),
+        ("Beside the teacher", comparison_table(rows, teacher_rows, test["domains"])),
         ("Size", size_table(results, meta["kind"])),
-        ("Classes on test", class_table(rows, labels, taught)),
+        ("Classes on test", class_table(rows, labels, teacher_rows)),
         ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
         ("When to abstain", abstaining_section(dev, rows)),
         ("Training", training_charts(steps, evaluations)),
@@ -100,7 +100,7 @@ def teacher_predictions(teacher_model, task):
     """The answers on test beside a teacher's snapshot, where `teacher_results` tells of it; else none."""
     results = teacher_results(teacher_model, task)
     path = find_snapshot(teacher_model).resolve().parent / "predictions.tsv" if results else None
-    return read_predictions(path, "test") if path and path.is_file() else []
+    return read_predictions(path)["test"] if path and path.is_file() else []
 
 
 # --------------------------------------------------------------------------------------- tables

@@ -2,6 +2,7 @@
 
 import re
 
+from modeling.bert.config import NEEDED
 from util import UserError, read_json
 
 
@@ -13,15 +14,6 @@ def _is_share(value):
     return type(value) in (int, float) and 0 <= value < 1
 
 
-NEEDED = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
 KEYS = {
     **{name: ("a count", _is_count) for name in NEEDED},
     "hidden_act": ("'gelu'", lambda value: value == "gelu"),

@@ -102,11 +102,11 @@ def acceptance_figures(folder, task, teacher_model):
     """For results.json: the figures of each class on dev and test, the comparison with the teacher and its
     size, None without one.
     """
-    rows = {split: read_predictions(folder / "predictions.tsv", split) for split in ("dev", "test")}
-    taught = teacher_predictions(teacher_model, task.name)
+    rows = read_predictions(folder / "predictions.tsv")
+    teacher_rows = teacher_predictions(teacher_model, task.name)
     return {
         "classes": {split: class_figures(each, task.labels) for split, each in rows.items()},
-        "against_teacher": compare(rows["test"], taught),
+        "against_teacher": compare(rows["test"], teacher_rows),
         "teacher": weights_size(find_snapshot(teacher_model).resolve()) if teacher_model else None,
     }
 

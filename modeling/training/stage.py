@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from config import require_flag
+from config import options, require_flag
 from data.batches import make_batch
 from data.store.files import write_json
 from data.tasks import load_task
@@ -135,8 +135,7 @@ def training_options(args) -> TrainingOptions:
     """The TrainingOptions of the flags."""
     devices = count_devices(args.device, args.gpu_num_per_node, args.num_nodes)
     size = args.batch_size_per_device * devices * args.gradient_accumulation_steps
-    fields = (name for name in TrainingOptions._fields if hasattr(args, name))
-    return TrainingOptions(**{"batch_size": size, **{name: getattr(args, name) for name in fields}})
+    return options(TrainingOptions, args, batch_size=size)
 
 
 def snapshot_options(args) -> SnapshotOptions:

@@ -42,11 +42,8 @@ def read_predictions(folder: Path) -> dict[str, dict]:
     if written not in (None, sha256(path)):  # None: a run of an earlier version
         raise UserError(f"{path}: its content is not what its run has written: {remedy}.")
     splits = {
-        split: {
-            int(row["idxs"]): (row["domain"], row["label"], row["predicted"])
-            for row in run_files.read_predictions(path, split, remedy)
-        }
-        for split in ("dev", "test")
+        split: {int(row["idxs"]): (row["domain"], row["label"], row["predicted"]) for row in rows}
+        for split, rows in run_files.read_predictions(path, remedy).items()
     }
     if not splits["dev"]:
         raise UserError(f"{path}: holds no predictions on dev, by which settings are chosen: {remedy}.")

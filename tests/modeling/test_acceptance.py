@@ -85,12 +85,12 @@ def test_results_have_classes_and_the_teacher(golden):
     """Those of predictions.tsv; a teacher's results have no other teacher beside them."""
     for run in ("teacher", "student"):
         results = json.loads((golden / run / "results.json").read_text())
-        found = read_predictions(golden / run / "predictions.tsv", "test")
+        found = read_predictions(golden / run / "predictions.tsv")["test"]
         assert results["classes"]["test"] == class_figures(found, ["positive", "negative"])
         if run == "teacher":
             assert results["against_teacher"] is None
         else:
-            taught = read_predictions(golden / "teacher" / "predictions.tsv", "test")
+            taught = read_predictions(golden / "teacher" / "predictions.tsv")["test"]
             assert results["against_teacher"] == compare(found, taught)
 
 

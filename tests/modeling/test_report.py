@@ -382,7 +382,7 @@ def test_a_page_that_cannot_be_made_is_told_and_fails_nothing(tmp_path):
 
 def test_predictions_are_read_as_they_were_written(golden):
     """All 16 lines of test, with a probability for each label that adds up to 1."""
-    rows = read_predictions(golden / "student" / "predictions.tsv", "test")
+    rows = read_predictions(golden / "student" / "predictions.tsv")["test"]
     assert len(rows) == 16 and all(
         float(row["p", "positive"]) + float(row["p", "negative"]) == pytest.approx(1, abs=2e-6)
         for row in rows
