@@ -41,8 +41,9 @@ class Shard:
                 self.layers.append(layer)
         if wanted.last_hidden:
             self._put(x, outputs["last_hidden", None])
-        self.pooler = Linear("pooler.dense", self.weights, self.saving)
-        self.pooled = np.tanh(self.pooler.forward(x[self.starts] if wanted.last_hidden else x))  # [b, H]
+        self.pooler = Linear("pooler.dense", self.weights)
+        self.cls = x[self.starts] if wanted.last_hidden else x  # [b, H]
+        self.pooled = np.tanh(self.pooler.forward(self.cls))
         outputs["pooled", None][self.examples] = self.pooled
 
     def backward(self, doutputs, sums):
@@ -51,14 +52,15 @@ class Shard:
         """
         gradients = Gradients(sums, self.number)
         dpooled = doutputs["pooled", None][self.examples] * (1 - self.pooled * self.pooled)
-        dx = self.pooler.backward(dpooled, gradients)  # [b, H]
+        dx = self.pooler.backward(dpooled, self.cls, gradients)  # [b, H]
         if self.wanted.last_hidden:
             dx = self.spread(dx)  # [N, H]
             dx += self._take(doutputs["last_hidden", None])
         for number in range(len(self.layers), 0, -1):
             if number in self.wanted.hidden_of:
                 dx += self._take(doutputs["hidden", number])
-            dx = self.layers.pop().backward(dx, doutputs.get(("scores", number)), gradients)
+            layer, below = self.layers.pop(), self.layers[-1] if self.layers else self.embeddings
+            dx = layer.backward(dx, below.output(), doutputs.get(("scores", number)), gradients)
         self.embeddings.backward(dx, gradients)
 
     def spread(self, rows):
@@ -105,7 +107,11 @@ class Embeddings:
         y = self.norm.forward(x)
         if self.mask is not None:
             self.mask.apply(y, 0, y)
+        self.y = y
         return y
+
+    def output(self):
+        return self.y
 
     def backward(self, dy, gradients):
         """Leaves the rows' gradients in `drows`, [N, H]:
@@ -136,14 +142,14 @@ class Layer:
             mask = shard.dropout.mask(tokens * config.hidden_size, config.hidden_dropout_prob)
             return LayerNorm(f"{name}.{module}.LayerNorm", weights, config.layer_norm_eps, saving, mask)
 
-        self.projections = Linear(f"{name}.attention.self", weights, saving)
+        self.projections = Linear(f"{name}.attention.self", weights)
         self.attention = SelfAttention(shard.groups, A, saving, mask)
         self.scores = (
             Scores(shard.examples, shard.lengths, A, wanted.mean_over_heads)
             if number in wanted.scores_of
             else None
         )
-        self.attention_dense = Linear(f"{name}.attention.output.dense", weights, saving)
+        self.attention_dense = Linear(f"{name}.attention.output.dense", weights)
         self.attention_norm = norm("attention.output")
         self.feed_forward = FeedForward(f"{name}.intermediate.dense", f"{name}.output.dense", weights, saving)
         self.output_norm = norm("output")
@@ -159,19 +165,24 @@ class Layer:
         x = self.attention_norm.forward(self.attention_dense.forward(context), x)  # as context
         return self.output_norm.forward(self.feed_forward.forward(x), x)
 
-    def backward(self, dy, dscores, gradients):
-        """[N, H] -> [N, H]; dscores: the gradient of the batch's scores, or None."""
+    def output(self):
+        """What `forward` returned, made again rather than kept."""
+        return self.output_norm.output()
+
+    def backward(self, dy, x, dscores, gradients):
+        """[N, H] -> [N, H]; x: what `forward` had; dscores: the gradient of the batch's scores, or None."""
         # the feed-forward part: dx is what goes around it, [N, H] or [b, H]
         dinner, dx = self.output_norm.backward(dy, gradients)
-        dx += self.feed_forward.backward(dinner, gradients)
+        dx += self.feed_forward.backward(dinner, self.attention_norm.output(), gradients)
 
         # self-attention
         dcontext, dx = self.attention_norm.backward(dx, gradients)
-        dcontext = self.attention_dense.backward(dcontext, gradients)
+        context = self.attention.context[self.starts] if self.cls_only else self.attention.context
+        dcontext = self.attention_dense.backward(dcontext, context, gradients)
         if self.cls_only:
             dcontext, dx = self.spread(dcontext), self.spread(dx)  # [N, H]
         dqkv = self.attention.backward(dcontext)  # [N, 3H]
         if dscores is not None:
             self.scores.backward(dscores, dqkv)
-        dx += self.projections.backward(dqkv, gradients)
+        dx += self.projections.backward(dqkv, x, gradients)
         return dx
