@@ -7,7 +7,7 @@ groups.py      what is measured, against what, and what is to be reached
 bench.py       how a measurement is run: a user's command, or a process of ours.py, files.py or with_torch.py
 processes.py   a command's seconds and the peak memory of its processes
 scale.py       growth with the number of texts: all stages on up to a million of them
-memory.py      a command of its own: peak memory of all stages over a million texts, with a model of MiniLM's size
+memory.py      a command of its own: peak memory of all stages over a million texts, a model like MiniLM
 disk.py        a command of its own: knowledge read in the order of an epoch when none of it is in memory
 sandbox.py     (a process) makes models, reviews and arrays to measure on
 ours.py        (a process) a training step and inference of ours

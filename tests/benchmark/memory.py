@@ -2,9 +2,9 @@
 
     python3 -m tests.benchmark.memory --texts 1000000 --folder DIR
 
-The texts are those of `--only scale`, of which one in twenty fills 128 tokens, so that some batches are of 24
-x 128. A model of one layer x 32 encodes them in stages 1 and 3, whose memory beside the model is what is looked
-for; 6 layers x 384 are trained in stages 2 and 4. The knowledge is of answers alone.
+The texts are those of `--only scale`, of which one in twenty fills 128 tokens, so that some batches are of
+24 x 128. A model of one layer x 32 encodes them in stages 1 and 3, whose memory beside the model is what is
+looked for; 6 layers x 384 are trained in stages 2 and 4. The knowledge is of answers alone.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import sys
 
 from util import entry  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
 
-from data.tasks import BUILT_IN
 from modeling.snapshots.folder import read_model
 from tests.benchmark import SEED, B, T
 from tests.benchmark.processes import ROOT, run
