@@ -12,22 +12,25 @@ file is a function of the seed.
 
 import config  # isort: skip  (first: it says what is not installed)
 
+import os
 import pathlib
 import re
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from config import count, module_parser, natural, options, share
 from data.selection import Selection, select
 from data.store.files import atomic_file
-from data.tasks import Example, Task, clean, load_task, read_examples, split_path
+from data.tasks import SPLITS, Example, Task, clean, load_task, read_examples, split_path
+from data.wordpiece.characters import has_visible
+from modeling.snapshots.best import find_snapshot
+from modeling.snapshots.weights import WEIGHTS, read_weights
 from tokenization import FullTokenizer, tokenizer_for
 from util import UserError, entry, random_stream
 
 NEIGHBOURS = 15  # candidates for the place of a word, as in TinyBERT
-WORD_VECTORS = ("bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight")
+WORD_VECTORS = "bert.embeddings.word_embeddings.weight"
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 LETTERS = re.compile(r"(\W*)(\w+)(\W*)")  # a word between its punctuation marks
 
@@ -44,24 +47,19 @@ class Rates(NamedTuple):
 
 
 def read_word_vectors(folder: pathlib.Path) -> np.ndarray:
-    """The word vectors of a model folder, float32 [V, H].
+    """The word vectors of a model folder, float32 [V, H], from one file or from shards.
 
     Raises:
-        UserError: there is no model.safetensors, or no word vectors of BERT in it.
+        UserError: there are no weights, or no word vectors of BERT among them.
     """
-    path = folder / "model.safetensors"
-    try:
-        with safe_open(str(path), framework="np") as file:
-            name = next((each for each in WORD_VECTORS if each in file.keys()), None)  # noqa: SIM118
-            if name is None:
-                raise UserError(f"{path}: has no {WORD_VECTORS[0]}, expected the weights of a BERT model.")
-            return file.get_tensor(name).astype(np.float32)
-    except FileNotFoundError:
+    if not any((folder / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
         raise UserError(
-            f"{path}: missing, expected the weights of the model: check --model_load_dir."
-        ) from None
-    except (SafetensorError, TypeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as float weights ({error}).") from None
+            f"{folder / WEIGHTS}: missing, expected the weights of the model: check --model_load_dir."
+        )
+    arrays = read_weights(folder).arrays
+    if WORD_VECTORS not in arrays:
+        raise UserError(f"{folder}: has no {WORD_VECTORS}, expected the weights of a BERT model.")
+    return arrays[WORD_VECTORS]
 
 
 class Neighbours:
@@ -132,7 +130,7 @@ def recombine(text: str, other: str, stream) -> str:
 
 def augment(examples: list, copies: int, rates: Rates, neighbours: Neighbours, lower: bool, seed: int):
     """Yields (texts, domain) of `copies` altered versions of each example,
-    those that equal a training text left out.
+    those that equal a training text, or have lost all that is visible, left out.
 
     Each version is a function of (seed, place of the example, number of the version). Of a pair both texts
     are altered, and none is recombined: its label hangs on both.
@@ -149,7 +147,7 @@ def augment(examples: list, copies: int, rates: Rates, neighbours: Neighbours, l
                 cell = alike[example.domain, example.label]
                 texts = (recombine(texts[0], cell[stream.integers(len(cell))].text_a, stream),)
             texts = tuple(clean(alter_words(text, rates, neighbours, lower, stream)) for text in texts)
-            if texts not in seen:
+            if texts not in seen and all(map(has_visible, texts)):
                 seen.add(texts)
                 yield texts, example.domain
 
@@ -168,14 +166,34 @@ def choose_examples(task: Task, data_dir: str, selection: Selection) -> list:
 # --------------------------------------------------------------------------------------- the command
 
 
+def check_output(path: str, data_dir: str) -> None:
+    """Raises a UserError where the output would take the place of a split of the task, or has no folder."""
+    if os.path.realpath(path) in [os.path.realpath(split_path(data_dir, split)) for split in SPLITS]:
+        raise UserError(
+            f"--output_file {path}: this is a split of the task, which would be overwritten: name another."
+        )
+    if not (folder := pathlib.Path(path).parent).is_dir():
+        raise UserError(f"--output_file {path}: there is no folder {folder}: make it, or name another.")
+
+
 def write_texts(path: str, task: Task, rows) -> int:
-    """Writes an --unlabelled_file with the text columns and the domain; returns the number of its texts."""
+    """Writes an --unlabelled_file with the text columns and the domain; returns the number of its texts.
+
+    Raises:
+        UserError: there are none; what stands at `path` stays.
+    """
     written = 0
     with atomic_file(path, "w") as file:
         file.write("\t".join((*task.text, task.domain)) + "\n")
         for texts, domain in rows:
             file.write("\t".join((*texts, task.domains[domain])) + "\n")
             written += 1
+        if not written:
+            raise UserError(
+                f"--output_file {path}: no version of a text differs from all training texts, so there is "
+                "nothing to write: raise --replace, --drop or --recombine. (Words are what stands between "
+                "blanks; those of a language that is written without them are not altered.)"
+            )
     return written
 
 
@@ -184,7 +202,7 @@ def make_parser():
     add = parser.add_argument
     add("--task_name", required=True, help="name of the task")
     add("--data_dir", required=True, help="folder with train.tsv, the only file of texts that is read")
-    add("--model_load_dir", required=True, help="folder of the model whose word vectors are taken")
+    add("--model_load_dir", required=True, help="model or run folder whose word vectors are taken")
     add("--vocab_file", help="its vocabulary (default: the one in the folder)")
     add("--output_file", required=True, help="the TSV to write, for --unlabelled_file")
     add("--copies", type=count, default=4, help="versions of each training text (default: %(default)s)")
@@ -213,9 +231,11 @@ def ordered_tokens(tokenizer: FullTokenizer) -> list:
 def main():
     args = make_parser().parse_args()
     task = load_task(args.task_name, args.data_dir)
+    check_output(args.output_file, args.data_dir)
     examples = choose_examples(task, args.data_dir, options(Selection, args))
-    tokenizer = tokenizer_for(args.model_load_dir, args.vocab_file)
-    neighbours = Neighbours(read_word_vectors(pathlib.Path(args.model_load_dir)), ordered_tokens(tokenizer))
+    model = find_snapshot(args.model_load_dir)
+    tokenizer = tokenizer_for(model, args.vocab_file)
+    neighbours = Neighbours(read_word_vectors(model), ordered_tokens(tokenizer))
     rates = Rates(args.replace, args.drop, args.recombine)
     rows = augment(examples, args.copies, rates, neighbours, tokenizer.do_lower_case, args.seed)
     written = write_texts(args.output_file, task, rows)

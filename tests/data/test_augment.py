@@ -2,11 +2,15 @@
 seed.
 """
 
+import json
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 from conftest import call, lay_out
+from safetensors.numpy import load_file
 
 from data.prepare.augment import Neighbours, Rates, alter_words, augment, recombine, replace_word
 from data.tasks import Example, load_task, read_examples, split_path
@@ -79,6 +83,13 @@ def test_sentences_are_recombined_within_domain_and_class():
     assert words and all(not ({"bad", "awful"} & each and {"good", "great", "fine"} & each) for each in words)
 
 
+def test_what_has_lost_its_visible_words_is_no_text():
+    """Stage 3 would refuse the file for it."""
+    example = Example("good \u200b", None, 0, 0, 2)
+    texts = [texts for texts, _ in augment([example], 50, Rates(0, 0.5, 0), NEIGHBOURS, True, 1)]
+    assert texts == [("good",)]
+
+
 def test_both_texts_of_a_pair_are_altered_and_stay_a_pair():
     pair = Example("good film", "great film", 1, 0, 2)
     for texts, domain in augment([pair], 5, Rates(1, 0, 1), NEIGHBOURS, True, 1):
@@ -114,3 +125,56 @@ def test_the_command_writes_a_file_for_unlabelled_file(folder):
     books = [each for each in read_examples(task, split_path(folder / "data", "train")) if each.domain == 0]
     assert 0 < len(rows) <= 2 * len(books) and {domain for _, _, domain, _ in rows} == {0}
     assert f"{len(rows)} texts made of {len(books)} training texts" in outcomes[0].out
+
+
+def augment_folder(folder, **more):
+    flags = {"task_name": "senti", "data_dir": "data", "model_load_dir": "bert", "output_file": "a.tsv"}
+    return call("data.prepare.augment", folder, {**flags, **more})
+
+
+def test_a_model_may_be_in_shards_or_of_bfloat16_and_a_run_stands_for_its_best_snapshot(folder):
+    """As in the stages; the texts are those of the same vectors in one file."""
+    assert augment_folder(folder).code == 0
+    arrays = load_file(folder / "bert" / "model.safetensors")
+    shutil.copytree(folder / "bert", folder / "run" / "snapshot_best")
+    (folder / "run" / "best.json").write_text('{"snapshot": "snapshot_best"}')
+    shutil.copytree(folder / "bert", folder / "shards")
+    os.rename(folder / "shards" / "model.safetensors", folder / "shards" / "one.safetensors")
+    index = {"weight_map": dict.fromkeys(arrays, "one.safetensors")}
+    (folder / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("run", "shards"):
+        outcome = augment_folder(folder, model_load_dir=name, output_file="b.tsv")
+        assert outcome.code == 0, outcome.err
+        assert (folder / "a.tsv").read_bytes() == (folder / "b.tsv").read_bytes()
+    write_bfloat16(folder / "bert" / "model.safetensors", arrays)
+    assert augment_folder(folder).code == 0
+
+
+def write_bfloat16(path, arrays):
+    """A safetensors file of the upper halves of float32 arrays."""
+    header, data = {}, b""
+    for name, array in arrays.items():
+        half = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype("<u2").tobytes()
+        ends = [len(data), len(data) + len(half)]
+        header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": ends}
+        data += half
+    words = json.dumps(header).encode()
+    path.write_bytes(len(words).to_bytes(8, "little") + words + data)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"output_file": "data/../data/train.tsv"}, "this is a split of the task"),
+        ({"output_file": "none/a.tsv"}, "there is no folder none"),
+        ({"replace": 0, "drop": 0, "recombine": 0}, "nothing to write"),
+        ({"model_load_dir": "empty"}, "model.safetensors: missing"),
+    ],
+)
+def test_mistakes_are_sentences_and_nothing_is_written(folder, more, words):
+    (folder / "empty").mkdir()
+    shutil.copy(folder / "bert" / "vocab.txt", folder / "empty")
+    before = (folder / "data" / "train.tsv").read_bytes()
+    outcome = augment_folder(folder, **more)
+    assert outcome.code == 2 and words in outcome.err and len(outcome.err.splitlines()) == 1
+    assert (folder / "data" / "train.tsv").read_bytes() == before and not (folder / "a.tsv").exists()
