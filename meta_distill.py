@@ -264,7 +264,7 @@ def open_teacher(args, task, records, idxs, terms, bert):
         config.options(RecordsOptions, args).folder,
     )
     knowledge.rows(idxs)
-    terms = terms_in_reach(terms, knowledge)
+    terms = terms_in_reach(terms, knowledge, args.intermediate_epochs)
     check_knowledge_covers(terms, knowledge.manifest, bert)
     matches = match_layers(knowledge.manifest["layers"], bert.num_hidden_layers)
     return Teacher(knowledge, knowledge.manifest, matches), terms

@@ -43,6 +43,7 @@ ORIGINS = {
     "content_sha256": "of other records",
     "unlabelled_sha256": "of other unlabelled texts",
 }
+THE_SAME = {"unlabelled_sha256": ", and with the same --unlabelled_file"}
 DEFAULTS = {"vectors": "float32"}  # of manifests that do not say
 
 
@@ -153,7 +154,7 @@ class Knowledge:
                 raise UserError(
                     f"{self.folder}: found knowledge {ORIGINS.get(key, 'made otherwise')} ({key} "
                     f"{_short(found)}), "
-                    f"expected {_short(expected)}: {STAGE_3}."
+                    f"expected {_short(expected)}: {STAGE_3}{THE_SAME.get(key, '')}."
                 )
 
     def rows(self, idxs):

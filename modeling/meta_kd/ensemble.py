@@ -117,6 +117,8 @@ def describe_difference(manifests: list[dict]) -> str:
     parts = []
     for key, word in STRUCTURE.items():
         values = [manifest[key] for manifest in manifests]
+        if key == "attention_heads" and not any(manifest["layers"] for manifest in manifests):
+            continue  # no heads are stored
         if any(value != values[0] for value in values):
             parts.append(f"{word} ({' / '.join(map(str, values))})")
     return ", ".join(parts)
@@ -152,19 +154,28 @@ def open_teachers(models, knowledge_dirs, weights, temperature, task, records, o
                 "teachers: leave one out, or give it more of --teacher_weights."
             )
         seen[teacher] = path
-        members.append(Knowledge(knowledge_folder(ofrecord_dir, teacher, folder)))
-        members[-1].require(teacher_sha256=teacher, content_sha256=records.content_sha256)
+        try:
+            members.append(Knowledge(knowledge_folder(ofrecord_dir, teacher, folder)))
+            members[-1].require(teacher_sha256=teacher, content_sha256=records.content_sha256)
+        except UserError as error:  # the folder's name, a hash, does not say whose it is
+            raise UserError(f"{str(error).removesuffix('.')}; this teacher is {path}.") from None
     return members[0] if len(members) == 1 else Ensemble(members, weights, temperature)
 
 
-def terms_in_reach(terms: dict, knowledge) -> dict:
+def terms_in_reach(terms: dict, knowledge, intermediate_epochs: int = 0) -> dict:
     """The terms that can be learned from this knowledge: the answers alone where its teachers differ.
 
     Raises:
-        UserError: none is left.
+        UserError: none is left, or none for the first of two phases.
     """
     if not getattr(knowledge, "difference", ""):
         return terms
+    if intermediate_epochs:
+        raise UserError(
+            f"--intermediate_epochs {intermediate_epochs}: these teachers differ in {knowledge.difference}, "
+            "so that there are only answers to learn from, and nothing for the first phase: set it to 0, or "
+            "name teachers alike."
+        )
     kept = {name: terms[name] for name in names_of_phase(PREDICTION, terms)}
     if not kept:
         raise UserError(

@@ -9,6 +9,7 @@ stopped.
 
 import shlex
 import sys
+import urllib.parse
 from argparse import Namespace
 from pathlib import Path
 from typing import Optional
@@ -49,11 +50,16 @@ def collect(rows: list[Row], task: Task, args: Namespace) -> None:
         baseline=args.baseline,
         baselines={row.name: baseline_row(row, args) for row in rows},
         candidates=describe_candidates(args),
-        tried={row.name: tried(row, task, args, finished) for row in rows},
+        tried={row.name: tried(row, task, args, finished) for row in with_teachers(rows)},
+        chosen=choices,
         train=outcomes.training_examples(task, args.data_dir, args.train_example_num),
         missing=[row.name for row in rows if row.name not in {each.row.name for each in found}],
+        test_domain=args.test_domain,
     )
-    for path in tables.write_all(found, task, Path(args.results), facts):
+    target = Path(args.results)
+    if args.test_domain is not None:  # beside the table over all, not in its place
+        target /= f"test={urllib.parse.quote(args.test_domain, safe='')}"
+    for path in tables.write_all(found, task, target, facts):
         print(path)
 
 

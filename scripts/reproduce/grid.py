@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import config
 from modeling.meta_kd.terms import add_flags
-from scripts.reproduce.rows import ATTENTION, STUDENTS, TEACHERS, Row
+from scripts.reproduce.rows import ATTENTION, NO_FEATURES, STUDENTS, TEACHERS, Row
 from util import UserError, read_json
 
 GROUPS = {
@@ -127,13 +127,16 @@ def list_settings(path: str, row: Row, entry: dict, args: Namespace) -> list[Set
     for name, values in entry.items():
         action = parser._option_string_actions.get(f"--{name}")  # argparse has no public list of its flags
         where = f"--grid {path}: {row.name}: {name}"
-        if action is None or action.dest in FIXED or action.nargs == "+":
+        idle = isinstance(action, (config.Ignored, config.Unbuilt))
+        if action is None or action.dest in FIXED or action.nargs == "+" or idle:
             raise UserError(f"{where}: expected a flag of {row_kind(row)} that may vary from run to run.")
         if action.dest in own:
             raise UserError(
                 f"{where}: this flag makes the row what it is: leave it out, or give the row an entry of "
                 "its own."
             )
+        if action.dest in flags:
+            raise UserError(f"{where}: this is {action.dest} by another name: leave one of them out.")
         flags[action.dest] = check_values(where, action, values)
     rates = flags.pop("learning_rate", learning_rates(row, args))
     combinations = [tuple(zip(flags, values)) for values in itertools.product(*flags.values())]
@@ -143,7 +146,8 @@ def list_settings(path: str, row: Row, entry: dict, args: Namespace) -> list[Set
 def own_flags(row: Row) -> set[str]:
     """The names of the flags that make a row what it is."""
     words = STUDENTS[row.student].replace(ATTENTION, "") if row.student else TEACHERS[row.name]
-    return set(re.findall(r"--(\w+)", words))
+    without_features = {"hidden_loss_weight"} if NO_FEATURES in words else set()
+    return {*re.findall(r"--(\w+)", words), *without_features}
 
 
 def check_values(where: str, action: argparse.Action, values) -> list:

@@ -35,7 +35,7 @@ def parse_kept(text: str, task: Task) -> dict:
     """{domain: share} of a text such as "kitchen=0.1,dvd=0.5".
 
     Raises:
-        UserError: an unknown domain, or a share that is not above 0 and at most 1.
+        UserError: an unknown domain, one that comes twice, or a share that is not above 0 and at most 1.
     """
     kept = {}
     for part in filter(None, text.split(",")):
@@ -44,6 +44,8 @@ def parse_kept(text: str, task: Task) -> dict:
             value = float(share)
         except ValueError:
             value = 0.0
+        if domain in kept:
+            raise UserError(f"--thin_domains: found two shares of {domain}, expected one: leave one out.")
         if domain not in task.domains or not 0 < value <= 1:
             raise UserError(
                 f"--thin_domains: found {part!r:.60}, expected DOMAIN=SHARE with a domain of "

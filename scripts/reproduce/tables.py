@@ -31,7 +31,9 @@ class Facts(NamedTuple):
     candidates: str  # what there was to choose from, a line
     tried: dict  # {row: {setting: accuracy on dev with the first seed}}
     train: collections.Counter  # training examples by domain and label
+    chosen: dict  # {row: the setting that dev chose}, of the rows and of their teachers
     missing: list  # names of the rows that are not finished
+    test_domain: Optional[str] = None  # whose test examples alone count; None: all do
 
 
 # ------------------------------------------------------------------------------ the Markdown tables
@@ -88,14 +90,14 @@ def markdown_tables(lines: list[Summary], task: Task) -> str:
     return "\n".join(text)
 
 
-def tried_table(lines: list[Summary], tried: dict) -> str:
+def tried_table(tried: dict, chosen: dict) -> str:
     """A table of every setting that was tried, the chosen ones in bold; "" where no row had a choice."""
     body = []
-    for line in lines:
-        for setting, dev in tried[line.row.name].items():
-            mark = "**" if setting == line.setting else ""
-            body.append((line.row.name, f"{mark}{setting}{mark}", percent(dev)))
-    if len(body) == len(lines):
+    for row, settings in tried.items():
+        for setting, dev in settings.items():
+            mark = "**" if setting == chosen.get(row) else ""
+            body.append((row, f"{mark}{setting}{mark}", percent(dev)))
+    if all(len(settings) < 2 for settings in tried.values()):
         return ""
     return "## tried\n\n" + markdown_table(("row", "setting", "dev, first seed"), body)
 
@@ -117,15 +119,23 @@ def footer(outcomes: list[Outcome], facts: Facts) -> str:
     seeds = sorted({outcome.seed for outcome in outcomes})
     minutes = sum(record["seconds"] for record in records) / 60
     commits = sorted({str(record["commit"])[:12] for record in records})
+    of_domain = f" of {facts.test_domain} alone" if facts.test_domain else ""
     lines = [
         CAPTION.format(baseline=facts.baseline, draws=DRAWS).replace("\n", " "),
         "",
-        f"- {' or '.join(map(str, counts))} test examples, {sum(facts.train.values())} training examples",
+        f"- {' or '.join(map(str, counts))} test examples{of_domain}, {sum(facts.train.values())} training "
+        "examples",
         f"- seeds {', '.join(map(str, seeds))}",
         f"- {facts.candidates}",
         f"- {minutes:.0f} machine minutes in all, of commit {', '.join(commits)}",
         f"- made by `{facts.command}`",
     ]
+    rows = {outcome.row.name for outcome in outcomes}
+    if absent := sorted({facts.baselines[row] for row in rows} - {None, *rows}):
+        lines.append(
+            f"- no differences to {', '.join(absent)}, not among these rows: name it in `--rows`, or another "
+            "row as `--baseline`"
+        )
     if facts.missing:
         lines.append(f"- not finished: {', '.join(facts.missing)}")
     return "\n".join(lines)
@@ -192,7 +202,11 @@ def write_all(outcomes: list[Outcome], task: Task, folder: Path, facts: Facts) -
     write_csv(sheet, csv_lines(outcomes, task))
     words = bag_of_words(task, facts.data_dir, sum(facts.train.values()))
     with atomic_file(table, "w") as file:
-        parts = [markdown_tables(lines, task), tried_table(lines, facts.tried), footer(outcomes, facts)]
+        parts = [
+            markdown_tables(lines, task),
+            tried_table(facts.tried, facts.chosen),
+            footer(outcomes, facts),
+        ]
         file.write("\n".join([f"# {task.name}", "", *filter(None, parts), "", words, ""]))
     sizes = {outcome.row.portion: portion_size(facts.train, outcome.row.portion) for outcome in outcomes}
     return [sheet, table, *plots.draw_all(lines, task, folder, sizes, set(facts.baselines.values()))]

@@ -12,7 +12,7 @@ from test_training import CPU
 from data.batches import Batch
 from data.store.knowledge import Knowledge
 from modeling.meta_kd.distillation import make_targets
-from modeling.meta_kd.ensemble import Ensemble
+from modeling.meta_kd.ensemble import Ensemble, describe_difference
 from modeling.meta_kd.losses import domain_expertise, log_mean_softmax
 from modeling.snapshots import manager
 from modeling.snapshots.saving import save_snapshot
@@ -182,6 +182,15 @@ def test_teachers_of_other_structure_teach_by_their_answers_alone(sandbox):
     assert "soft" in first and not {"attention", "representation", "transfer"} & first.keys()
     outcome = learn(sandbox, "teacher", "heads", soft_label_weight=0, model_save_dir="nothing")
     assert outcome.code == 2 and "there are only answers to learn from" in outcome.err
+    outcome = learn(sandbox, "teacher", "heads", intermediate_epochs=1, model_save_dir="nothing")
+    assert outcome.code == 2 and "nothing for the first phase: set it to 0" in outcome.err
+
+
+def test_heads_of_which_nothing_is_stored_are_no_difference():
+    """After --knowledge_layers none the vectors are averaged, whatever --attention_heads said."""
+    manifests = [{"width": 16, "layers": [], "attention_heads": heads} for heads in ("mean", 4)]
+    assert describe_difference(manifests) == ""
+    assert "heads (mean / 4)" in describe_difference([{**each, "layers": [1]} for each in manifests])
 
 
 def test_a_teacher_of_one_domain_has_to_answer_every_text(sandbox):
@@ -200,12 +209,17 @@ def test_a_teacher_of_one_domain_has_to_answer_every_text(sandbox):
 
 
 def test_mistakes_in_several_teachers_are_sentences(sandbox):
-    """The same teacher twice, another number of weights or of folders, several folders in stage 3."""
+    """The same teacher twice, another number of weights or of folders, texts that none has answered,
+    several folders in stage 3.
+    """
+    (sandbox / "more.tsv").write_text("review\nthe book is fine\n")
     for names, more, words in (
         (("teacher", "teacher"), {}, "the same weights"),
         (("teacher", "second"), {"teacher_weights": [1]}, "--teacher_weights: found 1 for the 2"),
         (("teacher", "second"), {"knowledge_dir": ["known-teacher"]}, "--knowledge_dir: found 1 for the 2"),
         (("teacher", "second"), {"knowledge_dir": ["known-teacher"] * 2}, "of another teacher"),
+        (("teacher", "second"), {"knowledge_dir": None}, "this teacher is second/snapshot_"),
+        (("teacher", "second"), {"unlabelled_file": "more.tsv"}, "and with the same --unlabelled_file"),
     ):
         outcome = learn(sandbox, *names, **more)
         assert outcome.code == 2 and words in outcome.err and len(outcome.err.splitlines()) == 1

@@ -59,5 +59,10 @@ def test_a_bad_share_is_a_sentence(text):
         parse_kept(text, BUILT_IN["senti"])
 
 
+def test_two_shares_of_a_domain_are_refused():
+    with pytest.raises(UserError, match="--thin_domains: found two shares of books"):
+        parse_kept("books=0.1,dvd=1,books=0.5", BUILT_IN["senti"])
+
+
 def test_shares_are_read():
     assert parse_kept("kitchen=0.1,dvd=1", BUILT_IN["senti"]) == {"kitchen": 0.1, "dvd": 1.0}

@@ -520,6 +520,9 @@ def test_hidden_states_are_stored_for_settings_that_learn_from_them(tmp_path, ti
             "1 for hard, 2 for meta-full",
         ),
         ({"students": {"attention_loss_weight": [0.1, 1]}}, "hard: .*makes the row what it is"),
+        ({"students": {"hidden_loss_weight": [0, 1]}}, "hard: .*makes the row what it is"),
+        ({"students": {"num_epochs": [1], "num_train_epochs": [2]}}, "this is num_epochs by another name"),
+        ({"students": {"train_data_prefix": ["a", "b"]}}, "train_data_prefix: expected a flag of students"),
         ({"students": {"seed": [1, 2]}}, "seed: expected a flag of students"),
         ({"students": {"model_save_dir": ["x"]}}, "model_save_dir: expected a flag of students"),
         ({"teachers": {"temperature": [1, 2]}}, "temperature: expected a flag of teachers"),
@@ -719,13 +722,34 @@ def test_the_table_has_means_intervals_and_differences_of_each_row(tiny_data):
     assert text.splitlines()[4].split(" | ")[9] == "–"  # a baseline has no difference to itself
 
 
-def test_the_table_of_settings_says_what_was_tried(tiny_data):
+def test_the_table_of_settings_says_what_was_tried():
     """Each setting with its accuracy on dev, the chosen one in bold; nothing where no row had a choice."""
-    lines = statistics.summaries([made_up("hard", 1, 0.6)], load_task("senti", tiny_data), {"hard": None})
     warm = Setting(1e-4, (("temperature", 2.5),))
-    text = tables.tried_table(lines, {"hard": {Setting(1e-4): 0.61, warm: 0.6}})
+    text = tables.tried_table({"hard": {Setting(1e-4): 0.61, warm: 0.6}}, {"hard": Setting(1e-4)})
     assert "| hard | **0.0001** | 61.0 |" in text and "| hard | 0.0001 temperature=2.5 | 60.0 |" in text
-    assert tables.tried_table(lines, {"hard": {Setting(1e-4): 0.61}}) == ""
+    assert tables.tried_table({"hard": {Setting(1e-4): 0.61}}, {"hard": Setting(1e-4)}) == ""
+
+
+def test_the_footer_names_a_baseline_that_is_absent_and_the_domain_of_the_table(tmp_path):
+    found = [made_up("meta-full", 1, 0.5)]
+    facts = tables.Facts(
+        base=tmp_path,
+        data_dir="data",
+        command="x",
+        baseline="hard",
+        baselines={"meta-full": "hard"},
+        candidates="",
+        tried={},
+        train=collections.Counter(),
+        chosen={},
+        missing=[],
+        test_domain="books",
+    )
+    text = tables.footer(found, facts)
+    assert "no differences to hard, not among these rows" in text and "test examples of books alone" in text
+    facts = facts._replace(test_domain=None, baselines={"meta-full": "hard", "hard": "hard"})
+    text = tables.footer([*found, made_up("hard", 1, 0.5)], facts)
+    assert "no differences" not in text and "of books alone" not in text
 
 
 def test_a_table_over_one_domain_compares_the_rows_over_its_examples_alone(tiny_data):
@@ -919,6 +943,12 @@ def test_a_grid_is_searched_on_dev_and_the_chosen_setting_goes_over_all_seeds(
     driver = start(folder, rows="hard", grid="grid.json")
     _, err = driver.communicate()
     assert driver.returncode == 0, err
+    whole = (folder / "results" / "senti.md").read_bytes()
+    driver = start(folder, "--collect", rows="hard", grid="grid.json", test_domain="books")
+    _, err = driver.communicate()
+    assert driver.returncode == 0, err
+    assert (folder / "results" / "senti.md").read_bytes() == whole
+    assert "of books alone" in (folder / "results" / "test=books" / "senti.md").read_text()
     runs = sorted(path.parent.name for path in (folder / "out" / "senti").glob("*/results.json"))
     assert len(runs) == 3 and [run[-1] for run in runs].count("2") == 1
     table = (folder / "results" / "senti.md").read_text()
