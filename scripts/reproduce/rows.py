@@ -132,7 +132,11 @@ def _unseen_rows() -> list[Row]:
 def _unlabelled_rows() -> list[Row]:
     """Students of the meta-teacher that get texts without labels beside the training examples."""
     kinds = ("logits", "full")
-    return [Row(f"meta-{kind}-unlabelled", "unlabelled", "meta", kind, unlabelled=True) for kind in kinds]
+    rows = [Row(f"meta-{kind}-unlabelled", "unlabelled", "meta", kind, unlabelled=True) for kind in kinds]
+    recipe = Row(
+        "meta-full-from-teacher-unlabelled", "unlabelled", "meta", "full", start="teacher", unlabelled=True
+    )
+    return [*rows, recipe]
 
 
 def _few_shot_rows(rows: list[Row]) -> list[Row]:

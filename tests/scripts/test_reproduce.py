@@ -329,6 +329,10 @@ def test_the_group_table_has_every_row_of_the_paper():
                 "knowledge_dir": [f"{RUNS}/knowledge-teacher-meta-5e-05-s1-unlabelled"],
             },
         ),
+        (
+            "student-meta-full-from-teacher-unlabelled-0.0001-s1",
+            {"unlabelled_file": "more.tsv", "student_model": f"BEST:{RUNS}/teacher-meta-5e-05-s1"},
+        ),
         ("student-meta-full-0.0001-s1", {"unlabelled_file": None}),
         (
             "knowledge-teacher-meta-5e-05-s1-unlabelled",
