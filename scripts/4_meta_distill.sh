@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Stage 4: the teacher's knowledge + a BERT to start from -> a student in $STUDENT_RUN. 3 to 4 minutes for an
-# epoch of 6,480 reviews of 128 tokens with 3 layers of MiniLM on two cores. Further flags go to
+# Stage 4: the teacher's knowledge -> a student in $STUDENT_RUN, which starts from layers of the teacher. 3
+# minutes for an epoch of 6,480 reviews of 128 tokens with 3 layers of MiniLM on two cores. Further flags go to
 # meta_distill.py. A run that was stopped goes on from its last snapshot.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-STUDENT_MODEL=${STUDENT_MODEL:-$MODEL}
-STUDENT_LAYERS=${STUDENT_LAYERS:-3}        # evenly spaced ones of STUDENT_MODEL
-STUDENT_EPOCHS=${STUDENT_EPOCHS:-4}
-STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-1e-4}
+STUDENT_MODEL=${STUDENT_MODEL:-$TEACHER_RUN}    # what the student starts from; $MODEL: not fine-tuned yet
+STUDENT_LAYERS=${STUDENT_LAYERS:-3}             # evenly spaced ones of STUDENT_MODEL
+STUDENT_EPOCHS=${STUDENT_EPOCHS:-6}
+STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-2e-4}
 
 use_finished_run "$STUDENT_RUN" STUDENT_RUN
 exec "$PYTHON" meta_distill.py \

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export PYTHON=.venv/bin/python TASK_NAME=demo DATA_DIR=data/DEMO
-export MODEL=models/MiniLM STUDENT_MODEL=models/MiniLM
+export MODEL=models/MiniLM
 export TEACHER_RUN=output/demo-teacher STUDENT_RUN=output/demo-student
 export SEQ_LENGTH=${SEQ_LENGTH:-64} BATCH_SIZE=${BATCH_SIZE:-24} EVAL_EVERY=${EVAL_EVERY:-63}
 export TEACHER_EPOCHS=${TEACHER_EPOCHS:-2} STUDENT_EPOCHS=${STUDENT_EPOCHS:-3}

@@ -3,6 +3,7 @@
 import safetensors
 from safetensors.numpy import save_file
 
+from data.engine import release_memory
 from data.store.files import atomic_file, atomic_folder, write_json
 from modeling.snapshots.folder import CHECKED, FORMAT
 from modeling.snapshots.tokenizer_file import save_tokenizer_files
@@ -27,6 +28,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         for name, parameter in model.named_parameters()
         if not name.startswith(tuple(left_out))
     }
+    release_memory()  # safetensors copies what it writes
     with atomic_folder(path) as folder:
         write_json(folder / "config.json", _describe_model(model, meta["labels"]))
         save_arrays(arrays, folder / "model.safetensors")
@@ -41,6 +43,7 @@ def save_snapshot(path, model, tokenizer, meta, left_out=(), optimizer=None, car
         written = {file.name for file in folder.iterdir()}
         hashes = {name: sha256(folder / name) for name in sorted(CHECKED & written)}
         write_json(folder / "manifest.json", {"format": FORMAT, "sha256": hashes})
+    release_memory()
 
 
 def _describe_model(model, labels):
