@@ -90,12 +90,15 @@ def main():
         records, examples, splits = open_splits(where, selection, task, tokenizer)
     domains = DomainTable(len(task.domains), tuple(np.unique(examples["domain"]).tolist()))
     teacher, terms = open_teacher(args, task, records["train"], examples["idxs"], terms, folder.config)
+    lines = [describe_tokenizer(tokenizer), *map(records_line, records.values())]
     if args.do_train and args.unlabelled_file:
-        examples = with_unlabelled(args, task, tokenizer, len(records["train"]), examples, teacher.knowledge)
+        more = read_unlabelled(args, task, tokenizer, len(records["train"]), teacher.knowledge)
+        examples = with_pseudo_labels(examples, more.examples, teacher.knowledge)
+        lines.append(more.line)
     if teacher.knowledge:
         examples.read_beside(teacher.knowledge)
     run = open_run(args, None if args.do_train else folder.path)
-    run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
+    run.log("\n".join(lines))
 
     # ------------ model
     build = functools.partial(build_student, folder.config, task, teacher.facts["width"], terms)
@@ -228,22 +231,17 @@ def make_phases(options, N, terms, make_loss):
     return two_phases(options, N, make_loss(early), make_loss(late))
 
 
-def with_unlabelled(args, task, tokenizer, start, examples, knowledge):
-    """The training examples and, after them, the texts of --unlabelled_file as the teacher labels them.
-
-    Their numbers begin at `start`.
-    """
+def read_unlabelled(args, task, tokenizer, start, knowledge):
+    """The texts of --unlabelled_file, Unlabelled, numbered from `start`, which the knowledge must be of."""
     if not knowledge:
         raise UserError(
             "--unlabelled_file: there is no teacher to label these texts where hard labels are all there is "
             "to learn from: leave it out, or raise --soft_label_weight."
         )
     selection = config.options(Selection, args)
-    more, content = unlabelled_examples(
-        args.unlabelled_file, args.seq_length, selection, task, tokenizer, start
-    )
-    knowledge.require(unlabelled_sha256=content)
-    return with_pseudo_labels(examples, more, knowledge)
+    more = unlabelled_examples(args.unlabelled_file, args.seq_length, selection, task, tokenizer, start)
+    knowledge.require(unlabelled_sha256=more.sha256)
+    return more
 
 
 def open_teacher(args, task, records, idxs, terms, bert):

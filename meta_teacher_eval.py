@@ -28,7 +28,6 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from data.batches import Examples
 from data.selection import (
     RecordsOptions,
     Selection,
@@ -46,7 +45,7 @@ from data.store.manifest import check_replaceable
 from data.store.parts import windows
 from data.store.records import Records
 from data.tasks import load_task
-from data.unlabelled import unlabelled_examples
+from data.unlabelled import Unlabelled, unlabelled_examples
 from modeling.cpu.encoder import choose_encoder
 from modeling.distributed.collective import barrier, main_rank_first, share_over_ranks
 from modeling.distributed.launch import launch_ranks
@@ -78,7 +77,7 @@ def main():
         records = open_records(where, task, tokenizer, "train")
     run.log("\n".join([describe_tokenizer(tokenizer), records_line(records)]))
     note_other_texts(run, meta, records)
-    texts = choose_texts(args, task, tokenizer, records)
+    texts = choose_texts(run, args, task, tokenizer, records)
 
     # ------------ what to write, where, and whether it is there already
     kept = config.options(KnowledgeOptions, args)
@@ -144,31 +143,31 @@ class KnowledgeOptions(NamedTuple):
 class Texts(NamedTuple):
     """What the teacher answers: training records, and unlabelled texts after them.
 
-    rows: of the records that are chosen, rising; more: Examples or None, and more_sha256, of all of them.
+    rows: of the records that are chosen, rising; more: Unlabelled or None.
     """
 
     records: Records
     rows: np.ndarray
-    more: Optional[Examples]
-    more_sha256: Optional[str]
+    more: Optional[Unlabelled]
 
     def count(self) -> int:
-        return len(self.rows) + (len(self.more) if self.more else 0)
+        return len(self.rows) + (len(self.more.examples) if self.more else 0)
 
     def blocks(self):
         """Yields Examples, those of one part of the records after the other."""
-        return itertools.chain(chosen_blocks(self.records, self.rows), [self.more] if self.more else [])
+        more = [self.more.examples] if self.more else []
+        return itertools.chain(chosen_blocks(self.records, self.rows), more)
 
 
-def choose_texts(args, task, tokenizer, records):
-    """The Texts that the flags choose: of the training records, and of --unlabelled_file."""
-    selection, more = config.options(Selection, args), (None, None)
-    rows = select(records.domain, records.label, task, selection)
+def choose_texts(run, args, task, tokenizer, records):
+    """The Texts that the flags choose: of the training records, and of --unlabelled_file, as the log says."""
+    selection, more = config.options(Selection, args), None
     if args.unlabelled_file:
         more = unlabelled_examples(
             args.unlabelled_file, args.seq_length, selection, task, tokenizer, len(records)
         )
-    return Texts(records, rows, *more)
+        run.log(more.line)
+    return Texts(records, select(records.domain, records.label, task, selection), more)
 
 
 def note_other_texts(run, meta, records):
@@ -266,7 +265,7 @@ def knowledge_facts(kept, layers, folder, meta, records, texts):
         "hidden_states": kept.hidden_states,
         "domain_feature": meta["domain_head"],
         "vectors": kept.knowledge_vectors,
-        "unlabelled_sha256": texts.more_sha256,
+        "unlabelled_sha256": texts.more.sha256 if texts.more else None,
     }
 
 

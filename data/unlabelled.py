@@ -3,6 +3,7 @@ known, the domain.
 """
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,8 +59,10 @@ class PackedTexts:
     def __init__(self, blocks, seq_length, vocab_size, pad):
         kind = np.uint16 if vocab_size <= 1 << 16 else np.int32
         ids, lengths, firsts, domains = [np.empty(0, kind)], [], [], [np.empty(0, np.int32)]
+        self.cut = 0  # texts that were longer than T tokens
         for block in blocks:
             mask = block["input_mask"] > 0  # [n, T]
+            self.cut += int(block["was_cut"].sum())
             ids.append(block["input_ids"][mask].astype(kind))
             lengths.append(mask.sum(axis=1))
             firsts.append((mask & (block["segment_ids"] == 0)).sum(axis=1))
@@ -94,8 +97,20 @@ class PackedTexts:
         return digest.hexdigest()
 
 
+class Unlabelled(NamedTuple):
+    """Texts without labels.
+
+    examples: those that the Selection takes, numbered from `start`; sha256: of all of the file; line: a line
+    for the log, how many there are, and how many are cut and left out.
+    """
+
+    examples: Examples
+    sha256: str
+    line: str
+
+
 def unlabelled_examples(path, seq_length, selection, task, tokenizer, start):
-    """The texts of the file `path` as Examples that are numbered from `start`, and a SHA-256 of them all.
+    """The texts of the file `path`, Unlabelled, numbered from `start`.
 
     Those of a domain that the Selection leaves out are left out; one whose domain is not known has domain K.
     Labels and scores are 0: see `with_pseudo_labels`. There may be none left.
@@ -114,7 +129,21 @@ def unlabelled_examples(path, seq_length, selection, task, tokenizer, start):
         "weights": np.zeros(N, np.float32),
     }
     kept = np.flatnonzero(domain_mask(texts.domain, task, selection.domain, selection.exclude_domain))
-    return Examples(texts, np.arange(N, dtype=np.int32), columns, texts.lengths).take(kept), texts.sha256()
+    examples = Examples(texts, np.arange(N, dtype=np.int32), columns, texts.lengths).take(kept)
+    return Unlabelled(
+        examples, texts.sha256(), _describe(path, texts, seq_length, len(kept), len(task.domains))
+    )
+
+
+def _describe(path, texts, seq_length, kept, K):
+    """The `line` of Unlabelled; `kept` texts are not left out."""
+    N, unknown = len(texts.lengths), int((texts.domain == K).sum())
+    line = f"{path}: {N} texts without labels, {texts.cut} of them cut at {seq_length} tokens"
+    if unknown:
+        line += f", {unknown} of no known domain"
+    if kept < N:
+        line += f"; note: {N - kept} are left out, which are not of the domain that was asked for"
+    return line
 
 
 def with_pseudo_labels(examples, unlabelled, knowledge):

@@ -57,8 +57,11 @@ def test_the_student_learns_from_them_too(sandbox, domains, kept):
     """Each text once an epoch beside the 32 labelled ones, and the knowledge holds what the teacher says of
     it.
     """
-    write(sandbox, domains)
+    write(sandbox, domains, (*TEXTS[:-1], 8 * TEXTS[-1]))
     knowledge, steps = learn(sandbox)
+    line = "more.tsv: 5 texts without labels, 1 of them cut at 32 tokens"
+    line += ", 5 of no known domain\n" if domains is None else "\n"
+    assert line in (sandbox / "more" / "log.txt").read_text()
     assert knowledge.idxs.tolist() == list(range(32 + kept))
     assert sum(line["examples"] for line in steps) == 2 * (32 + kept)
     assert (
@@ -88,6 +91,8 @@ def test_a_student_of_one_domain_takes_those_of_its_domain(sandbox):
     write(sandbox, ("dvd", "books", "books", "kitchen", "dvd"))
     _, steps = learn(sandbox, domain="dvd")
     assert sum(line["examples"] for line in steps) == 2 * (8 + 2)
+    note = "; note: 3 are left out, which are not of the domain that was asked for"
+    assert note in (sandbox / "more" / "log.txt").read_text()
 
 
 def stacked(count, start, **columns):
