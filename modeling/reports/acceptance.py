@@ -139,7 +139,7 @@ def calibration_section(figures, rows, labels):
         note(f"The temperature {figures['temperature']:.3f}, fitted on dev, {state}."),
         table(("calibration", "ECE, %", "log-loss"), lines),
     ]
-    if charts.matplotlib is not None and rows:
+    if charts.available() and rows:
         values = np.array([[float(row["p", label]) for label in labels] for row in rows])  # [N, M]
         right = np.array([labels.index(row["label"]) for row in rows])
         power = figures["temperature"] if figures["folded"] else 1 / figures["temperature"]
@@ -226,7 +226,7 @@ def abstaining_section(dev, test):
     ]
     header = ("accuracy on dev, %", "min_confidence", "test answered, %", "accuracy of these, %")
     pieces = [table(header, lines)]
-    if charts.matplotlib is not None:
+    if charts.available():
         sure, right = confidences(test)
         order = np.argsort(-sure, kind="stable")
         accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)

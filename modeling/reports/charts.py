@@ -8,12 +8,6 @@ import re
 
 import numpy as np
 
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-except ImportError:  # it is optional: a report without it has its tables
-    matplotlib = None
-
 NO_CHARTS = (
     "There are charts here where matplotlib is installed: "
     "pip install matplotlib, and run the same command again."
@@ -45,8 +39,23 @@ SETTINGS = {
 }
 
 
+def available() -> bool:
+    """Whether there is matplotlib, which is optional: a report without it has its tables.
+
+    It is imported when a report is written, since it takes 20 MB beside a model that trains.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def chart(title, draw, width=4.0, height=2.6):
-    """A <figure> with what `draw` puts on the axes it is given; inches."""
+    """A <figure> with what `draw` puts on the axes it is given; inches. Needs matplotlib: see `available`."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": title}):
         figure = Figure(figsize=(width, height))
         axes = figure.add_subplot()

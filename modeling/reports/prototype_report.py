@@ -60,7 +60,7 @@ def score_section(task, domain, label, scores):
         section.append(note(f"The {MANY} with the most examples, of {len(cells)}."))
         largest = sorted(cells, key=lambda name: -len(cells[name]))[:MANY]
         cells = {name: found for name, found in cells.items() if name in largest}
-    if charts.matplotlib:
+    if charts.available():
         section.append(charts.boxes("prototype score", cells, "score: quartiles, 5th and 95th percentile"))
     return [*section, score_table(cells)]
 
@@ -93,7 +93,7 @@ def prototype_map(task, domain, label, vectors, axes):
 
     Prototypes are laid into the same plane.
     """
-    if charts.matplotlib is None:
+    if not charts.available():
         return [note(charts.NO_CHARTS)]
     if len(task.domains) + len(task.labels) > NAMES:
         return [note("No map: there are more domains and classes than colours and shapes tell apart.")]

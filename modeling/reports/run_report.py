@@ -195,7 +195,7 @@ def training_charts(steps, evaluations):
     """Charts of the losses, the learning rate and dev; nothing of a run that has not trained."""
     if not steps:
         return []
-    if charts.matplotlib is None:
+    if not charts.available():
         return [note(charts.NO_CHARTS)]
     drawn = []
     if evaluations:

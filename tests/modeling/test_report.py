@@ -44,7 +44,7 @@ NASTY = (
     '" onload="x',
     "_under ü \\frac",
 )  # as labels and domains
-needs_matplotlib = pytest.mark.skipif(charts.matplotlib is None, reason="needs matplotlib")
+needs_matplotlib = pytest.mark.skipif(not charts.available(), reason="needs matplotlib")
 WITHOUT_NET = {
     "meta",
     "title",
@@ -309,7 +309,7 @@ def test_the_same_run_gives_the_same_bytes(golden, run):
 def test_without_matplotlib_there_are_the_tables(nasty_run, monkeypatch):
     """And a sentence how to get the charts, in place of them alone."""
     folder, meta = nasty_run
-    monkeypatch.setattr(charts, "matplotlib", None)
+    monkeypatch.setattr(charts, "available", lambda: False)
     page = Page(run_page(folder, meta, {}))
     assert (
         "pip install matplotlib" in page.text
