@@ -36,6 +36,7 @@ USERS_OWN = {  # what only the user has, and words by which the text of the page
     "torch-env": "PyTorch and transformers",
     "reviews.csv": "a CSV, TSV or JSONL file",
     "texts.txt": "one text a line",
+    "unlabelled.tsv": "FDU-MTL's files",
     "-": "`-` is standard input",
 }
 MADE_BY_SCRIPT = {
