@@ -84,11 +84,16 @@ def records_line(records):
     """
     counts = [[records.counts[domain][label] for label in records.labels] for domain in records.domains]
     missing = missing_names(records.domains, records.labels, counts)
-    return (
-        f"{records.split}: {len(records)} examples, {records.cut} of them cut at {records.seq_length} tokens"
-        + (", of which three quarters are from the end" if records.truncate == "head_tail" else "")
-        + (f"; note: none of {missing}" if missing else "")
+    cut = describe_cut(records.cut, records.seq_length, records.truncate)
+    return f"{records.split}: {len(records)} examples, {cut}" + (
+        f"; note: none of {missing}" if missing else ""
     )
+
+
+def describe_cut(cut, seq_length, truncate):
+    """Words for the log: how many of the texts that it has just counted were cut, and where."""
+    end = ", of which three quarters are from the end" if truncate == "head_tail" else ""
+    return f"{cut} of them cut at {seq_length} tokens{end}"
 
 
 def records_folder(data_dir: str, ofrecord_dir: Optional[str] = None) -> pathlib.Path:

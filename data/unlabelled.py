@@ -10,7 +10,7 @@ import numpy as np
 from data.batches import Examples
 from data.encoding import TOKENS, encode_rows
 from data.lines import lookup_index, open_text, split_fields
-from data.selection import domain_mask
+from data.selection import describe_cut, domain_mask
 from util import UserError
 
 SIZE = 4096  # texts to a block
@@ -130,20 +130,12 @@ def unlabelled_examples(path, seq_length, selection, task, tokenizer, start):
     }
     kept = np.flatnonzero(domain_mask(texts.domain, task, selection.domain, selection.exclude_domain))
     examples = Examples(texts, np.arange(N, dtype=np.int32), columns, texts.lengths).take(kept)
-    return Unlabelled(
-        examples, texts.sha256(), _describe(path, texts, seq_length, len(kept), len(task.domains))
-    )
-
-
-def _describe(path, texts, seq_length, kept, K):
-    """The `line` of Unlabelled; `kept` texts are not left out."""
-    N, unknown = len(texts.lengths), int((texts.domain == K).sum())
-    line = f"{path}: {N} texts without labels, {texts.cut} of them cut at {seq_length} tokens"
-    if unknown:
+    line = f"{path}: {N} texts without labels, {describe_cut(texts.cut, seq_length, tokenizer.truncate)}"
+    if unknown := int((texts.domain == len(task.domains)).sum()):
         line += f", {unknown} of no known domain"
-    if kept < N:
-        line += f"; note: {N - kept} are left out, which are not of the domain that was asked for"
-    return line
+    if len(kept) < N:
+        line += f"; note: {N - len(kept)} are left out, which are not of the domain that was asked for"
+    return Unlabelled(examples, texts.sha256(), line)
 
 
 def with_pseudo_labels(examples, unlabelled, knowledge):

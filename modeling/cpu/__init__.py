@@ -13,11 +13,11 @@ linear map, y = x W^T + b:
                dW = dy^T x
                db = the sum of dy over its rows
 
-Every kernel has this form. An instance serves one call and keeps what its way back needs, but for what is
-made again faster than it is fetched: GELU's values, and LayerNorm's before the maps that they go into.
-LayerNorm and GELU pass over their arrays in pieces that stay in a core's cache; attention does so example
-by example, since it is over an example's own tokens, or for several short examples of one length at once.
-Padding does not occur: the rows are the real tokens, example after example.
+Every kernel has this form. An instance serves one call and keeps what its way back needs, but for the
+values of GELU and of LayerNorm, which are large and made again at little cost. LayerNorm and GELU pass over
+their arrays in pieces that stay in a core's cache; attention does so example by example, since it is over
+an example's own tokens, or for several short examples of one length at once. Padding does not occur: the
+rows are the real tokens, example after example.
 
 **A layer** (`shard.py`) is seven kernels; its `backward` reads as its `forward` from bottom to top.
 

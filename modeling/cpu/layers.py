@@ -109,10 +109,10 @@ class FeedForward:
         self.first, self.second, self.saving = Linear(first, weights), Linear(second, weights), saving
 
     def forward(self, x):
-        inner = self.first.forward(x)  # [N, I]
+        inner = outer = self.first.forward(x)  # [N, I]
         if self.saving:
-            self.inner = inner
-        return self.second.forward(gelu(inner, np.empty_like(inner) if self.saving else inner))  # [N, H]
+            self.inner, outer = inner, np.empty_like(inner)
+        return self.second.forward(gelu(inner, outer))  # [N, H]
 
     def backward(self, dy, x, gradients):
         slope = np.empty_like(self.inner)

@@ -93,7 +93,7 @@ class Embeddings:
     """dropout(LayerNorm(word + position + segment vectors)) -> [N, H]."""
 
     def __init__(self, shard):
-        config, self.weights = shard.config, shard.weights
+        config, self.weights, self.saving = shard.config, shard.weights, shard.saving
         self.norm = LayerNorm("embeddings.LayerNorm", shard.weights, config.layer_norm_eps, shard.saving)
         self.mask = shard.dropout.mask(shard.lengths * config.hidden_size, config.hidden_dropout_prob)
 
@@ -107,10 +107,12 @@ class Embeddings:
         y = self.norm.forward(x)
         if self.mask is not None:
             self.mask.apply(y, 0, y)
-        self.y = y
+        if self.saving:
+            self.y = y
         return y
 
     def output(self):
+        """What `forward` returned."""
         return self.y
 
     def backward(self, dy, gradients):

@@ -9,15 +9,13 @@ looked for; 6 layers x 384 are trained in stages 2 and 4. The knowledge is of an
 
 import argparse
 import pathlib
-import sys
 
 from util import entry  # isort: skip  (first: it names the BLAS kernel before numpy is loaded)
 
 from modeling.snapshots.folder import read_model
-from tests.benchmark import SEED, B, T
-from tests.benchmark.processes import ROOT, run
+from tests.benchmark import B
 from tests.benchmark.sandbox import random_model, write_teacher
-from tests.benchmark.scale import write_texts
+from tests.benchmark.scale import run_stage, write_texts
 from tokenization import tokenizer_for
 
 SMALL, LARGE = (1, 32), (6, 384)  # layers, width
@@ -47,13 +45,6 @@ def stage_flags(folder, steps):
     }
 
 
-def measure(stage, flags, folder, threads):
-    """The Outcome of one stage's command."""
-    flags = {"task_name": "senti", "data_dir": folder / "data", "seq_length": T, "seed": SEED, **flags}
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value) if word is not True]
-    return run([sys.executable, ROOT / f"{stage}.py", *words], threads=threads)
-
-
 @entry
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -63,15 +54,14 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="a new one, 2 kB a text")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
-    small, _ = (
-        random_model(args.folder / name, *size) for name, size in (("small", SMALL), ("large", LARGE))
-    )
+    small = random_model(args.folder / "small", *SMALL)
+    random_model(args.folder / "large", *LARGE)
     model = read_model(small)
     write_teacher(args.folder / "teacher", model.config, tokenizer_for(small), model)
     write_texts(args.folder / "data", args.texts, small / "vocab.txt")
     print("| stage | seconds | peak MB |\n|---|---|---|", flush=True)
     for stage, flags in stage_flags(args.folder, args.steps).items():
-        outcome = measure(stage, flags, args.folder, args.threads)
+        outcome = run_stage(stage, args.folder / "data", flags, args.threads)
         print(f"| `{stage}.py` | {outcome.seconds:.0f} | {outcome.megabytes:,.0f} |", flush=True)
 
 

@@ -80,16 +80,21 @@ def measure_stage(stage, folder, data, cores):
             **training,
         },
     }[stage]
-    flags = {"task_name": "senti", "data_dir": data, "seq_length": T, "seed": SEED, **flags}
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value) if word is not True]
     before, size = sum(os.times()[2:4]), folder_bytes(data)
-    outcome = run([sys.executable, ROOT / f"{stage}.py", *words], threads=cores)
+    outcome = run_stage(stage, data, flags, cores)
     return {
         "seconds": outcome.seconds,
         "cpu": sum(os.times()[2:4]) - before,
         "megabytes": outcome.megabytes,
         "disk": (folder_bytes(data) - size) / 1e6,
     }
+
+
+def run_stage(stage, data, flags, threads):
+    """The Outcome of one stage's command over the data folder; flags: {name: value}, True for a switch."""
+    flags = {"task_name": "senti", "data_dir": data, "seq_length": T, "seed": SEED, **flags}
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value) if word is not True]
+    return run([sys.executable, ROOT / f"{stage}.py", *words], threads=threads)
 
 
 def folder_bytes(folder):
