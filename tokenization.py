@@ -263,33 +263,45 @@ class Features(NamedTuple):
 def encode(tokenizer, text_a, text_b, seq_length):
     """Features of a text, or of a pair (text_b not None), whose longer text is cut first, as by `tokenizers`.
 
-    No more of a text is tokenized than is kept, unless it takes more to know which of two is the longer,
-    or its end is kept. A text without a single token gives [CLS] [SEP] alone.
+    A text without a single token gives [CLS] [SEP] alone.
     """
-    vocab, room = tokenizer.vocab, seq_length - (2 if text_b is None else 3)
+    room = seq_length - (2 if text_b is None else 3)
     if room < 1:
         raise UserError(
             f"--seq_length is {seq_length}, expected at least {seq_length - room + 1}: "
             "there is no room for text."
         )
-    more_a, more_b = (iter(()) if text is None else tokenizer.ids(text) for text in (text_a, text_b))
-    a, b = (list(itertools.islice(more, room + 1)) for more in (more_a, more_b))
-    was_cut = len(a) + len(b) > room
-    if was_cut and text_b is None and tokenizer.truncate == "head_tail":
-        a = head_and_tail(itertools.chain(a, more_a), room)
-    smaller = room // 2  # what the shorter text keeps where both are cut: of equally long ones, a
-    half_b = smaller if _is_longer(a, b, more_a, more_b, room) else room - smaller
-    keep_b = min(len(b), max(half_b, room - len(a)))
-    ids = [vocab["[CLS]"], *a[: room - keep_b], vocab["[SEP]"]]
+    if text_b is None:
+        a, was_cut = _cut(tokenizer.ids(text_a), room, tokenizer.truncate)
+        return _assemble(tokenizer.vocab, a, None, seq_length, was_cut)
+    a, b, was_cut = _cut_pair(tokenizer.ids(text_a), tokenizer.ids(text_b), room)
+    return _assemble(tokenizer.vocab, a, b, seq_length, was_cut)
+
+
+def _assemble(vocab, a, b, seq_length, was_cut):
+    """Features of lists of ids that fit; b: None where there is no second text."""
+    ids = [vocab["[CLS]"], *a, vocab["[SEP]"]]
     segment_1 = len(ids)
-    if text_b is not None:
-        ids += [*b[:keep_b], vocab["[SEP]"]]
+    if b is not None:
+        ids += [*b, vocab["[SEP]"]]
     input_ids = np.full(seq_length, vocab["[PAD]"], np.int32)
     input_mask, segment_ids = np.zeros((2, seq_length), np.int32)
     input_ids[: len(ids)] = ids
     input_mask[: len(ids)] = 1
     segment_ids[segment_1 : len(ids)] = 1
     return Features(input_ids, input_mask, segment_ids, was_cut)
+
+
+def _cut(ids, room, truncate):
+    """(at most `room` of the ids of a text, a list; whether there were more).
+
+    `ids` is an iterator, of which no more is worked out than is kept, unless the end of it is.
+    """
+    first = list(itertools.islice(ids, room + 1))
+    was_cut = len(first) > room
+    if was_cut and truncate == "head_tail":
+        return head_and_tail(itertools.chain(first, ids), room), True
+    return first[:room], was_cut
 
 
 def head_and_tail(ids, room):
@@ -302,11 +314,27 @@ def head_and_tail(ids, room):
     return head + list(collections.deque(ids, maxlen=room - room // 4))
 
 
-def _is_longer(a, b, more_a, more_b, room):
-    """Whether the first text has more tokens, of which a and b are those that are worked out already."""
+def _cut_pair(ids_a, ids_b, room):
+    """(the ids that are kept of the first text, those of the second, whether one was cut).
+
+    Both are iterators, of which no more is worked out than is kept, unless it takes more to know which of
+    the two texts is the longer.
+    """
+    a, b = list(itertools.islice(ids_a, room + 1)), list(itertools.islice(ids_b, room + 1))
+    if len(a) + len(b) <= room:
+        return a, b, False
+    half = room // 2  # what b keeps at most where both are cut: of an odd room the longer text gets one more
+    if not _is_longer(a, b, ids_a, ids_b, room):
+        half = room - half
+    keep_b = min(len(b), max(half, room - len(a)))
+    return a[: room - keep_b], b[:keep_b], True
+
+
+def _is_longer(a, b, rest_a, rest_b, room):
+    """Whether the first text has more tokens. a, b: those worked out already; the rest is used up."""
     if len(a) <= room or len(b) <= room or room % 2 == 0:  # half is half
         return len(a) > len(b)
-    for _ in more_b:
-        if next(more_a, None) is None:
+    for _ in rest_b:
+        if next(rest_a, None) is None:
             return False
-    return next(more_a, None) is not None
+    return next(rest_a, None) is not None
