@@ -114,7 +114,7 @@ def main():
     # ------------ training
     base = base_facts(folder, config.options(CardOptions, args))
     meta = {"kind": "student", **run_facts(task, records, domains), "base": base}
-    meta.update(knowledge_facts(teacher.facts, args.unlabelled_file))
+    meta.update(knowledge_origin(teacher.facts, args.unlabelled_file))
     card = model_card_writer(model, len(examples), args.changed)
     snapshots = Snapshots(run, "student", model, tokenizer, meta, snapshot_options(args), STUDENT_ONLY, card)
     if args.resume_from:
@@ -207,7 +207,7 @@ def summarise_knowledge(teacher, terms):
     )
 
 
-def knowledge_facts(facts, unlabelled_file):
+def knowledge_origin(facts, unlabelled_file):
     """What meta.json says of the knowledge that a student learned from."""
     return {
         "teacher_sha256": facts["teacher_sha256"],

@@ -134,9 +134,9 @@ def explain_domain_loss(run, seen):
 
 def training_weights(examples, weight_scaling, weight_spread, class_weights):
     """The instance weights t(x) of the training examples, float32 [N], from their prototype scores."""
-    weights = instance_weights(examples["weights"].reshape(-1), weight_scaling, weight_spread)
+    weights = instance_weights(examples["weights"], weight_scaling, weight_spread)
     if class_weights == "balanced":
-        weights = balance_classes(weights, examples["label"].reshape(-1))
+        weights = balance_classes(weights, examples["label"])
     return weights
 
 

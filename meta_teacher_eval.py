@@ -77,12 +77,12 @@ def main():
         records = open_records(where, task, tokenizer, "train")
     run.log("\n".join([describe_tokenizer(tokenizer), records_line(records)]))
     note_other_texts(run, meta, records)
-    texts = choose_texts(run, args, task, tokenizer, records)
+    texts = choose_inputs(run, args, task, tokenizer, records)
 
     # ------------ what to write, where, and whether it is there already
     kept = config.options(KnowledgeOptions, args)
     layers = chosen_layers(kept, folder)
-    facts = knowledge_facts(kept, layers, folder, meta, records, texts)
+    facts = describe_knowledge(kept, layers, folder, meta, records, texts)
     target = knowledge_folder(where.folder, folder.sha256, one_folder(args.knowledge_dir))
     writer = KnowledgeWriter(target, facts, {"eval_batch_size": args.eval_batch_size_per_device})
     run.hold(target.parent, f".{target.name}{LOCK}")
@@ -115,7 +115,9 @@ def main():
 
 
 def write_knowledge(run, writer, texts, know):
-    """Writes what `know` says of each window of the Texts with a KnowledgeWriter; the ranks take turns."""
+    """Writes what `know` says of each window of the TeacherInputs `texts` with a KnowledgeWriter; the ranks
+    take turns.
+    """
     if get_rank() == 0:
         writer.begin()
     barrier()
@@ -140,7 +142,7 @@ class KnowledgeOptions(NamedTuple):
     knowledge_vectors: str
 
 
-class Texts(NamedTuple):
+class TeacherInputs(NamedTuple):
     """What the teacher answers: training records, and unlabelled texts after them.
 
     rows: of the records that are chosen, rising; more: Unlabelled or None.
@@ -159,15 +161,17 @@ class Texts(NamedTuple):
         return itertools.chain(chosen_blocks(self.records, self.rows), more)
 
 
-def choose_texts(run, args, task, tokenizer, records):
-    """The Texts that the flags choose: of the training records, and of --unlabelled_file, as the log says."""
+def choose_inputs(run, args, task, tokenizer, records):
+    """The TeacherInputs that the flags choose: training records, and the texts of --unlabelled_file, of which
+    the log says how many there are.
+    """
     selection, more = config.options(Selection, args), None
     if args.unlabelled_file:
         more = unlabelled_examples(
             args.unlabelled_file, args.seq_length, selection, task, tokenizer, len(records)
         )
         run.log(more.line)
-    return Texts(records, select(records.domain, records.label, task, selection), more)
+    return TeacherInputs(records, select(records.domain, records.label, task, selection), more)
 
 
 def note_other_texts(run, meta, records):
@@ -251,7 +255,7 @@ def chosen_layers(kept, folder):
     return layers
 
 
-def knowledge_facts(kept, layers, folder, meta, records, texts):
+def describe_knowledge(kept, layers, folder, meta, records, texts):
     """What the manifest says of the knowledge of a teacher, a ModelFolder with that `meta`."""
     return {
         "teacher_sha256": folder.sha256,

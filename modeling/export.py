@@ -25,7 +25,7 @@ from util import UserError, entry, read_json  # isort: skip  (before numpy: it n
 
 import config
 from data.tasks import load_task, read_examples, split_path
-from modeling.export_gate import Texts, accuracy, changed_share, gate, measure_file, measure_snapshot
+from modeling.export_gate import LabelledTexts, accuracy, changed_share, gate, measure_file, measure_snapshot
 from modeling.reports.run_files import read_predictions
 from modeling.snapshots.best import find_snapshot
 
@@ -141,7 +141,7 @@ def telling_of_room(folder):
 
 
 def read_texts(snapshot, meta, data_dir):
-    """The Texts of test.tsv with the answers in the predictions.tsv of the run.
+    """The LabelledTexts of test.tsv with the answers in the predictions.tsv of the run.
 
     Raises:
         UserError: the run has tested another snapshot, or another test.tsv.
@@ -163,7 +163,7 @@ def read_texts(snapshot, meta, data_dir):
             "the data of this run."
         )
     rows = [(each.text_a,) if each.text_b is None else (each.text_a, each.text_b) for each in examples]
-    return Texts(rows, gold, [row["predicted"] for row in stored])
+    return LabelledTexts(rows, gold, [row["predicted"] for row in stored])
 
 
 # --------------------------------------------------------------------------------------- int8

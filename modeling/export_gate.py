@@ -11,7 +11,7 @@ MAX_CHANGED = {"float32": 0.005, "int8": 0.02}  # share of the labels
 BATCH, SINGLES = 32, 200  # texts to a batch, and texts that are timed one by one
 
 
-class Texts(NamedTuple):
+class LabelledTexts(NamedTuple):
     """The test texts: `rows`, of one or two texts each, their gold labels,
     and the labels that the snapshot gave.
     """
@@ -39,7 +39,7 @@ def measure_file(libraries, path, tokenizer, meta, texts):
     wanted = {each.name for each in session.get_inputs()}
 
     def answer(rows):
-        inputs = encode(tokenizer, rows, meta, "np")
+        inputs = tokenize_batch(tokenizer, rows, meta, "np")
         return session.run(
             None, {name: array.astype(np.int64) for name, array in inputs.items() if name in wanted}
         )[0]
@@ -55,12 +55,12 @@ def measure_snapshot(libraries, snapshot, tokenizer, meta, texts):
 
     def answer(rows):
         with torch.no_grad():
-            return model(**encode(tokenizer, rows, meta, "pt")).logits.numpy()
+            return model(**tokenize_batch(tokenizer, rows, meta, "pt")).logits.numpy()
 
     return measure(answer, (snapshot / "model.safetensors").stat().st_size, texts, meta)
 
 
-def encode(tokenizer, rows, meta, kind):
+def tokenize_batch(tokenizer, rows, meta, kind):
     """The texts of `rows` as arrays of `kind`, cut as in training and padded to the longest."""
     if meta.get("truncate", "head") == "head_tail":
         return encode_ends(tokenizer, [text for (text,) in rows], meta["seq_length"], kind)

@@ -8,6 +8,7 @@ import numpy as np
 
 from data.batches import as_examples, content_mask, domain_mix, lengths, make_batch
 from data.engine import load_oneflow
+from data.tasks import Task
 from modeling.distributed.collective import all_reduce_sum
 from modeling.meta_kd.losses import token_weights
 from modeling.metrics import classification_metrics
@@ -99,21 +100,24 @@ def eval_mode(model):
         model.train(training)
 
 
-def evaluate(model, arrays, task, batch_size, domains, device):
-    """Metrics of a classifier over records stacked in `arrays`; see `classification_metrics`."""
-    return logits_metrics(class_logits(model, arrays, task, batch_size, domains, device), arrays, task)
+def evaluate(model, examples, task, batch_size, domains, device):
+    """Metrics of a classifier over Examples, or records stacked in {name: [N, ...]}; see
+    `classification_metrics`.
+    """
+    examples = as_examples(examples)
+    return logits_metrics(class_logits(model, examples, task, batch_size, domains, device), examples, task)
 
 
-def class_logits(model, arrays, task, batch_size, domains, device):
-    """The class logits of the N records stacked in `arrays`, float32 [N, M], the same in every rank; the
+def class_logits(model, examples, task, batch_size, domains, device):
+    """The class logits of N examples, as `evaluate` takes them: float32 [N, M], the same in every rank; the
     ranks take turns at batches.
     """
-    arrays = as_examples(arrays)
-    logits = np.zeros((len(arrays), len(task.labels)), np.float32)
+    examples = as_examples(examples)
+    logits = np.zeros((len(examples), len(task.labels)), np.float32)
     with eval_mode(model):
-        for rows in batch_by_length(arrays, batch_size)[get_rank() :: get_world_size()]:
+        for rows in batch_by_length(examples, batch_size)[get_rank() :: get_world_size()]:
             logits[rows] = model(
-                to_device(make_batch(arrays, rows), domains, device), last_hidden=False
+                to_device(make_batch(examples, rows), domains, device), last_hidden=False
             ).logits.numpy()
     return all_reduce_sum(logits, device)
 
@@ -125,7 +129,7 @@ class Heldout(NamedTuple):
     """
 
     splits: dict
-    task: tuple
+    task: Task
     domains: DomainTable
     device: "flow.device"
     batch_size: int
@@ -139,8 +143,6 @@ class Heldout(NamedTuple):
         return evaluate(model, self.splits["dev"], self.task, self.batch_size, self.domains, self.device)
 
 
-def logits_metrics(logits, arrays, task):
-    """`classification_metrics` of class logits [N, M] for the records stacked in `arrays`."""
-    return classification_metrics(
-        logits.argmax(axis=1), arrays["label"].reshape(-1), arrays["domain"].reshape(-1), task
-    )
+def logits_metrics(logits, examples, task):
+    """`classification_metrics` of the class logits [N, M] of Examples."""
+    return classification_metrics(logits.argmax(axis=1), examples["label"], examples["domain"], task)

@@ -108,22 +108,15 @@ def part_name(prefix, number):
     return f"{prefix}.of_record-{number}"
 
 
-def read_part(path, schema, remedy, part=None):
-    """Yields the records of a part one by one, as protobuf reads them; what is hashed is what is parsed.
+def decode_frames(path, data, schema, remedy, part=None):
+    """Yields the records in the bytes of a part one by one, as protobuf reads them.
 
     Args:
         remedy: the end of the sentence that a fault is told in: what to do.
         part: what the manifest says of it, if there is one.
     Raises:
-        UserError: another size, hash or count than the manifest's;
-            a broken frame or record, with its byte offset.
+        UserError: a broken frame or record, with its byte offset; another count than the manifest's.
     """
-    with open_part(path, remedy, part) as file:
-        data = read_whole(file, part, remedy)
-    yield from _decode_frames(path, data, schema, remedy, part)
-
-
-def _decode_frames(path, data, schema, remedy, part):
     offset = count = 0
     while offset < len(data):
         left = len(data) - offset - FRAME.size
@@ -155,7 +148,7 @@ def decode_part(path, data, schema, remedy, part):
             return decode_block(data, starts, schema), starts
     except NotCanonical:
         pass
-    for _ in _decode_frames(path, data, schema, remedy, part):
+    for _ in decode_frames(path, data, schema, remedy, part):
         pass
     raise UserError(
         f"{path}: found records that are written otherwise than here, as by another program: {remedy}."

@@ -20,7 +20,7 @@ from data.store.ofrecord import decode_part, open_part, read_whole
 from util import UserError
 
 FORMAT = "meta-kd-records-1"
-ABSENT_IN_OLD = {"truncate": "head"}
+OLD_MANIFESTS_SAY = {"truncate": "head"}
 STAGE_1 = "run preprocess.py with --resave_ofrecord"
 SOURCE_TYPES = {
     "task": "a text",
@@ -127,7 +127,7 @@ class Records:
     def __init__(self, folder, split):
         self.folder = pathlib.Path(folder)
         manifest = read_manifest(
-            folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1, ABSENT_IN_OLD
+            folder, FORMAT, MANIFEST_TYPES, split, "the manifest of the records", STAGE_1, OLD_MANIFESTS_SAY
         )
         if manifest["split"] != split:
             raise UserError(

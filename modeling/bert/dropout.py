@@ -13,7 +13,7 @@ from util import random_stream
 
 flow = load_oneflow()
 
-HEADS = 0  # the place of the heads' stream; example i has the place i + 1
+HEADS_STREAM = 0  # the place of the heads' stream; example i has the place i + 1
 
 
 class DropoutMasks:
@@ -33,7 +33,7 @@ class DropoutMasks:
         self._batch += 1
         self.lengths = lengths
         self.streams = [self._stream(i + 1) for i in range(len(lengths))]
-        self._heads = self._stream(HEADS)
+        self._heads = self._stream(HEADS_STREAM)
 
     def _stream(self, place):
         seed, *rest = self._key

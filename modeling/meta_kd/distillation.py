@@ -109,7 +109,7 @@ def spread_expertise(examples, knowledge, spread):
     lambda is nearly constant (0.63, with a deviation of 0.07, on the Amazon reviews). The paper takes it as
     it is.
     """
-    scores, labels = examples["weights"].reshape(-1), examples["label"].reshape(-1)  # [N]
+    scores, labels = examples["weights"], examples["label"]  # [N]
     expertise = losses.domain_expertise(scores, knowledge.logits(examples["idxs"]), labels)  # [N]
     return losses.spread_weights(expertise, spread)
 

@@ -16,7 +16,7 @@ from modeling.snapshots.saving import save_snapshot
 from util import UserError, get_rank, get_world_size
 
 # Of these flags the content counts, not the path:
-PATHS = {
+COMPARED_BY_CONTENT = {
     "data_dir",
     "ofrecord_dir",
     "vocab_file",
@@ -241,7 +241,9 @@ def list_best_snapshots(meta):
 
 def flags_of_run(flags: dict) -> dict:
     """Those of the flags {name: value} that are part of the run, by name; paths are not."""
-    return {name: value for name, value in sorted(flags.items()) if name not in PATHS | PER_CALL}
+    return {
+        name: value for name, value in sorted(flags.items()) if name not in COMPARED_BY_CONTENT | PER_CALL
+    }
 
 
 def best_snapshot(run):

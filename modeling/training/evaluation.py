@@ -68,7 +68,7 @@ def evaluate_snapshot(run, folder, model, heldout, options):
         speed = results[split]["examples"] / (time.monotonic() - started)
         run.timing(event=split, examples_per_second=round(speed, 2))
         run.log(f"{folder.path.name} | {split} {metrics_line(results[split])}")
-    labels = {split: examples["label"].reshape(-1) for split, examples in heldout.splits.items()}
+    labels = {split: examples["label"] for split, examples in heldout.splits.items()}
     results["calibration"] = calibration_figures(logits, labels, folder.meta)
     if get_rank() == 0:
         write_results(run, folder, results, lines, task, options)
@@ -123,13 +123,13 @@ def read_test_texts(task, data_dir, count):
     return texts if len(texts) == count else None
 
 
-def predictions(logits, arrays, task, split):
+def predictions(logits, examples, task, split):
     """Yields the line of each record for predictions.tsv: split, idxs, domain, label, predicted label,
     probability of each label.
 
-    logits: [N, M] of the records stacked in `arrays`.
+    logits: [N, M] of the Examples.
     """
-    columns = (arrays[name].reshape(-1) for name in ("idxs", "domain", "label"))
+    columns = (examples[name] for name in ("idxs", "domain", "label"))
     for idxs, domain, label, row in zip(*columns, softmax(logits)):
         yield (
             split,

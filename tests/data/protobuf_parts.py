@@ -4,7 +4,7 @@ maker of faulty parts.
 
 import hashlib
 
-from data.store.ofrecord import encode_frame, part_name
+from data.store.ofrecord import decode_frames, encode_frame, open_part, part_name, read_whole
 
 
 def write_parts(folder, prefix, records, schema, part_size=4096):
@@ -17,3 +17,10 @@ def write_parts(folder, prefix, records, schema, part_size=4096):
         digest = hashlib.sha256(data).hexdigest()
         parts.append({"file": name, "count": len(chosen), "bytes": len(data), "sha256": digest})
     return parts
+
+
+def read_part(path, schema, remedy, part=None):
+    """Yields the records of a part one by one; part: what the manifest says of it, if there is one."""
+    with open_part(path, remedy, part) as file:
+        data = read_whole(file, part, remedy)
+    yield from decode_frames(path, data, schema, remedy, part)

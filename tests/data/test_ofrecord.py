@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from protobuf_parts import write_parts
+from protobuf_parts import read_part, write_parts
 
 from data.engine import load_oneflow
 from data.store.files import write_json
@@ -17,7 +17,6 @@ from data.store.ofrecord import (
     OFRecord,
     encode_record,
     open_part,
-    read_part,
 )
 from util import UserError
 

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from fuzz import WRONG, with_value
-from protobuf_parts import write_parts
+from protobuf_parts import read_part, write_parts
 
 from data.engine import load_oneflow
 from data.store import records as module
 from data.store.files import write_json
-from data.store.ofrecord import read_part
 from data.store.records import (
     CONTENT,
     STAGE_1,

@@ -18,7 +18,7 @@ from test_faults import SLOW, TRAINING, assert_a_sentence, assert_whole, half_wr
 from test_stages import tree
 
 from modeling import export
-from modeling.export_gate import Figures, Texts
+from modeling.export_gate import Figures, LabelledTexts
 from util import UserError
 
 SIZE, PAGE = 32 << 20, 4096  # bytes of the disk; it gives them by the page
@@ -119,7 +119,7 @@ def test_an_export_is_kept_whole_or_not_at_all(golden, disk, tmp_path):
     """The last step of an export, for which no library is needed."""
     model, snapshot, target = tmp_path / "model.onnx", best(golden / "student"), disk / "target"
     model.write_bytes(bytes(50_000))
-    figures, texts = Figures(1.0, ["a"], 1.0, 1.0, 1.0), Texts([("t",)], ["a"], ["a"])
+    figures, texts = Figures(1.0, ["a"], 1.0, 1.0, 1.0), LabelledTexts([("t",)], ["a"], ["a"])
 
     def keep():
         export.keep(model, snapshot, target, figures, texts, "float32")

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, best
 
 from modeling import export
-from modeling.export_gate import Figures, Texts, gate
+from modeling.export_gate import Figures, LabelledTexts, gate
 from util import UserError
 
 NEEDS_TORCH = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def test_the_gate_counts_changed_labels_and_lost_accuracy():
 
     A change that costs more than half a point of accuracy is refused by itself.
     """
-    texts = Texts([("t",)] * 200, ["a"] * 100 + ["b"] * 100, ["a"] * 200)
+    texts = LabelledTexts([("t",)] * 200, ["a"] * 100 + ["b"] * 100, ["a"] * 200)
     right, wrong = [["b"] * n + ["a"] * (200 - n) for n in (0, 2)]
     assert judge(texts, right, "float32") == []
     assert len(judge(texts, wrong, "float32")) == 2
