@@ -13,6 +13,7 @@ from data.store.ofrecord import encode_frame
 from util import UserError
 
 VECTORS = ("logits", "representation", "domain_feature")
+MAPS = ("attention", "hidden")  # of layers, as float16
 HALVED = ("representation", "domain_feature")  # where vectors are stored as float16; logits never are
 OFFSET_BYTES = 24  # of an example in offsets.npy
 
@@ -92,5 +93,5 @@ def make_schema(shapes, vectors="float32"):
     floats = {key: ("float32", shapes[key][0]) for key in VECTORS}
     if vectors == "float16":
         floats.update({key: ("bytes", 2 * shapes[key][0]) for key in HALVED})
-    halves = {key: ("bytes", None) for key in ("attention", "hidden") if shapes[key]}
+    halves = {key: ("bytes", None) for key in MAPS if shapes[key]}
     return {"idxs": ("int32", 1), **floats, **halves}

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.store.files import place_folder, write_json
 from data.store.knowledge import FORMAT, PREFIX, STAGE_3
-from data.store.knowledge_format import HALVED, VECTORS, make_schema, make_shapes
+from data.store.knowledge_format import HALVED, MAPS, VECTORS, make_schema, make_shapes
 from data.store.manifest import MANIFEST, OFFSETS
 from data.store.ofrecord import encode_frame, part_name
 from data.store.parts import PartsFolder
@@ -33,7 +33,7 @@ class KnowledgeWriter:
     def __init__(self, folder, facts=(), how=()):
         self.folder, self.facts = pathlib.Path(folder), dict(facts)
         self._vectors = self.facts.get("vectors", "float32")
-        self._halves = ("attention", "hidden", *(HALVED if self._vectors == "float16" else ()))
+        self._halves = (*MAPS, *(HALVED if self._vectors == "float16" else ()))
         self._parts = PartsFolder(
             self.folder.with_name(f".{self.folder.name}.parts"),
             PREFIX,

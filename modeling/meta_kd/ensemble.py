@@ -11,6 +11,7 @@ E teachers, B examples, M classes.
 import numpy as np
 
 from data.store.knowledge import Knowledge, knowledge_folder
+from data.store.knowledge_format import MAPS, VECTORS
 from modeling.meta_kd.losses import log_mean_softmax
 from modeling.meta_kd.terms import PREDICTION, names_of_phase
 from modeling.snapshots.best import find_snapshot
@@ -18,7 +19,7 @@ from modeling.snapshots.checks import teacher_meta
 from modeling.snapshots.folder import read_snapshot_facts
 from util import UserError
 
-AVERAGED = ("representation", "domain_feature", "attention", "hidden")  # of an example, beside the logits
+AVERAGED = tuple(name for name in (*VECTORS, *MAPS) if name != "logits")  # of an example, beside those
 STRUCTURE = {"width": "width", "layers": "layers stored", "attention_heads": "heads"}  # of a manifest
 
 
