@@ -6,6 +6,8 @@ import pathlib
 import platform
 
 from data.selection import records_folder
+from modeling.snapshots.best import find_snapshot
+from modeling.snapshots.weights import WEIGHTS
 from util import sha256
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -14,11 +16,13 @@ PATHS |= {"knowledge_dir", "unlabelled_file", "model_save_dir", "resume_from", "
 # A machine may have these for itself, and of paths the content counts; the last two are not flags.
 OWN = {"node_rank", "master_addr", "network_timeout", "cpu_threads", "resave_ofrecord", "resume"}
 OWN |= {"changed", "defaults"}
+# Of a model's folder: what says what it is, how texts are split for it, and its weights, whole or in shards.
+MODEL = ("config.json", "meta.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+MODEL += ("added_tokens.json", "special_tokens_map.json", WEIGHTS, f"{WEIGHTS}.index.json")
+MODEL_FLAGS = ("model_load_dir", "student_model", "teacher_model")  # a run folder is its best snapshot
 CONTENT = {  # of the folder that a flag names, the files that count
     "data_dir": ("task.json", "train.tsv", "dev.tsv", "test.tsv"),
-    "model_load_dir": ("config.json", "vocab.txt", "model.safetensors"),
-    "student_model": ("config.json", "vocab.txt", "model.safetensors"),
-    "teacher_model": ("model.safetensors",),
+    **{flag: MODEL for flag in MODEL_FLAGS},
     "resume_from": ("manifest.json", "meta.json"),
     "knowledge_dir": ("manifest.json",),
 }
@@ -58,9 +62,12 @@ def _file_facts(flags):
     for flag, names in CONTENT.items():
         value = flags.get(flag)
         folders = value if isinstance(value, list) else [value] if value else []
+        folders = [find_snapshot(folder) if flag in MODEL_FLAGS else folder for folder in folders]
         for name in names if folders else ():
             hashes = [_hash(pathlib.Path(folder, name)) for folder in folders]
             facts[f"{name} of --{flag}"] = ", ".join(hashes)
+        if folders and flag in MODEL_FLAGS:
+            facts[f"the shards of --{flag}"] = ", ".join(map(_shards_hash, folders))
     for flag in ("vocab_file", "unlabelled_file"):
         if flags.get(flag):
             facts[f"the file of --{flag}"] = _hash(pathlib.Path(flags[flag]))
@@ -73,3 +80,10 @@ def _file_facts(flags):
 
 def _hash(path):
     return f"SHA-256 {sha256(path)[:12]}..." if path.is_file() else "nothing"
+
+
+def _shards_hash(folder):
+    """A hash over the shards of a model's weights; "nothing" where they are in one file."""
+    shards = () if (folder / WEIGHTS).is_file() else sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256("".join(f"{path.name} {sha256(path)}\n" for path in shards).encode())
+    return f"SHA-256 {digest.hexdigest()[:12]}..." if shards else "nothing"

@@ -19,6 +19,7 @@ from conftest import ROOT, lay_out, stage_flags, words
 from test_ranks import assert_none_left, family
 from test_stages import metrics, tree
 
+from modeling.distributed.facts import machine_facts
 from modeling.distributed.machines import Machines
 from util import UserError
 
@@ -373,6 +374,51 @@ def test_code_that_differs_is_told():
     """By both, in the same words."""
     _, errors = meet(2, of1={"code": "b"})
     assert errors[0] == errors[1] and "differs from machine 0 in code: found b, expected a" in errors[0]
+
+
+def model_folder(path, shards=("model",), **files):
+    """A folder with the files of a model; of each only the name and the bytes count here."""
+    path.mkdir(parents=True)
+    for name in shards:
+        (path / f"{name}.safetensors").write_text("weights")
+    for name in ("config", "tokenizer"):
+        (path / f"{name}.json").write_text(files.get(name, "{}"))
+    return path
+
+
+def differences(flag, one, other):
+    """What two machines would be told to differ in, one naming `one`, the other `other` by a flag."""
+    facts = [machine_facts({flag: value}, 1) for value in (one, other)]
+    assert facts[0].keys() == facts[1].keys()
+    return {what for what in facts[0] if facts[0][what] != facts[1][what]}
+
+
+@pytest.mark.parametrize("flag", ["model_load_dir", "student_model", "teacher_model"])
+def test_the_models_of_run_folders_are_compared(tmp_path, flag):
+    """A run folder is its best snapshot, by its own name or the run's; another one's weights are told.
+
+    So it is for each of several teachers.
+    """
+    runs = [tmp_path / name for name in ("a", "b")]
+    for run in runs:
+        weights = model_folder(run / "snapshot_best_x") / "model.safetensors"
+        weights.write_text(f"weights of {run.name}")
+        (run / "best.json").write_text('{"snapshot": "snapshot_best_x"}')
+    first, second = map(str, runs)
+    assert differences(flag, first, second) == {f"model.safetensors of --{flag}"}
+    assert not differences(flag, first, f"{first}/snapshot_best_x")
+    if flag == "teacher_model":
+        assert differences(flag, [first, first], [first, second]) == {f"model.safetensors of --{flag}"}
+
+
+def test_a_tokenizer_and_shards_that_differ_are_told(tmp_path):
+    """Each by its name, though a folder has neither vocab.txt nor model.safetensors."""
+    shards = ("model-00001-of-00002", "model-00002-of-00002")
+    one = model_folder(tmp_path / "one", shards)
+    other = model_folder(tmp_path / "other", shards, tokenizer='{"version": "1.0"}')
+    assert differences("model_load_dir", one, other) == {"tokenizer.json of --model_load_dir"}
+    (other / f"{shards[1]}.safetensors").write_text("others")
+    assert "the shards of --model_load_dir" in differences("model_load_dir", one, other)
 
 
 def test_ends_that_are_well_are_no_loss():
