@@ -66,8 +66,7 @@ class BertConfig:
 
         Raises:
             UserError: not a BERT, a key missing or of the wrong kind, positions or an activation that are not
-                built here,
-                or heads that do not divide the hidden size.
+                built here, or heads that do not divide the hidden size.
         """
         return cls.from_dict(read_json(path, "the architecture of a BERT model"), path)
 
@@ -77,7 +76,7 @@ class BertConfig:
         check_model_type(values, path)
         if values.get("position_embedding_type", "absolute") != "absolute":
             raise UserError(
-                f"{path}: found position_embedding_type {values['position_embedding_type']!r}, "
+                f"{path}: found position_embedding_type {values['position_embedding_type']!r:.60}, "
                 "only 'absolute' is built."
             )
         known = {}
@@ -90,7 +89,7 @@ class BertConfig:
                 )
         config = cls(**known)
         if config.hidden_act != "gelu":
-            raise UserError(f"{path}: found hidden_act {config.hidden_act!r}, only 'gelu' is built.")
+            raise UserError(f"{path}: found hidden_act {config.hidden_act!r:.60}, only 'gelu' is built.")
         if config.hidden_size % config.num_attention_heads:
             raise UserError(
                 f"{path}: hidden_size {config.hidden_size} is not a multiple of "
@@ -124,7 +123,9 @@ def _checked(field, value, path):
     """`value` where it has the field's kind and range, else a UserError."""
     kinds = (int, float) if field.type is float else (field.type,)
     if not isinstance(value, kinds) or isinstance(value, bool):
-        raise UserError(f"{path}: {field.name} is {value!r}, expected a value of kind {field.type.__name__}.")
+        raise UserError(
+            f"{path}: {field.name} is {value!r:.60}, expected a value of kind {field.type.__name__}."
+        )
     if field.type is not str and not (value > 0 or value == 0 and field.name in _MAY_BE_ZERO):
         raise UserError(f"{path}: {field.name} is {value!r}, expected a number above 0.")
     if field.type is float and value >= 1:  # shares, a standard deviation and an epsilon

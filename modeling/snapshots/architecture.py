@@ -1,30 +1,10 @@
 """The config.json of a converted model: read from the source's own, or inferred from its files' sizes."""
 
+import dataclasses
 import re
 
-from modeling.bert.config import NEEDED
+from modeling.bert.config import BertConfig
 from util import UserError, read_json
-
-
-def _is_count(value):
-    return type(value) is int and value > 0
-
-
-def _is_share(value):
-    return type(value) in (int, float) and 0 <= value < 1
-
-
-KEYS = {
-    **{name: ("a count", _is_count) for name in NEEDED},
-    "hidden_act": ("'gelu'", lambda value: value == "gelu"),
-    "hidden_dropout_prob": ("a share", _is_share),
-    "attention_probs_dropout_prob": ("a share", _is_share),
-    "initializer_range": ("a number between 0 and 1", lambda value: _is_share(value) and value > 0),
-    "layer_norm_eps": ("a number between 0 and 1", lambda value: _is_share(value) and value > 0),
-    "pad_token_id": ("a token's id", lambda value: type(value) is int and value >= 0),
-    "model_type": ("'bert'", lambda value: value == "bert"),
-    "position_embedding_type": ("'absolute'", lambda value: value == "absolute"),
-}
 
 
 def architecture(source, kind, file, heads):
@@ -53,28 +33,11 @@ def check_config(values, path):
     """The content of the new config.json, and the keys of `values` that it leaves out.
 
     Raises:
-        UserError: a key is missing, or not of the kind that this suite builds.
+        UserError: see `BertConfig.from_dict`.
     """
-    for name in NEEDED:
-        if name not in values:
-            raise UserError(f"{path}: the key {name!r} is missing: is this the architecture of a BERT model?")
-    for name, (words, test) in KEYS.items():
-        if name in values and not test(values[name]):
-            raise UserError(
-                f"{path}: {name} is {values[name]!r:.60}, expected {words}: no other BERT is built here."
-            )
-    if values["hidden_size"] % values["num_attention_heads"]:
-        raise UserError(
-            f"{path}: hidden_size {values['hidden_size']} is not a multiple of num_attention_heads "
-            f"{values['num_attention_heads']}."
-        )
-    kept = {name: values[name] for name in KEYS if name in values}
-    config = {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "position_embedding_type": "absolute",
-        **kept,
-    }
+    full = BertConfig.from_dict(values, path).to_dict()
+    defaults = {field.name for field in dataclasses.fields(BertConfig)} - set(values)
+    config = {name: value for name, value in full.items() if name not in defaults}
     return config, sorted(set(values) - set(config))
 
 

@@ -188,7 +188,9 @@ def test_a_config_says_what_the_sizes_do_not(snapshot, original):
     summarise(with_config(num_attention_heads=3), "not a multiple")
     summarise(with_config(hidden_act="relu"), "hidden_act", "'relu'")
     summarise(with_config(model_type="electra"), "'electra'")
-    summarise(with_config(hidden_size=True), "hidden_size", "a count")
+    other = with_config(model_type="distilbert", hidden_size=None)  # it has `dim`: the kind comes first
+    summarise(other, "'distilbert'", "no segments and no pooler")
+    summarise(with_config(hidden_size=True), "hidden_size is True, expected a value of kind int")
     summarise(converted(snapshot, original, config="bert_config.json"), "--num_attention_heads")
     outcome = with_config()
     assert "keys left out: pooler_type\n" in outcome.out and same_model(snapshot.parent / "made", original)
