@@ -46,7 +46,7 @@ def accuracies(task, right, domains):
 
 @entry
 def main():
-    parser = module_parser(__doc__)
+    parser = module_parser(__doc__, "scripts.reproduce.bag_of_words")
     parser.add_argument("--task_name", default="senti")
     parser.add_argument("--data_dir", default="data/SENTI")
     parser.add_argument(
