@@ -151,7 +151,7 @@ def file_word(name, action, value):
     ValueError, ArgumentTypeError: it cannot have this value.
     """
     if isinstance(value, list) and action.nargs == "+":
-        return [f"--{name}", *(file_word(name, action, each)[0].partition("=")[2] for each in value)]
+        return list_words(name, action, value)
     if action.nargs in (0, "?"):  # it is there or not
         if not isinstance(value, bool):
             raise ValueError(f"found {value!r:.60}, expected true or false")
@@ -165,6 +165,20 @@ def file_word(name, action, value):
     return [f"--{name}={value}"]
 
 
+def list_words(name, action, values):
+    """The words for a flag of several values; ValueError, ArgumentTypeError: it cannot have these."""
+    if not values:
+        raise ValueError("found [], expected at least one value in the list")
+    words = []
+    for value in values:
+        if isinstance(value, list):
+            raise ValueError(f"found {value!r:.60} in the list, expected a value")
+        words.append(file_word(name, action, value)[0].partition("=")[2])
+        if words[-1].startswith("-"):  # of several words, argparse would take it for another flag
+            raise ValueError(f"found {value!r:.60} in the list, expected a value that begins without '-'")
+    return [f"--{name}", *words]
+
+
 TYPES = {"int": (int,), "float": (int, float), "str": (str,)}  # of JSON, by the name of an argparse type
 NAMES = {int: "a whole number", float: "a number", str: "a string"}
 
@@ -176,7 +190,10 @@ def number(kind, low, high=None, open_low=False):
     """An argparse type: a number of `kind` (int or float) from `low` to `high`; `open_low`: above `low`."""
 
     def convert(text):
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"found {text!r:.60}, expected {NAMES[kind]}") from None
         largest = sys.float_info.max if high is None else high
         if not (low < value if open_low else low <= value) or not value <= largest:
             limits = f"above {low}" if open_low else f"of at least {low}"
@@ -198,7 +215,12 @@ def truth(text):
 
 def auto_or_count(text):
     """An argparse type: `auto`, or a number from 1."""
-    return text if text == "auto" else count(text)
+    try:
+        return text if text == "auto" else count(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r:.60}, expected auto or a whole number of at least 1"
+        ) from None
 
 
 count = number(int, 1)
@@ -769,9 +791,12 @@ def layer_list(text):
     """An argparse type: rising layer numbers from 1, as in `2,4,6`, or `none`."""
     if text == "none":
         return ()
-    layers = tuple(int(word) for word in text.split(","))
-    if min(layers) < 1 or list(layers) != sorted(set(layers)):
+    try:
+        layers = [int(word) for word in text.split(",")]
+    except ValueError:
+        layers = []
+    if not layers or min(layers) < 1 or layers != sorted(set(layers)):
         raise argparse.ArgumentTypeError(
-            f"{text} is not a rising list of layer numbers from 1, such as 2,4,6"
+            f"found {text!r:.60}, expected none or a rising list of layer numbers from 1, such as 2,4,6"
         )
-    return layers
+    return tuple(layers)

@@ -32,7 +32,7 @@ from util import UserError, entry  # isort: skip  (before numpy: it names the BL
 
 import numpy as np
 
-from config import case, module_parser
+from config import case, count, module_parser
 from modeling.bert.config import NEEDED
 from modeling.bert.names import current_names, encoder_shapes
 from modeling.snapshots.architecture import architecture
@@ -139,7 +139,9 @@ def parse_flags():
         "--config", help="a config.json or bert_config.json, where the source has none or a wrong one"
     )
     parser.add_argument(
-        "--num_attention_heads", type=int, help="of a OneFlow snapshot without a config; else its width / 64"
+        "--num_attention_heads",
+        type=count,
+        help="of a OneFlow snapshot without a config; else its width / 64",
     )
     return parser.parse_args()
 

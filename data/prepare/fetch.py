@@ -15,7 +15,7 @@ import shutil
 import zipfile
 from typing import NamedTuple
 
-from config import module_parser
+from config import count, module_parser
 from data.prepare import vader
 from data.prepare.task_files import count_table, write_task
 from data.store.files import atomic_file, atomic_folder, lock, make_folder
@@ -234,7 +234,7 @@ def main():
     for split, size, name in zip(SPLITS, (3000, 600, 1600), ("train", "eval", "test")):
         parser.add_argument(
             f"--{name}_example_num",
-            type=int,
+            type=count,
             default=size,
             metavar="N",
             help=f"sentences in {split}.tsv, a multiple of {vader.CELLS} (default: %(default)s)",

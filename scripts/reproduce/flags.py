@@ -1,7 +1,7 @@
 """The flags of scripts.reproduce, in groups."""
 
 import os
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 
 import config
 from scripts.reproduce.rows import GROUPS
@@ -13,10 +13,9 @@ def comma_list(kind):
     def convert(text):
         values = [kind(word) for word in text.split(",")]
         if len(set(values)) < len(values):
-            raise ValueError
+            raise ArgumentTypeError(f"found {text!r:.60}, expected different values with commas between them")
         return values
 
-    convert.__name__ = "comma list without repeats"
     return convert
 
 

@@ -283,7 +283,9 @@ def test_flags_that_cannot_be_are_told(snapshot, original, tmp_path):
     summarise(converted(snapshot, original, target="long.txt"), "--target long.txt", "new folder")
     summarise(converted(snapshot, original, num_attention_heads=None), "16 wide", "--num_attention_heads")
     summarise(converted(snapshot, original, num_attention_heads=3), "not a multiple")
-    summarise(converted(snapshot, original, num_attention_heads=0), "num_attention_heads is 0")
+    summarise(
+        converted(snapshot, original, num_attention_heads=0), "--num_attention_heads: 0 is not of at least 1"
+    )
     summarise(converted(snapshot, original, vocab_file=None), "--vocab_file")
     summarise(converted(snapshot, original, vocab_file="long.txt"), "41 tokens", "40 word vectors")
     assert os.listdir(tmp_path / "full") == ["precious"] and not (tmp_path / "made").exists()

@@ -27,6 +27,7 @@ from modeling.snapshots.manager import COMPARED_BY_CONTENT, PER_CALL, read_model
 from modeling.training.loop import accumulate_gradients, one_phase
 from modeling.training.optimization import learning_rate_at, make_optimizer
 from modeling.training.step_log import StepLog
+from scripts.reproduce.flags import what
 from util import UserError
 
 # -------------------------------------------------------------------------------------- accumulated gradients
@@ -493,7 +494,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         ("resave_ofrecord", 1, "expected true or false"),
         ("data_dir", 1, "expected a string"),
         ("device", "tpu", "expected one of auto, cpu, cuda"),
-        ("cpu_threads", "many", "--cpu_threads"),
+        ("cpu_threads", "many", "found 'many', expected auto or a whole number"),
     ],
 )
 def test_a_file_with_a_wrong_flag_is_refused(golden, tmp_path, flag, value, words):
@@ -502,6 +503,42 @@ def test_a_file_with_a_wrong_flag_is_refused(golden, tmp_path, flag, value, word
     file.write_text(json.dumps({flag: value}))
     for stage in STAGES:
         assert refused(golden, stage, words, config=file).startswith(f"error: --config {file}: ")
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ([], "found [], expected at least one value"),
+        ([["a"], "b"], "found ['a'] in the list"),
+        (["a", 1.5], "found 1.5"),
+        (["a", "--do_train"], "found '--do_train' in the list"),
+    ],
+)
+def test_a_wrong_list_in_a_file_of_flags_is_refused(tmp_path, value, words):
+    """With the file and the flag in the sentence; no value is dropped or taken for a flag."""
+    with pytest.raises(UserError) as error:
+        parsed(tmp_path, {"task_name": "senti", "data_dir": "data", "teacher_model": value})
+    assert str(error.value).startswith(f"--config {tmp_path / 'flags.json'}: --teacher_model: {words}")
+
+
+@pytest.mark.parametrize(
+    "group, flag, text, words",
+    [
+        (config.task, "seed", "one", "found 'one', expected a whole number"),
+        (config.distillation, "temperature", "hot", "found 'hot', expected a number"),
+        (config.device, "cpu_threads", "two", "expected auto or a whole number of at least 1"),
+        (config.device, "cpu_threads", "0", "found '0', expected auto or a whole number of at least 1"),
+        (config.extraction, "knowledge_layers", "2,x", "found '2,x', expected none or a rising list"),
+        (config.extraction, "knowledge_layers", "", "found '', expected none or a rising list"),
+        (what, "seeds", "1,x", "found 'x', expected a whole number"),
+        (what, "seeds", "1,1", "found '1,1', expected different values"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_words(group, flag, text, words):
+    """What was found and what is expected, and no name of a function."""
+    with pytest.raises(UserError) as error:
+        config.parse("", group, argv=[f"--{flag}={text}"])
+    assert words in str(error.value) and "invalid" not in str(error.value)
 
 
 def test_a_file_of_flags_that_is_none_is_refused(golden, tmp_path):
