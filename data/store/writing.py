@@ -63,17 +63,6 @@ def source_facts(task, tsv, split, tokenizer, seq_length):
     }
 
 
-def save(task, data_dir, folder, split, tokenizer, seq_length, part_size=PART_SIZE):
-    """Writes the records of a split from its TSV, without scores, and returns them opened."""
-    facts = source_facts(task, split_path(data_dir, split), split, tokenizer, seq_length)
-    return _save(task, data_dir, folder, split, tokenizer, facts, part_size)
-
-
-def _save(task, data_dir, folder, split, tokenizer, facts, part_size, check=None):
-    blocks = encode_split(task, data_dir, split, tokenizer, facts["seq_length"], part_size)
-    return write_records(folder, split, blocks, facts, check)
-
-
 def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, part_size=PART_SIZE):
     """--resave_ofrecord: tokenises the TSV again; where nothing changed, the records keep their scores.
 
@@ -83,8 +72,8 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     Returns:
         Records, whose manifest now tells of the TSV and the vocabulary that are there.
     Raises:
-        UserError: the training split has no example of a domain or class; or scores are needed, and there are
-            none, or not for these texts: the sentence names stage 1.
+        UserError: scores are needed, and there are none (told before a text is tokenised), or not for these
+            texts: the sentence names stage 1; the training split has no example of a domain or class.
     """
     path = split_path(data_dir, split)
     facts = source_facts(task, path, split, tokenizer, seq_length)
@@ -93,27 +82,29 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
         if split == "train":
             check_counts(task, counts, path)
 
-    def save():
+    def write_anew():
         check_replaceable(folder, split, "--ofrecord_dir")
-        return _save(task, data_dir, folder, split, tokenizer, facts, part_size, check)
+        blocks = encode_split(task, data_dir, split, tokenizer, seq_length, part_size)
+        return write_records(folder, split, blocks, facts, check)
 
     old, fault = _open_or_fault(folder, split, scored)
-    changed = fault or old.tsv_sha256 != facts["tsv_sha256"]
-    if changed and not scored:  # they are likely to be written: saved while they are tokenised
-        new = save()
+    if scored and fault:  # at once: stage 1, which mends it, reads the TSV and tells what is wrong there
+        raise UserError(fault)
+    if scored and old.seq_length != seq_length:  # which makes other records of every text
+        raise UserError(_stale(old, facts))
+    if fault or not scored and old.tsv_sha256 != facts["tsv_sha256"]:
+        new = write_anew()  # most likely other content: it is not tokenised once more to be compared
         if old and old.scores and old.content_sha256 == new.content_sha256:
             return with_scores(new, old.weights, old.scores)
         return new
     tally = _count_records(task, data_dir, split, tokenizer, seq_length)
     check(tally.counts)
     fresh = {**facts, **tally.facts()}
-    if fault:
-        raise UserError(fault)
     if old.content_sha256 == fresh["content_sha256"]:
         return _with_manifest(old, fresh)
     if scored:
         raise UserError(_stale(old, facts))
-    return save()
+    return write_anew()
 
 
 def _count_records(task, data_dir, split, tokenizer, seq_length):

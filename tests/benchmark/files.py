@@ -20,7 +20,7 @@ import numpy as np
 
 from data.store.knowledge import Knowledge
 from data.store.records import Records
-from data.store.writing import save
+from data.store.writing import resave
 from data.tasks import BUILT_IN
 from tests.benchmark import T
 from tokenization import tokenizer_for
@@ -33,7 +33,8 @@ def main():
 
 def write(data_dir, model, out):
     started = time.perf_counter()
-    records = save(BUILT_IN["senti"], data_dir, out, "train", tokenizer_for(pathlib.Path(model)), T)
+    tokenizer = tokenizer_for(pathlib.Path(model))
+    records = resave(BUILT_IN["senti"], data_dir, out, "train", tokenizer, T, scored=False)
     return {"seconds": time.perf_counter() - started, "units": len(records)}
 
 

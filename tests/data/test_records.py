@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from protobuf_parts import read_part, write_parts
 
 from data.engine import load_oneflow
 from data.store import records as module
+from data.store import writing
 from data.store.files import write_json
 from data.store.records import (
     CONTENT,
@@ -28,12 +30,11 @@ from data.store.writing import (
     check_fits,
     encode_split,
     resave,
-    save,
     source_facts,
     with_scores,
     write_records,
 )
-from data.tasks import Task
+from data.tasks import Task, split_path
 from tokenization import FullTokenizer
 from util import UserError, sha256
 
@@ -57,6 +58,13 @@ def tokenizer(tmp_path):
 def make_tokenizer(path, words):
     path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]) + "\n", encoding="utf-8")
     return FullTokenizer(path)
+
+
+def save(task, data_dir, folder, split, tokenizer, seq_length, part_size=4096):
+    """Writes the records of a split from its TSV, without scores, and returns them opened."""
+    facts = source_facts(task, split_path(data_dir, split), split, tokenizer, seq_length)
+    blocks = encode_split(task, data_dir, split, tokenizer, seq_length, part_size)
+    return write_records(folder, split, blocks, facts)
 
 
 def write_rows(folder, rows=ROWS, task=TASK, split="train", end="\n"):
@@ -495,6 +503,26 @@ def test_resave_of_changed_content_names_stage_1(made):
         resave(*arguments)
     (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match=f"manifest of the records is missing: {STAGE_1}"):
+        resave(*arguments)
+
+
+def test_scores_that_are_missing_are_told_before_a_text_is_tokenised(made, monkeypatch):
+    """No records, records without scores, records of another length: the TSV is not read for that."""
+    _, folder, arguments = made
+
+    def tokenise(*_):
+        raise AssertionError("a text was tokenised")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "encode_split", tokenise)
+        with pytest.raises(UserError, match=f"seq_length 8, expected 7: {STAGE_1}"):
+            resave(*arguments[:-1], 7)
+    save(*arguments)
+    monkeypatch.setattr(writing, "encode_split", tokenise)
+    with pytest.raises(UserError, match=f"found no scores.*{STAGE_1}"):
+        resave(*arguments)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match=f"is missing: {STAGE_1}"):
         resave(*arguments)
 
 

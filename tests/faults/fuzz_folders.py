@@ -7,7 +7,7 @@ import numpy as np
 
 from data.store.files import write_json
 from data.store.knowledge_writer import KnowledgeWriter
-from data.store.writing import save, with_scores
+from data.store.writing import resave, with_scores
 from data.tasks import Task, split_path
 from modeling.bert.config import BertConfig
 from modeling.bert.model import init_weights
@@ -44,11 +44,9 @@ def make_data(folder):
 
 def make_records(folder, data):
     """Scored records of the data, in parts of two."""
-    with_scores(
-        save(TASK, data, folder, "train", FullTokenizer(data / "vocab.txt"), 8, part_size=2),
-        np.linspace(0, 1, len(ROWS)),
-        {"by": "x"},
-    )
+    tokenizer = FullTokenizer(data / "vocab.txt")
+    records = resave(TASK, data, folder, "train", tokenizer, 8, scored=False, part_size=2)
+    with_scores(records, np.linspace(0, 1, len(ROWS)), {"by": "x"})
 
 
 def make_knowledge(folder):
