@@ -14,6 +14,7 @@ META_TYPES = {
     "labels": "a list of different names",
     "domains": "a list of different names",
 }
+TRAINED_BY = {"teacher": "meta_teacher.py", "student": "meta_distill.py"}  # of each kind, the script
 TEACHER_TYPES = {"domain_head": "true or false", "seen_domains": "a list of counts"}
 
 
@@ -36,6 +37,18 @@ def check_task(meta, task, path):
                 f"{path}: its {key} are {', '.join(found)}, the task {task.name} has {', '.join(expected)}: "
                 "name a snapshot of this task."
             )
+
+
+def check_kind(meta, kind, path):
+    """Raises a UserError where `meta`, of the snapshot at `path`, is of another kind than the script that
+    evaluates it or goes on with it: of TRAINED_BY.
+    """
+    if meta["kind"] != kind:
+        other = TRAINED_BY.get(meta["kind"])
+        raise UserError(
+            f"{path}: it holds a {meta['kind']:.60}, expected a {kind}: "
+            f"name a snapshot of {TRAINED_BY[kind]}" + (f", or run {other} on this one." if other else ".")
+        )
 
 
 def teacher_meta(meta, task, path):

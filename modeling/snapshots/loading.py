@@ -14,7 +14,8 @@ flow = load_oneflow()
 
 LAYERS = "bert.encoder.layer."
 MAP_PREFIXES = tuple(f"{name}." for name in MAPS)
-HEADS = ("classifier.", "domain_classifiers.", "domain_head.", *MAP_PREFIXES, "bert.pooler.")
+CLASS_HEADS = {"classifier.": "one for all domains", "domain_classifiers.": "one for each domain"}
+HEADS = (*CLASS_HEADS, "domain_head.", *MAP_PREFIXES, "bert.pooler.")
 
 
 def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
@@ -53,6 +54,9 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
         for reason in sorted(set(others.values())):
             names = ", ".join(name for name in others if others[name] == reason)
             log(f"new though the folder has one: {names} ({reason})")
+        there, here = class_heads(folder.arrays), class_heads(parameters)
+        if there and there != here:
+            log(f"its class heads are left over: found {there}, this model has {here}")
         if folder.widened:
             log(f"{folder.widened} bfloat16 weights widened to float32")
 
@@ -85,6 +89,11 @@ def other_heads(folder, parameters, task):
             elif not same:
                 found[name] = "of another task"
     return found
+
+
+def class_heads(names):
+    """Which class heads these weights are of, in words; None: none."""
+    return next((CLASS_HEADS[head] for head in CLASS_HEADS if any(n.startswith(head) for n in names)), None)
 
 
 def _listed(names):

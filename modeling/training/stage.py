@@ -14,7 +14,7 @@ from modeling.distributed.ranks import count_devices
 from modeling.inference import select_device
 from modeling.reports.model_card import model_card
 from modeling.reports.tensorboard import Board
-from modeling.snapshots.checks import check_fits_model, check_meta, check_task
+from modeling.snapshots.checks import check_fits_model, check_kind, check_meta, check_task
 from modeling.snapshots.folder import read_model
 from modeling.snapshots.loading import HEADS, keep_layers, load_weights
 from modeling.snapshots.manager import (
@@ -36,6 +36,8 @@ from modeling.training.run import (
 )
 from tokenization import tokenizer_for
 from util import UserError, get_rank, get_world_size
+
+KINDS = {"--model_load_dir": "teacher", "--student_model": "student"}  # what the script of a flag trains
 
 
 def open_model(args, flag: str, layers=None):
@@ -63,7 +65,8 @@ def load_initial_model(args, task, path, flag):
 
     Raises:
         UserError: flags that leave nothing to do or need an evaluation that is not made; --resume_from names
-            no snapshot_last; without --do_train, a model that was not trained for this task.
+            no snapshot_last; without --do_train, a model that was not trained for this task; a snapshot of
+            the other training script, for one that does not start from it but evaluates it or goes on.
     """
     check_is_asked(args)
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
@@ -76,6 +79,8 @@ def load_initial_model(args, task, path, flag):
                 "here: name a snapshot, or give --do_train."
             )
         check_task(folder.meta, task, path)
+    if args.resume_from or not args.do_train:
+        check_kind(folder.meta, KINDS[flag], path)
     return folder
 
 

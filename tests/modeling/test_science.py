@@ -129,6 +129,11 @@ def test_a_multi_task_teacher_trains_teaches_and_is_evaluated(sandbox):
     done(call("meta_distill", sandbox, learn))
     assert "classifier.weight" in read_model(best(sandbox / "pupil")).arrays
 
+    alone = {**learn, "do_train": False, "teacher_model": None, "student_layers": None}
+    outcome = call("meta_distill", sandbox, {**alone, "student_model": "multi", "model_save_dir": "none"})
+    assert outcome.code == 2 and "it holds a teacher, expected a student" in outcome.err
+    assert "run meta_teacher.py on this one" in outcome.err and not (sandbox / "none").exists()
+
 
 def test_hard_labels_need_no_teacher(sandbox):
     """Neither teacher nor knowledge is read, and the loss is the plain cross-entropy."""

@@ -848,6 +848,39 @@ def test_a_head_of_another_shape_or_task_is_new_where_training_starts(tmp_path, 
     )
 
 
+def test_class_heads_of_another_kind_are_said_to_be_left_over(tiny_model):
+    """A student that starts from a multi-task teacher, the other way round, and where there is no reason."""
+    config = read_model(tiny_model).config
+    shared, per_domain = (build_teacher(config, TASK, False, kind) for kind in ("shared", "per_domain"))
+    for source, model, words in (
+        (per_domain, shared, "found one for each domain, this model has one for all domains"),
+        (shared, per_domain, "found one for all domains, this model has one for each domain"),
+        (shared, shared, None),
+    ):
+        lines, arrays = [], {name: each.numpy() for name, each in source.named_parameters()}
+        load_weights(model, read_model(tiny_model)._replace(arrays=arrays), lines.append, task=TASK)
+        said = [line for line in lines if line.startswith("its class heads are left over: ")]
+        assert [line.endswith(words) for line in said] == [True] if words else not said
+
+
+@pytest.mark.parametrize("flag, kind", [("--model_load_dir", "teacher"), ("--student_model", "student")])
+def test_a_snapshot_of_the_other_script_is_only_started_from(saved, tmp_path, tiny_model, flag, kind):
+    """To evaluate it or to go on with it names what it holds, what is expected, and the other script."""
+    scripts = {"teacher": "meta_teacher.py", "student": "meta_distill.py"}
+    other = next(each for each in scripts if each != kind)
+    path, meta = tmp_path / "other", json.loads((saved / "meta.json").read_text())
+    save_snapshot(path, teacher(tiny_model), tokenizer_for(tiny_model), {**meta, "kind": other})
+
+    def load(**flags):
+        args = SimpleNamespace(do_eval=True, early_stopping_patience=None, changed={}, **flags)
+        return load_initial_model(args, TASK, path, flag)
+
+    assert load(do_train=True, resume_from=None).meta["kind"] == other
+    words = (f"{path}: it holds a {other}, expected a {kind}", f"or run {scripts[other]} on this one")
+    refused(lambda: load(do_train=False, resume_from=None), *words)
+    refused(lambda: load(do_train=True, resume_from=str(path)), *words)
+
+
 def test_tensors_that_no_bert_needs_are_left_over(plain):
     """Integers such as token_type_ids are named as left over; a weight of integers stays an error."""
     arrays, lines = load_file(plain / "model.safetensors"), []
