@@ -36,8 +36,7 @@ class Ensemble:
 
     def __init__(self, members: list[Knowledge], weights=None, temperature: float = 1.0):
         self.members, self.temperature = members, temperature
-        self.weights = np.ones(len(members)) if weights is None else np.array(weights, np.float64)
-        self.weights /= self.weights.sum()
+        self.weights = weight_shares([1.0] * len(members) if weights is None else weights)
         manifests = [member.manifest for member in members]
         self.difference = describe_difference(manifests)
         self.manifest = {
@@ -111,6 +110,23 @@ class Ensemble:
         """Has the system read the knowledge of examples from the disk meanwhile; it does not wait."""
         for member in self.members:
             member.prefetch(idxs)
+
+
+def weight_shares(weights):
+    """w / sum(w) of positive numbers, float64 [E]; they are made small first, lest their sum overflows.
+
+    Raises:
+        UserError: one is so much smaller than the largest that it would not count.
+    """
+    _, exponent = np.frexp(max(weights))
+    found = np.ldexp(weights, -exponent)  # times a power of two, which leaves each quotient as it is
+    found /= found.sum()
+    if not found.all():
+        raise UserError(
+            f"--teacher_weights: found {min(weights):g} beside {max(weights):g}, expected weights that all "
+            "count: leave that teacher out, or raise its weight."
+        )
+    return found
 
 
 def describe_difference(manifests: list[dict]) -> str:

@@ -12,11 +12,11 @@ from test_training import CPU
 from data.batches import Batch
 from data.store.knowledge import Knowledge
 from modeling.meta_kd.distillation import make_targets
-from modeling.meta_kd.ensemble import Ensemble, describe_difference
+from modeling.meta_kd.ensemble import Ensemble, describe_difference, weight_shares
 from modeling.meta_kd.losses import domain_expertise, log_mean_softmax
 from modeling.snapshots import manager
 from modeling.snapshots.saving import save_snapshot
-from util import sha256
+from util import UserError, sha256
 
 IDXS = [3, 0, 17]
 
@@ -104,6 +104,21 @@ def test_attention_vectors_and_answers_are_means_by_weight(teachers):
         expected = 0.75 * softmax(first["logits"]) + 0.25 * softmax(second["logits"])
         np.testing.assert_allclose(softmax(mean["logits"]), expected, rtol=1e-5)
     np.testing.assert_allclose(ensemble.logits(IDXS), [item["logits"] for item in ensemble.read(IDXS)])
+
+
+@pytest.mark.parametrize(
+    "weights, expected",
+    [([1, 3], [0.25, 0.75]), ([1e308, 1e308], [0.5, 0.5]), ([5e-324, 5e-324, 1e-323], [0.25, 0.25, 0.5])],
+)
+def test_weights_of_any_size_add_up_to_1(weights, expected):
+    """Also where their sum is more than a float holds."""
+    assert weight_shares(weights).tolist() == expected
+
+
+def test_a_weight_that_would_not_count_is_refused():
+    """Beside one that is so much larger that its share is 0."""
+    with pytest.raises(UserError, match="--teacher_weights: found 1e-300 beside 1e[+]200, expected weights"):
+        weight_shares([1e200, 1e-300])
 
 
 def test_lambda_takes_the_mean_probability_and_the_loss_the_mean_of_the_softened_answers(teachers):
