@@ -31,7 +31,7 @@ from modeling.snapshots.best import find_snapshot
 
 INSTALL = (
     "run it in a Python with pip install 'optimum-onnx==0.1.0' 'transformers==4.57.6' 'onnxruntime==1.32.0' "
-    "'torch==2.13.0'"
+    "'torch==2.13.0' 'onnx==1.23.2'"
 )
 # What a server needs beside the model:
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a distilled student: installs, fetches a small real data set (VADER's rated sentences
-# of four domains) and a real pretrained model (MiniLM), runs the four stages, prints a table. About 5 minutes
-# on two cores, after 2.4 GB of downloads. What is there is used again: remove output/demo-* to train anew.
+# of four domains) and a real pretrained model (MiniLM), runs the four stages, prints a table. A little over
+# four minutes on two cores after 2.4 GB of downloads. All is used again: remove output/demo-* to train anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

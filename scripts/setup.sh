@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with all that the suite needs, or completes it: 2 to 10 minutes and 2.3 GB of downloads the
+# Makes .venv with all that the suite needs, or completes it: 2 to 10 minutes and 2.4 GB of downloads the
 # first time, under a second afterwards. Looks for a Python 3.9 or 3.10 that works ($PYTHON is tried first)
 # and gets 3.10 with uv where there is none.
 #   scripts/setup.sh           what the four stages need
@@ -114,7 +114,7 @@ free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1000000)}')
 : >"$LOG"
 [ $state -eq 0 ] || make_venv
 
-echo "installing ${files[*]} into .venv (the first time 2.3 GB of downloads; log: $LOG)"
+echo "installing ${files[*]} into .venv (the first time 2.4 GB of downloads; log: $LOG)"
 quiet=()
 [ -t 1 ] || quiet=(--quiet --progress-bar=off)
 rm -rf .venv/tmp

@@ -496,6 +496,24 @@ def test_links(page):
     assert broken_links(PAGES[page], page) == []
 
 
+def test_the_size_of_the_downloads_is_one_number():
+    """In README.md and in the scripts that fetch them."""
+    texts = [README, *((ROOT / "scripts" / name).read_text() for name in ("setup.sh", "demo.sh"))]
+    sizes = [
+        re.findall(r"([\d.]+)(?: GB of (?:downloads|packages)| for the downloads)", text) for text in texts
+    ]
+    assert all(sizes) and len({size for each in sizes for size in each}) == 1, sizes
+
+
+def test_a_package_that_lists_its_modules_lists_all():
+    """In its docstring, as `name.py`."""
+    for folder in ("data", "modeling", "scripts"):
+        for path in (ROOT / folder).glob("**/__init__.py"):
+            modules = {each.name for each in path.parent.glob("*.py")} - {path.name, "__main__.py"}
+            named = {*re.findall(r"\b\w+\.py\b", path.read_text(encoding="utf-8"))}
+            assert not named & modules or modules <= named, (path, modules - named)
+
+
 def test_the_picture():
     assert "](scripts/pipeline.svg)" in README
 

@@ -3,7 +3,7 @@
 A snapshot holds config.json and model.safetensors in Hugging Face's layout and names, so that transformers
 opens it; vocab.txt, tokenizer.json and tokenizer_config.json; meta.json (task, labels, domains, step,
 metrics, flags). snapshot_last also holds optimizer.safetensors, and the best ones README.md, a model card.
-manifest.json, written last, has the SHA-256 of each file. No pickle is read.
+manifest.json, written last, has the SHA-256 of each file but the card, which users edit. No pickle is read.
 """
 
 import hashlib

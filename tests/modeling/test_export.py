@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -115,6 +116,14 @@ def test_a_library_that_finds_no_room_is_told():
         with pytest.raises(type(error)) as told, export.telling_of_room("there"):
             raise error
         assert told.value is error
+
+
+def test_the_versions_are_those_of_the_page():
+    """What the sentence installs is what docs/serving.md says was tried together, and what is imported."""
+    page = " ".join((ROOT / "docs" / "serving.md").read_text(encoding="utf-8").split())
+    tried = re.search(r"`pip install ([^`]*)`", page[page.index("## ONNX") :])[1].split()
+    assert sorted(re.findall(r"'([^']*)'", export.INSTALL)) == sorted(tried)
+    assert {each.partition("==")[0] for each in tried} >= {"onnx", "onnxruntime", "optimum-onnx", "torch"}
 
 
 def test_what_is_not_installed_is_told():
