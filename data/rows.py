@@ -24,6 +24,20 @@ LONGEST_LINE = 64 << 20  # bytes
 IDXS = "idxs"  # the column that numbers the rows from 0
 
 
+def answer_names(others, labels):
+    """The names of what an answer adds to the columns `others`: "label", then the label names.
+
+    One that is taken by a column, or by the number of the row, begins with "predicted_".
+    """
+    names, taken = [], {IDXS, *others}
+    for name in ("label", *labels):
+        while name in taken:
+            name = f"predicted_{name}"
+        names.append(name)
+        taken.add(name)
+    return names
+
+
 class Row(NamedTuple):
     """A row of a file of texts.
 
@@ -99,16 +113,19 @@ class Table:
         path: names the file in sentences; lines: its lines of bytes.
         form: one of FORMS; lines have no header, and the texts alone, with a tab between the two of a pair.
         text: the names of the columns of the text.
+        labels: those that the answers give, whose names no later JSON line may take.
     Attributes:
-        others: the names of the other columns, in their order; of JSON lines those of the first object.
+        others: the names of the other columns, in their order; of JSON lines those of the first line without
+            a fault, and none before it is read.
         line: lines read so far.
     Raises:
         UserError: there is no row, or the header lacks a column of the text.
     """
 
-    def __init__(self, path, lines, form, text):
+    def __init__(self, path, lines, form, text, labels):
         self.path, self.form, self.text, self.line = path, form, tuple(text), 0
         self._digest, self._lines, self._others = hashlib.sha256(), iter(lines), []
+        self._labels, self._added = labels, None  # _added: names that are ours in each answer to a JSON line
         self._records = {"lines": self._split, "tsv": self._split, "csv": self._csv, "jsonl": self._json}[
             form
         ]()
@@ -119,8 +136,6 @@ class Table:
         if self._first is None:
             what = "a header and no texts" if self.line else "no text"
             raise UserError(f"{path}: found {what}, expected one or more.")
-        if form == "jsonl" and isinstance(self._first[1], dict):
-            self._others = [name for name in self._first[1] if name not in self.text]
 
     @property
     def others(self):
@@ -246,8 +261,19 @@ class Table:
             json.dumps(record, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
             return f"{where}: found half of a surrogate pair, expected text: mend the line."
-        if IDXS in record and IDXS not in self._others and self._others:
-            return f"{where}: found the key {IDXS!r}, which the first line does not have: mend the line."
+        return self._key_fault(where, [name for name in record if name not in self.text])
+
+    def _key_fault(self, where, others):
+        """What would be lost where the keys `others` of an object are not those of the first."""
+        if self._added is None:
+            self._others = others
+            self._added = {IDXS, *answer_names(others, self._labels)}.difference(others)
+        expected = "expected it in every line or in none: mend the line, or rename the key in the file"
+        for name in others:
+            if name in self._added:
+                return f"{where}: found the key {name!r}, which the first object does not have, {expected}."
+        if IDXS in self._others and IDXS not in others:
+            return f"{where}: found no key {IDXS!r}, which the first object has, {expected}."
         return None
 
 
@@ -263,13 +289,8 @@ class AnswerWriter:
     """
 
     def __init__(self, form, others, labels):
-        self.form, self.numbered, names, taken = form, IDXS not in others, [], {IDXS, *others}
-        for name in ("label", *labels):
-            while name in taken:
-                name = f"predicted_{name}"
-            names.append(name)
-            taken.add(name)
-        self.names, self.others = names, others
+        self.form, self.numbered = form, IDXS not in others
+        self.names, self.others = answer_names(others, labels), others
 
     def header(self):
         """The line of the names of the columns; nothing for JSON lines."""

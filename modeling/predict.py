@@ -121,7 +121,7 @@ def predict(options):
 
     with contextlib.ExitStack() as opened:
         lines = opened.enter_context(open_rows(options.predict_file, options.predict_format))
-        table = Table(path, lines, form, text)
+        table = Table(path, lines, form, text, task.labels)
         out = opened.enter_context(open_output(options.output_file, facts, options.resume))
         bar = opened.enter_context(progress(total=count_lines(options.predict_file), unit="line"))
         answer = (tokenizer, seq_length, probabilities, options.min_confidence)

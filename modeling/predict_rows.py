@@ -62,7 +62,6 @@ def answer_rows(table, labels, out, tokenizer, seq_length, probabilities, min_co
     Args:
         out: of modeling.predict_output; probabilities: takes a list of Features to float [n, M].
     """
-    writer = AnswerWriter("tsv" if table.form == "lines" else table.form, table.others, labels)
     rows = iter(table)
     done = out.progress
     tally = Tally(done)
@@ -71,6 +70,8 @@ def answer_rows(table, labels, out, tokenizer, seq_length, probabilities, min_co
     try:
         while window := list(itertools.islice(rows, WINDOW)):
             begin = tally.rows == 0
+            # Here, since JSON lines have no names before a line without a fault is read:
+            writer = AnswerWriter("tsv" if table.form == "lines" else table.form, table.others, labels)
             tally.rows += len(window)
             lines = answer_window(
                 window, writer, labels, tally, tokenizer, seq_length, probabilities, min_confidence

@@ -83,7 +83,7 @@ def answer_texts(path):
     """Reads and answers a file of texts. Returns the faults of its rows."""
     form, _ = detect_form(path)
     with open_rows(path, "auto") as lines:
-        table = Table(path, lines, form, ("text",))
+        table = Table(path, lines, form, ("text",), TASK.labels)
         rows = list(table)
     writer = AnswerWriter("tsv" if form == "lines" else form, table.others, TASK.labels)
     assert form in FORMS and [row.idxs for row in rows] == list(range(len(rows)))

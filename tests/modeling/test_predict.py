@@ -142,7 +142,8 @@ def test_a_window_is_read_when_the_one_before_is_answered(place, monkeypatch):
     """Of an endless stream no more texts are taken than the windows that were answered."""
     taken, shapes = itertools.count(), []
     monkeypatch.setattr(predict_rows, "WINDOW", 20)
-    table = Table("endless", (b"good plot %d\n" % number for number in taken), "lines", ("review",))
+    texts = (b"good plot %d\n" % number for number in taken)
+    table = Table("endless", texts, "lines", ("review",), ("a", "b"))
 
     class Enough(Exception):
         pass
@@ -505,6 +506,34 @@ def test_columns_of_our_names_stay_theirs(place):
     header, row = [line.split("\t") for line in ask(place, predict_file="t.tsv").out.splitlines()]
     assert header == ["idxs", "label", "negative", "predicted_label", "positive", "predicted_negative"]
     assert row[:3] == ["7", "gold", "n"]
+
+
+@pytest.mark.parametrize(
+    "first, second, fault",
+    [
+        ({}, {"label": "mine"}, "found the key 'label', which"),
+        ({}, {"other": 1, "negative": 5}, "found the key 'negative', which"),
+        ({}, {"idxs": "77"}, "found the key 'idxs', which"),
+        ({"other": 1}, {"idxs": "77"}, "found the key 'idxs', which"),
+        ({"label": "mine"}, {"predicted_label": "theirs"}, "found the key 'predicted_label', which"),
+        ({"idxs": 9}, {}, "found no key 'idxs', which"),
+        ({"idxs": 9, "label": "mine"}, {"idxs": 10}, None),
+        ({}, {"other": 5}, None),
+    ],
+)
+def test_no_value_of_a_json_line_is_lost(place, first, second, fault):
+    """A key that would be taken for ours is a fault of its line; what is answered has all that it had.
+
+    A line that cannot be read does not settle which keys there are.
+    """
+    objects = [{"review": "good plot", **first}, {"review": "bad sound", **second}]
+    (place / "t.jsonl").write_text("broken\n" + "".join(json.dumps(each) + "\n" for each in objects))
+    outcome = ask(place, predict_file="t.jsonl")
+    answers = [json.loads(line) for line in outcome.out.splitlines()]
+    assert len(answers) == 2 - bool(fault) and (fault is None or f"error: t.jsonl:3: {fault}" in outcome.err)
+    for k, (answer, given) in enumerate(zip(answers, (first, second)), 1):
+        assert answer == {**answer, "idxs": k, **given}
+        assert {"positive", "negative"} <= {name.removeprefix("predicted_") for name in answer}
 
 
 def test_pairs_have_two_columns(place):
