@@ -258,7 +258,8 @@ class Table:
                 found = f"a {type(record[name]).__name__}" if name in record else "nothing"
                 return f"{where}: found {found} under {name!r}, expected a text: check --text_column."
         try:
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
+            # 1e400 is read as infinity, for which JSON has no word:
+            json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8")
         except UnicodeEncodeError:
             return f"{where}: found half of a surrogate pair, expected text: mend the line."
         return self._key_fault(where, [name for name in record if name not in self.text])

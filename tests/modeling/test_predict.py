@@ -567,6 +567,7 @@ def test_pairs_have_two_columns(place):
         ("t.jsonl", '{"review": "good"}\n{"text": "a"}\n', "t.jsonl:2: found nothing under 'review'"),
         ("t.jsonl", '{"review": "good"}\n[1]\n', "t.jsonl:2: found a list"),
         ("t.jsonl", '{"review": "good"}\n{"review": NaN}\n', "t.jsonl:2: the line is not JSON"),
+        ("t.jsonl", '{"review": "bad"}\n{"review": "good", "a": 1e400}\n', "t.jsonl:2: the line is not JSON"),
         ("t.jsonl", '{"review": "good", "a": "\\ud800"}\n', "t.jsonl:1: found half of a surrogate pair"),
         ("t.jsonl", "[" * 100_000 + "\n", "t.jsonl:1: the line is not JSON"),
     ],
