@@ -55,6 +55,23 @@ def class_table(rows, labels, teacher_rows):
 # --------------------------------------------------------------------------------------- beside the teacher
 
 
+def other_test(rows, teacher_rows):
+    """The first example in which the teacher's test split is not the student's, in words; None where there is
+    none.
+
+    A predictions.tsv has the domain and the label of an example to tell it by, not its text.
+    """
+    ours, theirs = (
+        {int(row["idxs"]): f"domain {row['domain']!r}, label {row['label']!r}" for row in each}
+        for each in (rows, teacher_rows)
+    )
+    for idxs in sorted({*ours, *theirs}):
+        if ours.get(idxs) != theirs.get(idxs):
+            found, expected = (each.get(idxs, "no such example") for each in (theirs, ours))
+            return f"test example {idxs}: found {found}, expected {expected}"
+    return None
+
+
 def compare(rows, teacher_rows):
     """The student beside its teacher on the examples that both have answered, paired by example; None where
     there are none.

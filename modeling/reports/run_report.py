@@ -4,10 +4,17 @@ No clock stands in it.
 
 import collections
 import pathlib
+from typing import NamedTuple, Optional
 
 from data.store.files import atomic_file
 from modeling.reports import charts
-from modeling.reports.acceptance import abstaining_section, calibration_section, class_table, comparison_table
+from modeling.reports.acceptance import (
+    abstaining_section,
+    calibration_section,
+    class_table,
+    comparison_table,
+    other_test,
+)
 from modeling.reports.html import long_text, note, page, percent, shaded, table
 from modeling.reports.run_files import read_metrics, read_predictions
 from modeling.snapshots.best import find_snapshot
@@ -54,7 +61,7 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
     folder = pathlib.Path(folder)
     results = read_json(folder / "results.json", "the results of the run")
     dev, rows = read_predictions(folder / "predictions.tsv").values()
-    labels, teacher_rows = list(meta["labels"]), teacher_predictions(teacher_model, results["task"])
+    labels, teacher = list(meta["labels"]), read_teacher(teacher_model, results["task"], rows)
     steps, evaluations = read_metrics(folder / "metrics.jsonl")
     test = results["test"]
     summary = (
@@ -63,10 +70,10 @@ def run_page(folder, meta, flags, teacher_model=None, texts=None):
         f"step {meta['step']}."
     )
     sections = [
-        ("Accuracy in percent", [accuracy_table(results, teacher_results(teacher_model, results["task"]))]),
-        ("Beside the teacher", comparison_table(rows, teacher_rows, test["domains"])),
+        ("Accuracy in percent", [accuracy_table(results, teacher.results)]),
+        ("Beside the teacher", beside_teacher(rows, teacher, test["domains"])),
         ("Size", size_table(results, meta["kind"])),
-        ("Classes on test", class_table(rows, labels, teacher_rows)),
+        ("Classes on test", class_table(rows, labels, teacher.rows)),
         ("How sure it is", calibration_section(results.get("calibration"), rows, labels)),
         ("When to abstain", abstaining_section(dev, rows)),
         ("Training", training_charts(steps, evaluations)),
@@ -86,24 +93,42 @@ def flag_table(flags):
 # --------------------------------------------------------------------------------------- reading
 
 
-def teacher_results(teacher_model, task):
-    """The results.json beside a teacher's snapshot, where it tells of this snapshot; else None."""
+class Teacher(NamedTuple):
+    """What stands beside a student: its teacher's results.json and answers on test, none where there is no
+    teacher, or where these tell of another snapshot, task or test split. `fault`: a sentence for the last.
+    """
+
+    results: Optional[dict] = None
+    rows: list = []
+    fault: Optional[str] = None
+
+
+def read_teacher(teacher_model, task, rows):
+    """The Teacher at `teacher_model`, a snapshot or None. Args: rows: the student's answers on test."""
     if teacher_model is None:
-        return None
+        return Teacher()
     snapshot = find_snapshot(teacher_model).resolve()
     path = snapshot.parent / "results.json"
     results = read_json(path, "the teacher's results") if path.exists() else {}
-    return results if (results.get("snapshot"), results.get("task")) == (snapshot.name, task) else None
-
-
-def teacher_predictions(teacher_model, task):
-    """The answers on test beside a teacher's snapshot, where `teacher_results` tells of it; else none."""
-    results = teacher_results(teacher_model, task)
-    path = find_snapshot(teacher_model).resolve().parent / "predictions.tsv" if results else None
-    return read_predictions(path)["test"] if path and path.is_file() else []
+    if (results.get("snapshot"), results.get("task")) != (snapshot.name, task):
+        return Teacher()
+    path = snapshot.parent / "predictions.tsv"
+    theirs = read_predictions(path)["test"] if path.is_file() else []
+    other = other_test(rows, theirs) if theirs else None
+    if other is not None:
+        return Teacher(
+            fault=f"The teacher's predictions.tsv, {other}: it was tested on another test.tsv, so its "
+            "figures do not stand beside the student's. Evaluate it on this one, then the student again."
+        )
+    return Teacher(results, theirs)
 
 
 # --------------------------------------------------------------------------------------- tables
+
+
+def beside_teacher(rows, teacher, domains):
+    """The comparison with a Teacher, or the sentence why there is none."""
+    return [note(teacher.fault)] if teacher.fault else comparison_table(rows, teacher.rows, domains)
 
 
 def accuracy_table(results, teacher=None):

@@ -12,7 +12,7 @@ from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.run_files import read_predictions
-from modeling.reports.run_report import run_page, teacher_predictions, write_report
+from modeling.reports.run_report import read_teacher, run_page, write_report
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.loading import load_weights
 from modeling.snapshots.manager import flags_of_run
@@ -81,7 +81,7 @@ def write_results(run, folder, results, lines, task, options):
     """
     with atomic_file(run.folder / "predictions.tsv", "w") as file:
         file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-    results.update(acceptance_figures(run.folder, task, options.teacher))
+    results.update(acceptance_figures(run, task, options.teacher))
     results["predictions_sha256"] = sha256(run.folder / "predictions.tsv")
     write_json(run.folder / "results.json", results)
     write_report(
@@ -98,15 +98,17 @@ def write_results(run, folder, results, lines, task, options):
         rewrite_card(folder.path, calibration_sentence(results["calibration"]))
 
 
-def acceptance_figures(folder, task, teacher_model):
+def acceptance_figures(run, task, teacher_model):
     """For results.json: the figures of each class on dev and test, the comparison with the teacher and its
     size, None without one.
     """
-    rows = read_predictions(folder / "predictions.tsv")
-    teacher_rows = teacher_predictions(teacher_model, task.name)
+    rows = read_predictions(run.folder / "predictions.tsv")
+    teacher = read_teacher(teacher_model, task.name, rows["test"])
+    if teacher.fault:
+        run.log(f"note: {teacher.fault}")
     return {
         "classes": {split: class_figures(each, task.labels) for split, each in rows.items()},
-        "against_teacher": compare(rows["test"], teacher_rows),
+        "against_teacher": compare(rows["test"], teacher.rows),
         "teacher": weights_size(find_snapshot(teacher_model).resolve()) if teacher_model else None,
     }
 

@@ -34,6 +34,7 @@ from modeling.reports.run_report import (
 )
 from modeling.reports.tensorboard import Board
 from modeling.snapshots.folder import read_model
+from modeling.training.evaluation import acceptance_figures
 from modeling.training.run import Run
 from util import UserError
 
@@ -609,3 +610,26 @@ def test_a_board_without_a_package_is_refused_at_the_start(monkeypatch):
     argv = ["--task_name", "senti", "--data_dir", DATA["data_dir"], "--log_dir", "x"]
     with pytest.raises(UserError, match="pip install tensorboardX"):
         config.parse("", config.task, config.training, argv=argv)
+
+
+@pytest.mark.parametrize("column, other", [(2, "kitchen"), (3, "negative"), (None, None)])
+def test_a_teacher_of_another_test_split_is_not_set_beside(sandbox, column, other):
+    """A domain, a label or a row that differs: no figure of the teacher's, and page and log say why."""
+    path = sandbox / "teacher" / "predictions.tsv"
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [line for line in lines if line[0] == "test"]
+    changed = next(row for row in rows if column is None or row[column] != other)
+    expected = f"domain {changed[2]!r}, label {changed[3]!r}"
+    if column is None:
+        lines.remove(changed)
+    else:
+        changed[column] = other
+    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+    log = []
+    run = types.SimpleNamespace(folder=sandbox / "student", log=log.append)
+    teacher, meta = best(sandbox / "teacher"), contents(best(sandbox / "student"), "meta.json")
+    assert acceptance_figures(run, BUILT_IN["senti"], teacher)["against_teacher"] is None
+    page = Page(run_page(sandbox / "student", meta, {}, teacher))
+    for text in (page.text, "\n".join(log)):
+        assert f"test example {changed[1]}: found " in text and f"expected {expected}" in text
+    assert "teacher, test" not in page.text and "F1 of the teacher" not in page.text
