@@ -20,6 +20,7 @@ from data.prepare.amazon import leaks
 from data.prepare.splitting import connected_groups, shuffle
 from data.prepare.task_files import count_table, write_task
 from data.tasks import BUILT_IN, clean
+from data.wordpiece.characters import has_visible
 from util import UserError, entry
 
 TASK = BUILT_IN["mnli"]
@@ -63,7 +64,7 @@ def read_pairs(path: pathlib.Path) -> tuple[list[Pair], dict]:
     """The pairs of a file in their order, and the lines of those that were dropped.
 
     Returns:
-        a list of Pair, and {reason: numbers of lines}.
+        a list of Pair, and {reason: numbers of lines}; a text without a visible character is empty.
     Raises:
         UserError: a fault, with file and line.
     """
@@ -79,7 +80,7 @@ def read_pairs(path: pathlib.Path) -> tuple[list[Pair], dict]:
                     f"{path}:{line}: found {name} {found[:80]!r}, expected one of {', '.join(known)}: mend "
                     "or remove the line."
                 )
-        if premise and hypothesis:
+        if has_visible(premise) and has_visible(hypothesis):
             pairs.append(Pair(premise, hypothesis, genre, label, prompt))
         else:
             dropped["with an empty text"].append(line)

@@ -14,6 +14,7 @@ import numpy as np
 
 from data.prepare.splitting import shuffle
 from data.tasks import SPLITS, Task, clean
+from data.wordpiece.characters import has_visible
 from util import UserError
 
 TASK = Task(
@@ -49,7 +50,7 @@ def read_sentences(archive) -> list[tuple]:
             for line in content.splitlines():
                 name, rating, text = line.split("\t")
                 text = clean(html.unescape(text))
-                if abs(float(rating)) > NEUTRAL and text and text.lower() not in seen:
+                if abs(float(rating)) > NEUTRAL and has_visible(text) and text.lower() not in seen:
                     seen.add(text.lower())
                     rows.append(
                         (

@@ -97,7 +97,7 @@ def some_pairs(prompts, seed=0):
 
 def test_json_lines_are_read_as_they_stand(tmp_path):
     """Quotes, tabs, returns and line separators inside a text; blank lines, \\r, a byte-order mark and
-    numbers for promptID do no harm.
+    numbers for promptID do no harm. A text that nobody sees is empty, as the stages have it.
     """
     path = tmp_path / "multinli_1.0_train.jsonl"
     lines = [
@@ -107,10 +107,11 @@ def test_json_lines_are_read_as_they_stand(tmp_path):
         "  \r",
         json.dumps(record(ODD[2], gold_label="-")),
         json.dumps(record(ODD[2], sentence2=" \t")),
+        json.dumps(record(ODD[2], sentence1="\u200b")),
         json.dumps(record(ODD[2]), ensure_ascii=False),
     ]
     path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
-    assert read_pairs(path) == (ODD, {"without a gold label": [5], "with an empty text": [6]})
+    assert read_pairs(path) == (ODD, {"without a gold label": [5], "with an empty text": [6, 7]})
 
 
 @pytest.mark.parametrize("name, header", [("multinli_1.0_train.txt", PUBLISHED), ("train.tsv", GLUE)])
