@@ -214,10 +214,10 @@ def count_table(task: Task, splits: dict) -> str:
     lines = [f"{'split':<6} {'domain':<14}{''.join(cells)}{'all':>9}"]
     for split, rows in splits.items():
         pairs = [tuple(row[-2:]) for row in rows]
-        for domain in (*task.domains, "all"):
+        for domain in (*task.domains, None):  # None: all of them, as a domain may have the name "all"
             counts = [
-                sum(pair[1] == label and domain in (pair[0], "all") for pair in pairs)
-                for label in task.labels
+                sum(pair[1] == label and domain in (pair[0], None) for pair in pairs) for label in task.labels
             ]
-            lines.append(f"{split:<6} {domain:<14}{''.join(f'{n:>9}' for n in (*counts, sum(counts)))}")
+            cells = "".join(f"{n:>9}" for n in (*counts, sum(counts)))
+            lines.append(f"{split:<6} {'all' if domain is None else domain:<14}{cells}")
     return "\n".join(lines)

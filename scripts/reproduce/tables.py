@@ -43,24 +43,24 @@ def percent(value: Optional[float]) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def table_cells(line: Summary, task: Task) -> dict[str, str]:
-    """The cells of a table line, {column: text}."""
+def table_cells(line: Summary, task: Task) -> list[tuple[str, str]]:
+    """The cells of a table line, (column, text) each; a domain may have the name of another column."""
     low, high = line.interval
     points = "–"
     if line.difference is not None:
         points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in line.difference))
-    return {
-        "row": line.row.name,
-        **{name: percent(line.domains.get(name)) for name in task.domains},
-        "average": percent(line.average),
-        "all": percent(line.all),
-        "sd": percent(line.sd),
-        "95% interval": f"{percent(low)} to {percent(high)}",
-        "difference": points,
-        "dev": percent(line.dev),
-        "setting": str(line.setting),
-        "seeds": str(line.seeds),
-    }
+    return [
+        ("row", line.row.name),
+        *((name, percent(line.domains.get(name))) for name in task.domains),
+        ("average", percent(line.average)),
+        ("all", percent(line.all)),
+        ("sd", percent(line.sd)),
+        ("95% interval", f"{percent(low)} to {percent(high)}"),
+        ("difference", points),
+        ("dev", percent(line.dev)),
+        ("setting", str(line.setting)),
+        ("seeds", str(line.seeds)),
+    ]
 
 
 def shown_groups(lines: list[Summary]) -> dict[str, list[Summary]]:
@@ -86,7 +86,8 @@ def markdown_tables(lines: list[Summary], task: Task) -> str:
     text = []
     for group, members in shown_groups(lines).items():
         rows = [table_cells(line, task) for line in members]
-        text += [f"## {group}", "", markdown_table([*rows[0]], (row.values() for row in rows))]
+        header = [name for name, _ in rows[0]]
+        text += [f"## {group}", "", markdown_table(header, ([cell for _, cell in row] for row in rows))]
     return "\n".join(text)
 
 

@@ -283,6 +283,17 @@ def test_the_table_counts_every_domain_and_class():
     ]
 
 
+def test_a_domain_may_be_called_all():
+    """Its line counts its own rows; the last one those of every domain."""
+    task = dataclasses.replace(TASK, domains=("all", "books"))
+    table = count_table(task, {"dev": [("a", "books", "up"), ("b", "all", "down")]})
+    assert [line.split()[1:] for line in table.splitlines()[1:]] == [
+        ["all", "0", "1", "1"],
+        ["books", "1", "0", "1"],
+        ["all", "1", "1", "2"],
+    ]
+
+
 # ---------------------------------------------------------------------------------------- the task
 
 

@@ -5,6 +5,7 @@ written out by hand.
 import argparse
 import collections
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -765,8 +766,19 @@ def test_a_table_over_one_domain_compares_the_rows_over_its_examples_alone(tiny_
     ]
     line = statistics.summaries(found, task, {"hard": "hard", "meta-full": "hard"})[1]
     assert (line.domains, line.all, line.difference[0]) == ({"books": 0.5}, 0.5, -0.5)
-    assert tables.table_cells(line, task)["dvd"] == "–"
+    assert dict(tables.table_cells(line, task))["dvd"] == "–"
     assert outcomes.over_domain(made_up("hard", 1, 1), None) == made_up("hard", 1, 1)
+
+
+def test_a_domain_may_have_the_name_of_a_column(tiny_data):
+    """Its cell and that of the column stand beside each other."""
+    task = dataclasses.replace(
+        load_task("senti", tiny_data), domains=("all", "dvd", "electronics", "kitchen")
+    )
+    line = statistics.summaries([made_up("hard", 1, 0.5)], load_task("senti", tiny_data), {"hard": "hard"})[0]
+    line = line._replace(domains={"all": 0.25}, all=0.5)
+    cells = tables.table_cells(line, task)
+    assert [cell for name, cell in cells if name == "all"] == ["25.0", "50.0"]
 
 
 def test_plots_are_drawn(tmp_path, tiny_data):
