@@ -728,8 +728,8 @@ def prediction(parser):
     group = parser.add_argument_group(
         "prediction",
         "Labels for raw texts from a snapshot alone: it takes no data, task or teacher. One process does "
-        "it; --resume, --device and --eval_batch_size_per_device count, flags of ranks, "
-        "records and training do not.",
+        "it; --resume, --vocab_file, --do_lower_case, --device, --encoder, --cpu_threads and "
+        "--eval_batch_size_per_device count, flags of ranks, records and training do not.",
     )
     group.add_argument(
         "--do_predict",

@@ -36,13 +36,14 @@ def wants_prediction(args):
     if not args.do_predict:
         alone = (
             "predict_file",
+            "predict_format",
             "output_file",
             "text_column",
             "min_confidence",
             *(["model_load_dir"] if hasattr(args, "student_model") else []),
         )
         for name in alone:
-            if getattr(args, name) is not None:
+            if name in args.changed:
                 raise UserError(
                     f"--{name} is for a prediction, and --do_predict is not given: give it, or leave "
                     f"--{name} out."

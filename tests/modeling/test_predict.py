@@ -430,7 +430,20 @@ def test_a_prediction_is_a_run_of_its_own(place, golden, run):
     for name in ("do_train", "do_eval"):
         says(place, f"--do_predict and --{name}", run=run, **{name: True})
     refused(golden, SCRIPT[run], "--predict_file", "--do_predict is not given", predict_file="texts")
+    refused(golden, SCRIPT[run], "--predict_format", "--do_predict is not given", predict_format="csv")
     refused(golden, "meta_distill", "--model_load_dir", "--do_predict is not given", model_load_dir="bert")
+
+
+def test_the_help_names_the_flags_that_count():
+    """Each of PredictionOptions that is no flag of the prediction's own group, and no other."""
+    parser = config.Parser("")
+    config.prediction(parser)
+    (group,) = [each for each in parser._action_groups if each.title == "prediction"]
+    own = {action.dest for action in group._group_actions} | {"model_load_dir"}
+    others = set(prediction.PredictionOptions._fields) - own
+    assert {word.strip(",;") for word in group.description.split() if word.startswith("--")} == {
+        f"--{name}" for name in others
+    }
 
 
 def test_task_and_data_are_needed_for_all_else():
