@@ -12,7 +12,6 @@ import signal
 import numpy as np
 
 from data.lines import EmptyText
-from data.wordpiece.characters import has_visible
 from tokenization import encode
 from util import UserError, stop_with_parent
 
@@ -22,21 +21,13 @@ WORTH_A_PROCESS = 8  # blocks to a worker process, below which starting it costs
 _work = None  # in a worker process: what takes a list of rows to a block
 
 
-def encode_line(tokenizer, text_a, text_b, seq_length, where):
-    """`encode` of the text or pair that stands at `where`, a file and a line.
-    EmptyText: a text without a visible character.
-    """
-    if not (has_visible(text_a) and (text_b is None or has_visible(text_b))):
-        raise EmptyText(f"{where}: found no token in the text, expected at least one: mend or drop the line.")
-    return encode(tokenizer, text_a, text_b, seq_length)
-
-
-def encode_rows(path, rows, parse, tokenizer, seq_length, size):
+def encode_rows(rows, parse, tokenizer, seq_length, size):
     """Yields blocks of up to `size` rows, in their order.
 
     Args:
-        path: the file, for sentences; rows: an iterable of (line, bytes).
-        parse: takes (line, bytes) to (text, second text or None, domain, label); it may raise a UserError.
+        rows: an iterable of (line, bytes).
+        parse: takes (line, bytes) to (text, second text or None, domain, label); it may raise a UserError,
+            and raises an EmptyText for a text without a visible character.
     Returns (yields):
         {input_ids, input_mask, segment_ids: int32 [n, T]; domain, label, idxs: int32 [n]; was_cut: bool [n]},
         idxs counted from 0.
@@ -45,7 +36,7 @@ def encode_rows(path, rows, parse, tokenizer, seq_length, size):
     """
 
     def work(chunk):
-        examples, empty = _encode_chunk(path, chunk, parse, tokenizer, seq_length)
+        examples, empty = _encode_chunk(chunk, parse, tokenizer, seq_length)
         return (None if empty else _stack(*zip(*examples))), empty
 
     start, empty = 0, []
@@ -63,7 +54,7 @@ def encode_rows(path, rows, parse, tokenizer, seq_length, size):
         raise EmptyText(_empty_sentence(empty))
 
 
-def _encode_chunk(path, chunk, parse, tokenizer, seq_length):
+def _encode_chunk(chunk, parse, tokenizer, seq_length):
     """[(Features, domain, label)] of some rows, and [(line, sentence)] of those that are empty.
 
     The rows end before the first other fault behind an empty one.
@@ -72,8 +63,7 @@ def _encode_chunk(path, chunk, parse, tokenizer, seq_length):
     for line, raw in chunk:
         try:
             text_a, text_b, domain, label = parse(line, raw)
-            features = encode_line(tokenizer, text_a, text_b, seq_length, f"{path}:{line}")
-            examples.append((features, domain, label))
+            examples.append((encode(tokenizer, text_a, text_b, seq_length), domain, label))
         except EmptyText as fault:
             empty.append((line, str(fault)))
         except UserError:

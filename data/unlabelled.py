@@ -9,7 +9,7 @@ import numpy as np
 
 from data.batches import Examples
 from data.encoding import TOKENS, encode_rows
-from data.lines import lookup_index, open_text, split_fields
+from data.lines import check_texts, lookup_index, open_text, split_fields
 from data.selection import describe_cut, domain_mask
 from util import UserError
 
@@ -42,6 +42,7 @@ def text_parser(task, path):
         if task.domain in row:
             domain = lookup_index(path, line, task.domain, row[task.domain], domains)
         texts = [row[name] for name in task.text]
+        check_texts(path, line, task.text, texts)
         return texts[0], texts[1] if len(texts) == 2 else None, domain, 0
 
     return parse
@@ -117,7 +118,7 @@ def unlabelled_examples(path, seq_length, selection, task, tokenizer, start):
     Raises:
         UserError: a fault in the file, or a file without texts.
     """
-    blocks = encode_rows(path, _rows(path), text_parser(task, path), tokenizer, seq_length, SIZE)
+    blocks = encode_rows(_rows(path), text_parser(task, path), tokenizer, seq_length, SIZE)
     texts = PackedTexts(blocks, seq_length, tokenizer.vocab_size, tokenizer.vocab["[PAD]"])
     N = len(texts.lengths)
     if not N:

@@ -26,7 +26,7 @@ from data.tasks import SPLITS, Example, Task, clean, load_task, read_examples, s
 from data.wordpiece.characters import has_visible
 from modeling.snapshots.best import find_snapshot
 from modeling.snapshots.weights import WEIGHTS, read_weights
-from tokenization import FullTokenizer, tokenizer_for
+from tokenization import tokenizer_for
 from util import UserError, entry, random_stream
 
 NEIGHBOURS = 15  # candidates for the place of a word, as in TinyBERT
@@ -68,7 +68,7 @@ class Neighbours:
     A whole word is a token of letters alone that is no continuation (`##ing`) and at least two letters long.
 
     Args:
-        vectors: float [V, H]; tokens: the vocabulary, token number i at place i.
+        vectors: float [V, H]; tokens: the vocabulary, token number i at place i, "" where there is none.
     """
 
     def __init__(self, vectors: np.ndarray, tokens: list):
@@ -219,14 +219,6 @@ def make_parser():
     return parser
 
 
-def ordered_tokens(tokenizer: FullTokenizer) -> list:
-    """The vocabulary in the order of its ids; an id without a token is an empty string."""
-    tokens = [""] * (max(tokenizer.vocab.values()) + 1)
-    for token, number in tokenizer.vocab.items():
-        tokens[number] = token
-    return tokens
-
-
 @entry
 def main():
     args = make_parser().parse_args()
@@ -235,7 +227,7 @@ def main():
     examples = choose_examples(task, args.data_dir, options(Selection, args))
     model = find_snapshot(args.model_load_dir)
     tokenizer = tokenizer_for(model, args.vocab_file)
-    neighbours = Neighbours(read_word_vectors(model), ordered_tokens(tokenizer))
+    neighbours = Neighbours(read_word_vectors(model), tokenizer.inv_vocab)
     rates = Rates(args.replace, args.drop, args.recombine)
     rows = augment(examples, args.copies, rates, neighbours, tokenizer.do_lower_case, args.seed)
     written = write_texts(args.output_file, task, rows)

@@ -34,7 +34,7 @@ def encode_split(task, data_dir, split, tokenizer, seq_length, size=PART_SIZE):
     """
     path = split_path(data_dir, split)
     read = example_parser(task, path)
-    yield from encode_rows(path, example_rows(path), lambda *row: read(*row)[:4], tokenizer, seq_length, size)
+    yield from encode_rows(example_rows(path), lambda *row: read(*row)[:4], tokenizer, seq_length, size)
 
 
 def source_facts(task, tsv, split, tokenizer, seq_length):

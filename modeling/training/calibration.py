@@ -81,7 +81,7 @@ def calibrate_snapshot(folder, model, heldout):
         raise UserError(
             f"--calibrate: {folder.path} has no classifier to put a temperature in: leave --calibrate out."
         )
-    load_weights(model, folder, allow_missing=("domain_head.", *STUDENT_ONLY))
+    load_weights(model, folder, allow_missing=STUDENT_ONLY)
     label = heldout.splits["dev"]["label"]
     temperature = fit_temperature(heldout.logits(model, "dev"), label)
     if get_rank() == 0:

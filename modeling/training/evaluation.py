@@ -51,7 +51,7 @@ def evaluate_snapshot(run, folder, model, heldout, options):
     Returns:
         the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test.
     """
-    load_weights(model, folder, allow_missing=("domain_head.", *STUDENT_ONLY))
+    load_weights(model, folder, allow_missing=STUDENT_ONLY)
     task = heldout.task
     results = {
         "task": task.name,

@@ -7,9 +7,11 @@ import pytest
 from conftest import best, call, stage_flags
 
 from data.batches import Examples, domain_mix
+from data.encoding import encode_rows
 from data.store.knowledge import Knowledge
 from data.tasks import Task
 from data.unlabelled import text_parser, with_pseudo_labels
+from util import UserError
 
 TEXTS = (
     "the plot is great",
@@ -95,6 +97,21 @@ def test_a_student_of_one_domain_takes_those_of_its_domain(sandbox):
     assert note in (sandbox / "more" / "log.txt").read_text()
 
 
+def test_empty_texts_are_told_at_once_as_those_of_the_splits_are(tmp_path):
+    """By file, line and column, with what to do."""
+    write(tmp_path, lines=("\u200b", "good", " ", "\ufe0f"))
+    task = Task("any", ("review",), "domain", "sentiment", ("positive", "negative"), ("books", "dvd"))
+    path = tmp_path / "more.tsv"
+    rows = enumerate(path.read_bytes().splitlines(), 1)
+    empty = [row for row in rows if row[0] > 1 and b"good" not in row[1]]
+    with pytest.raises(UserError) as caught:
+        list(encode_rows(empty, text_parser(task, path), None, 8, 4))
+    assert str(caught.value) == (
+        f"{path}:2: found no token in the text of 'review', expected a text: fill it or remove the line; "
+        "the same in 2 more line(s): 4, 5."
+    )
+
+
 def stacked(count, start, **columns):
     """Examples in memory, numbered from `start`, whose tokens are their numbers."""
     idxs = np.arange(start, start + count, dtype=np.int32)
@@ -156,7 +173,7 @@ def test_the_same_texts_in_both_stages(sandbox):
     [
         ("review\tsentiment\na b\tpositive\n", "more.tsv:1: found 'review', 'sentiment'"),
         ("review\n", "no texts"),
-        ("review\n\n", "more.tsv:2: found no token"),
+        ("review\n\n", "more.tsv:2: found an empty 'review'"),
         ("review\tdomain\na\tcars\n", "more.tsv:2: found domain 'cars'"),
         ("review\na\tb\n", "more.tsv:2: found 2 column(s)"),
         (None, "cannot be read"),
