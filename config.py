@@ -307,7 +307,8 @@ def selection(parser):
         "--data_portion",
         type=number(float, 0.0, 1.0, open_low=True),
         default=1.0,
-        help="share of the training examples, stratified by domain and label, at least one of each",
+        help="share of the training examples, stratified by domain and label, at least one of each; "
+        "which ones hangs on --seed: give the same one to every stage that has this flag",
     )
 
 

@@ -164,8 +164,8 @@ class Knowledge:
             raise UserError(
                 f"{self.folder}: found no knowledge of {missing.size} examples, the first being number "
                 f"{missing[0]}: "
-                f"{STAGE_3}, and with the same --train_example_num, --data_portion, --domain and "
-                "--exclude_domain."
+                f"{STAGE_3}, and with the same --train_example_num, --domain, --exclude_domain, "
+                "--data_portion and, with --data_portion, the same --seed."
             )
         return rows
 

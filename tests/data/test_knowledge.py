@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from fuzz import WRONG, with_value
 
 from data.engine import load_oneflow
+from data.selection import Selection
 from data.store import knowledge_format as module
 from data.store.files import write_json
 from data.store.knowledge import Knowledge, knowledge_folder
@@ -205,13 +207,18 @@ def test_another_teacher_or_other_records(tmp_path):
 
 @pytest.mark.parametrize("idxs", [[1], [0, 302], [-1], [0, 2, 4]])
 def test_an_example_without_knowledge(tmp_path, idxs):
-    """Asking for an example that stage 3 did not see is told by its number, before anything is read."""
+    """Asking for an example that stage 3 did not see is told by its number, before anything is read.
+
+    Every flag that decides which examples there are is named.
+    """
     knowledge = write(tmp_path / "k", make_items())
     missing = next(number for number in idxs if number not in IDXS)
     with pytest.raises(
         UserError, match=f"no knowledge of 1 examples, the first being number {missing}: run meta_teacher"
-    ):
+    ) as caught:
         knowledge.read(np.array(idxs))
+    told = set(re.findall(r"--(\w+)", str(caught.value)))
+    assert told == set(Selection._fields) - {"eval_example_num"}  # of dev, which stage 3 does not read
 
 
 @pytest.mark.parametrize("key", ["logits", "representation", "domain_feature", "attention", "hidden"])
