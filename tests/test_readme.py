@@ -556,7 +556,7 @@ GOOD = (
     "old, new, why",
     [
         ("--seq_length", "--seq_lenght", "--seq_lenght"),
-        ("--seq_length=64", "--seq_length=none", "invalid"),
+        ("--seq_length=64", "--seq_length=none", "expected a whole number"),
         ("preprocess.py --task", "preproces.py --task", "there is no preproces.py"),
         ("data.prepare.fetch", "data.fech", "there is no data/fech.py"),
         ("1_preprocess.sh", "1_preproces.sh", "there is no scripts/1_preproces.sh"),
