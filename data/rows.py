@@ -50,7 +50,7 @@ class Row(NamedTuple):
     fault: Optional[str] = None
 
 
-def detect_form(path, form="auto"):
+def form_and_compression(path, form="auto"):
     """The form of the file `path` and whether it is compressed, by suffixes such as .csv.gz or by `form`."""
     suffixes = [suffix[1:].lower() for suffix in pathlib.Path(path).suffixes]
     compressed = suffixes[-1:] == ["gz"]
@@ -67,7 +67,7 @@ def open_rows(path, form):
         yield limited_lines("standard input", sys.stdin.buffer)
         return
     with open_text(path, "a file of texts: check --predict_file") as file:
-        compressed = detect_form(path, form)[1]
+        compressed = form_and_compression(path, form)[1]
         yield unpacked(path, file) if compressed else limited_lines(path, file)
 
 
@@ -100,7 +100,7 @@ def unpacked(path, file):
 
 def count_lines(path):
     """How many lines a file has; None for one that can be read but once or would have to be unpacked."""
-    if path == "-" or not pathlib.Path(path).is_file() or detect_form(path)[1]:
+    if path == "-" or not pathlib.Path(path).is_file() or form_and_compression(path)[1]:
         return None
     with open(path, "rb") as file:
         return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional, Union
 
 import numpy as np
 
-from data.rows import Table, count_lines, detect_form, open_rows
+from data.rows import Table, count_lines, form_and_compression, open_rows
 from data.tasks import Task
 from modeling.cpu.encoder import choose_encoder
 from modeling.inference import DomainTable, infer, select_device
@@ -69,7 +69,7 @@ def wants_prediction(args):
 
 def answer_form(predict_file, predict_format):
     """The form of the answers: that of the texts, TSV for plain lines."""
-    form, _ = detect_form(predict_file, predict_format)
+    form, _ = form_and_compression(predict_file, predict_format)
     return "tsv" if form == "lines" else form
 
 
@@ -110,7 +110,7 @@ def predict(options):
     check_fits_model(folder, task, seq_length, tokenizer)
     probabilities = load_classifier(folder, task, domains, options)
     text = choose_columns(options.text_column, task.text)
-    form, _ = detect_form(options.predict_file, options.predict_format)
+    form, _ = form_and_compression(options.predict_file, options.predict_format)
     path = STDIN if options.predict_file == "-" else options.predict_file
     facts = {
         "model": folder.sha256,

@@ -11,8 +11,8 @@ from modeling.snapshots.weights import WEIGHTS
 from util import sha256
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model"}
-PATHS |= {"knowledge_dir", "unlabelled_file", "model_save_dir", "resume_from", "config", "log_dir"}
+MACHINE_PATHS = {"data_dir", "ofrecord_dir", "vocab_file", "model_load_dir", "student_model", "teacher_model"}
+MACHINE_PATHS |= {"knowledge_dir", "unlabelled_file", "model_save_dir", "resume_from", "config", "log_dir"}
 # A machine may have these for itself, and of paths the content counts; the last two are not flags.
 OWN = {"node_rank", "master_addr", "network_timeout", "cpu_threads", "resave_ofrecord", "resume"}
 OWN |= {"changed", "defaults"}
@@ -35,7 +35,7 @@ def machine_facts(flags: dict, local_ranks: int) -> dict:
         flags: {name: value} of a script.
         local_ranks: how many ranks this machine takes part with.
     """
-    alike = {f"--{name}": str(value) for name, value in flags.items() if name not in OWN | PATHS}
+    alike = {f"--{name}": str(value) for name, value in flags.items() if name not in OWN | MACHINE_PATHS}
     versions = {name: importlib.metadata.version(name) for name in ("oneflow", "numpy")}
     return {
         **alike,

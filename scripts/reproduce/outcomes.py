@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
     curve: dict  # {step: accuracy on dev over all its runs}
 
 
-def read_predictions(folder: Path) -> dict[str, dict]:
+def read_answers(folder: Path) -> dict[str, dict]:
     """The predictions of a run, {split: {idxs: (domain, label, predicted)}}.
 
     Raises:
@@ -52,7 +52,7 @@ def read_predictions(folder: Path) -> dict[str, dict]:
 
 def dev_accuracy(folders: list[Path]) -> float:
     """Share of right answers on dev over all runs in `folders`."""
-    answers = itertools.chain.from_iterable(read_predictions(folder)["dev"].values() for folder in folders)
+    answers = itertools.chain.from_iterable(read_answers(folder)["dev"].values() for folder in folders)
     right = [label == predicted for _, label, predicted in answers]
     return sum(right) / len(right)
 
@@ -65,7 +65,7 @@ def read_outcome(row: Row, seed: int, setting: Setting, runs: list[tuple[Path, O
     """
     test = {}
     for folder, domain in runs:
-        for idxs, line in read_predictions(folder)["test"].items():
+        for idxs, line in read_answers(folder)["test"].items():
             if domain in (None, line[0]):
                 test[idxs] = line
     folders = [folder for folder, _ in runs]

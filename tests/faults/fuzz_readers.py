@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 from fuzz_folders import TASK
 
-from data.rows import FORMS, AnswerWriter, Table, detect_form, open_rows
+from data.rows import FORMS, AnswerWriter, Table, form_and_compression, open_rows
 from data.store.knowledge import Knowledge
 from data.store.records import Records
 from data.tasks import load_task, read_examples, split_path
@@ -81,7 +81,7 @@ def read_texts(folder):
 
 def answer_texts(path):
     """Reads and answers a file of texts. Returns the faults of its rows."""
-    form, _ = detect_form(path)
+    form, _ = form_and_compression(path)
     with open_rows(path, "auto") as lines:
         table = Table(path, lines, form, ("text",), TASK.labels)
         rows = list(table)

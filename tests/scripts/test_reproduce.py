@@ -615,7 +615,7 @@ def test_a_label_may_have_the_name_of_a_column(tmp_path):
     path = folder / "predictions.tsv"
     header, *lines = path.read_text().splitlines()
     path.write_text("\n".join([header + "\tlabel\tsplit", *(line + "\t0.9\t0.1" for line in lines)]) + "\n")
-    assert outcomes.read_predictions(folder) == {
+    assert outcomes.read_answers(folder) == {
         "test": {0: ("d", "split", "label")},
         "dev": {0: ("d", "label", "label")},
     }
@@ -625,18 +625,18 @@ def test_predictions_that_their_run_has_not_written_are_refused(tmp_path):
     """A sentence names the file and what to do for predictions edited by hand, cut in a line, or gone."""
     folder = write_run(tmp_path / "run", [("d", "up", "down")] * 9, [("d", "up", "up")])
     path = folder / "predictions.tsv"
-    whole, old = path.read_text(), outcomes.read_predictions(folder)  # of a version that kept no hash
+    whole, old = path.read_text(), outcomes.read_answers(folder)  # of a version that kept no hash
     write_json(folder / "results.json", {"parameters": 7, "predictions_sha256": sha256(path)})
-    assert outcomes.read_predictions(folder) == old
+    assert outcomes.read_answers(folder) == old
     for content in (whole.replace("down", "up", 1), whole[:-20], ""):
         path.write_text(content)
         with pytest.raises(UserError, match="predictions.tsv: its content is not what its run has written"):
-            outcomes.read_predictions(folder)
+            outcomes.read_answers(folder)
     (folder / "results.json").write_text("{}")
     for content in (whole[:-7], whole.replace("test\t3", "tset\t3"), whole.replace("\t3\t", "\tx\t")):
         path.write_text(content)
         with pytest.raises(UserError, match=r"predictions.tsv:\d+: found a line that is cut or changed"):
-            outcomes.read_predictions(folder)
+            outcomes.read_answers(folder)
     path.unlink()
     with pytest.raises(UserError, match="predictions.tsv: missing"):
         outcomes.dev_accuracy([folder])
