@@ -57,24 +57,25 @@ def module_parser(description, module=None):
     return Parser(description, argparse.RawDescriptionHelpFormatter, prog=module and f"python3 -m {module}")
 
 
-def parse(description, *groups, argv=None):
+def parse(description, *groups, argv=None, prog=None):
     """The flags of the given groups, checked.
 
     Args:
         description: what the script does, for --help.
         groups: functions that add flags to a parser, such as `task` below.
         argv: the words of the command line; None: those of this process.
+        prog: what the help and mistakes call the command; None: the name of its file.
     Returns:
         the flags, and beside them `defaults` and `changed`: {name: its default}, {name: its value where that
         is another}.
     Raises:
         UserError: an unknown or abbreviated flag, a value of the wrong type or out of range.
     """
-    parser, words = Parser(description), sys.argv[1:] if argv is None else argv
+    parser, words = Parser(description, prog=prog), sys.argv[1:] if argv is None else argv
     parser.add_argument("--version", action="version", version=read_version())
     for group in (*groups, flag_file):
         group(parser)
-    first = Parser(description, add_help=False)
+    first = Parser(description, prog=prog, add_help=False)
     flag_file(first)
     path = first.parse_known_args(words)[0].config
     args = parser.parse_args([*file_words(parser, path), *words] if path else words)
@@ -244,7 +245,7 @@ def task(parser):
     group = parser.add_argument_group("task and records")
     group.add_argument(
         "--task_name",
-        help="name of the task, needed for all but prediction: senti, or the name in the data folder's "
+        help="name of the task, needed for all but prediction: senti, mnli, or the name in the data folder's "
         "task.json",
     )
     group.add_argument(
@@ -308,7 +309,7 @@ def selection(parser):
         type=number(float, 0.0, 1.0, open_low=True),
         default=1.0,
         help="share of the training examples, stratified by domain and label, at least one of each; "
-        "which ones hangs on --seed: give the same one to every stage that has this flag",
+        "which ones they are depends on --seed: give the same one to every stage that has this flag",
     )
 
 

@@ -74,7 +74,7 @@ def main():
     domains = DomainTable(len(task.domains), tuple(seen))
     run = open_run(args, None if args.do_train else folder.path)
     run.log("\n".join([describe_tokenizer(tokenizer), *map(records_line, records.values())]))
-    note_other_scores(run, examples, records["train"])
+    note_other_scores(run, examples, records["train"], folder)
 
     # ------------ model
     class_heads = args.class_heads if args.do_train else class_head_kind(folder)
@@ -112,8 +112,15 @@ def main():
         evaluate_snapshot(run, best_snapshot(run), model, heldout, shown)
 
 
-def note_other_scores(run, examples, records):
-    """Says in the log where the prototype scores are of other training examples than the chosen ones."""
+def note_other_scores(run, examples, records, folder):
+    """Says in the log where the prototype scores are of other training examples than the chosen ones, or of
+    another pretrained model than that of `folder`, a ModelFolder.
+    """
+    if folder.meta is None and records.scores.get("encoder_sha256") != folder.sha256:
+        run.log(
+            f"note: the prototype scores were made by another model than {folder.path}: give stages 1 and 2 "
+            "the same one (--model_load_dir; MODEL of the scripts)"
+        )
     if not examples_facts(examples["idxs"]).items() <= records.scores.items():
         run.log(
             "note: the prototype scores were made of other training examples than these: run preprocess.py "
@@ -126,7 +133,7 @@ def explain_domain_loss(run, seen):
     if seen == 1:
         run.log(
             "note: with a single domain to train on, the domain head has nothing to learn: "
-            "--domain_loss_weight 0 leaves it out"
+            "--domain_loss_weight 0 leaves it out (stage 4 then needs --transfer_loss_weight 0)"
         )
     else:
         run.log(f"a domain head that ignores its input has a loss of log {seen} = {np.log(seen):.4f}")

@@ -84,7 +84,8 @@ def load_task(task_name, data_dir):
     path = pathlib.Path(data_dir, "task.json")
     if not path.parent.is_dir():
         raise UserError(
-            f"{data_dir}: no such folder, expected the data of task '{task_name}': check --data_dir."
+            f"{data_dir}: no such folder, expected the data of task '{task_name}': check --task_name and "
+            "--data_dir (TASK_NAME and DATA_DIR of the scripts)."
         )
     if os.path.lexists(path.with_name(REPLACEMENT)):
         raise UserError(

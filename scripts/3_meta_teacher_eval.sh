@@ -4,6 +4,9 @@
 # flags go to meta_teacher_eval.py.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+if [ -d "$TEACHER_RUN" ] && [ ! -e "$TEACHER_RUN/results.json" ]; then
+    echo "note: the run $TEACHER_RUN is not finished: scripts/2_meta_teacher.sh goes on with it" >&2
+fi
 exec "$PYTHON" meta_teacher_eval.py \
     --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --model_load_dir "$TEACHER_RUN" \
     --seq_length "$SEQ_LENGTH" --seed "$SEED" "$@"

@@ -9,7 +9,7 @@ STUDENT_LAYERS=${STUDENT_LAYERS:-3}             # evenly spaced ones of STUDENT_
 STUDENT_EPOCHS=${STUDENT_EPOCHS:-6}
 STUDENT_LEARNING_RATE=${STUDENT_LEARNING_RATE:-2e-4}
 
-use_finished_run "$STUDENT_RUN" STUDENT_RUN
+[[ " $* " == *" --calibrate "* ]] || use_finished_run "$STUDENT_RUN" STUDENT_RUN  # calibrated afterwards, too
 exec "$PYTHON" meta_distill.py \
     --task_name "$TASK_NAME" --data_dir "$DATA_DIR" --student_model "$STUDENT_MODEL" \
     --student_layers "$STUDENT_LAYERS" --teacher_model "$TEACHER_RUN" --model_save_dir "$STUDENT_RUN" \

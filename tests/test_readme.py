@@ -37,6 +37,7 @@ USERS_OWN = {  # what only the user has, and words by which the text of the page
     "reviews.csv": "a CSV, TSV or JSONL file",
     "texts.txt": "one text a line",
     "unlabelled.tsv": "FDU-MTL's files",
+    "more.tsv": "a TSV with the text column",
     "-": "`-` is standard input",
 }
 MADE_BY_SCRIPT = {
@@ -53,7 +54,7 @@ PATH_FLAG = re.compile(
 )
 PATH_VARIABLE = re.compile(r"(\w+_)?(DIR|FILE|PYTHON|MODEL|RUN)")
 PLACEHOLDER = re.compile(r"([A-Z]+_)*(FOLDER|RUN|SNAPSHOT|DIR|FILE|NAME|TEACHER|STUDENT|MODEL)")
-OTHER_PROGRAMS = {"source", "cd", "git", "cat", "head", "less", "tar"}
+OTHER_PROGRAMS = {"source", "cd", "git", "cat", "head", "less", "sed", "tar"}
 ABSOLUTE = re.compile(r"(?<![\w.:/*)>-])(~|/(home|root|tmp|work|usr|opt|mnt|Users))/")
 
 # --------------------------------------------------------------------------------------- reading a page

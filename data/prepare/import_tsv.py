@@ -117,10 +117,16 @@ def make_task(name: str, columns: Columns, rows: list[Row], labels=None) -> Task
     )
 
 
-def check_splits(task: Task, splits: dict) -> None:
+def check_splits(task: Task, splits: dict, given: list[str]) -> None:
     """Refuses a train without some domain or label, and a split without rows: no stage takes such; notes what
-    dev and test have none of.
+    dev and test have none of. given: the flags that name files of their own for dev and test.
     """
+    remedy = "add rows, take larger portions, or leave rare ones out with --min_examples N --drop_rare"
+    if given:
+        remedy = (
+            f"add rows to --source, or take them out of {' and '.join(given)} (rows of a label go by "
+            "--labels NAME=)"
+        )
     for split, rows in splits.items():
         cells = collections.Counter((row.domain, row.label) for row in rows)
         missing = missing_names(
@@ -131,8 +137,7 @@ def check_splits(task: Task, splits: dict) -> None:
         if not rows or missing and split == "train":
             raise UserError(
                 f"{split}: found no row for the {missing}, expected some of each domain and class in train "
-                "and some rows in dev and test: add rows, take larger portions, or leave rare ones out with "
-                "--min_examples N --drop_rare."
+                f"and some rows in dev and test: {remedy}."
             )
         if missing:
             print(f"{split}: note: none of {missing}")
@@ -207,13 +212,18 @@ def without_rare(args, tables: dict) -> tuple[dict, set[str]]:
     """
     if (rare := find_rare(tables, args.min_examples)) and not args.drop_rare:
         raise UserError(
-            f"{args.source[0]}: found fewer than {args.min_examples} rows of {_rare_summary(rare)}, expected "
-            "more: add rows, name a lower --min_examples, or drop them with --drop_rare."
+            f"{', '.join(_sources(args))}: found fewer than {args.min_examples} rows of "
+            f"{_rare_summary(rare)}, expected more: add rows, name a lower --min_examples, or drop them with "
+            "--drop_rare."
         )
     tables, dropped = drop_rare(tables, args.min_examples)
     if dropped:
         print(f"dropped by --drop_rare: {_rare_summary(dropped)}")
     return tables, {name for kind, name in dropped if kind == "label"}
+
+
+def _sources(args):
+    return [path for path in (*args.source, args.dev, args.test) if path]
 
 
 def _rare_summary(rare):
@@ -265,7 +275,7 @@ def main():
         **split_rows(tables["train"], read_portions(args), args.seed),
         **{split: tables[split] for split in tables if split != "train"},
     }
-    check_splits(task, splits)
+    check_splits(task, splits, [f"--{split}" for split in ("dev", "test") if split in tables])
     write_task(task, args.data_dir, {split: plain_rows(rows) for split, rows in splits.items()})
 
     # ------------ the report

@@ -160,7 +160,11 @@ def _stale(records, facts):
                     "teacher and student need one vocabulary, in every stage, so name theirs, "
                     f"or {STAGE_1} and this one."
                 )
-            return f"{records.folder}: found records made with {key} {found}, expected {expected}: {STAGE_1}."
+            if key in ("seq_length", "truncate"):
+                remedy = f"give every stage --{key} {records.manifest[key]}, or {STAGE_1} for this one"
+            else:
+                remedy = STAGE_1
+            return f"{records.folder}: found records made with {key} {found}, expected {expected}: {remedy}."
     return (
         f"{records.folder}: found records of other tokens than the TSV now gives, expected the same: "
         f"{STAGE_1}."

@@ -71,7 +71,14 @@ def read_model(path, what="--model_load_dir"):
 def _check_files(path, what, needed):
     """Raises a UserError where the folder, or a file `needed` in it, is missing or of another kind."""
     if not path.is_dir():
-        raise UserError(f"{what} {path}: there is no such folder.")
+        raise UserError(
+            f"{what} {path}: there is no such folder; models are not fetched by name: download one and name "
+            "its folder."
+        )
+    if (path / "flags.json").is_file() and not (path / "config.json").exists():
+        raise UserError(
+            f"{what} {path}: this run has no best snapshot yet: let its training go on, with --do_eval."
+        )
     if not (path / "meta.json").exists():
         check_is_bert(path, what)
     if source_format(path):

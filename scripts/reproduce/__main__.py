@@ -124,7 +124,7 @@ def print_commands(rows: list[Row], task: Task, args: Namespace) -> None:
 @entry
 def main():
     groups = (flags.what, flags.perturbation, flags.training, flags.running)
-    args = config.parse(__doc__.split("\n\n")[0], *groups)
+    args = config.parse(__doc__.split("\n\n")[0], *groups, prog="scripts/reproduce.sh")
     task, reported = load_task(args.task_name, args.data_dir), chosen_rows(args.rows)
     rows, original, change = with_teachers(reported), args, perturbation(args, task)
     if args.grid:

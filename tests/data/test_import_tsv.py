@@ -636,6 +636,7 @@ def test_only_train_must_have_all_names(command, tmp_path):
     assert (
         outcome.code == 2 and "train: found no row for the domain a, b, c; class odd, expected" in outcome.err
     )
+    assert "--source" in outcome.err and "--dev" in outcome.err and "--drop_rare" not in outcome.err
     assert not (tmp_path / "other").exists()
 
 
@@ -657,8 +658,8 @@ def test_only_train_must_have_all_names(command, tmp_path):
         (
             table(8),
             "--min_examples 5",
-            "found fewer than 5 rows of domain 'books' (4), domain 'dvd' (4), label 'down' (4), label 'up' "
-            "(4)",
+            "in.csv: found fewer than 5 rows of domain 'books' (4), domain 'dvd' (4), label 'down' (4), "
+            "label 'up' (4)",
         ),
         (table(8), "--min_examples 5 --drop_rare", "found no rows left"),
         (table(), "--task_name ../up", "--task_name ../up: expected letters"),

@@ -491,7 +491,10 @@ def test_resave_of_changed_content_names_stage_1(made):
     write_rows(data_dir, [("bad book", 0, 0), *ROWS[1:]])
     with pytest.raises(UserError, match=f"made with tsv_sha256 .*{STAGE_1}"):
         resave(*arguments)
-    with pytest.raises(UserError, match=f"made with seq_length 8, expected 7: {STAGE_1}"):
+    with pytest.raises(
+        UserError,
+        match=f"seq_length 8, expected 7: give every stage --seq_length 8, or {STAGE_1} for this one",
+    ):
         resave(*arguments[:-1], 7)
     write_rows(data_dir)
     resave(*arguments)

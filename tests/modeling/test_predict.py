@@ -366,6 +366,12 @@ def test_a_file_without_texts_is_refused(place, content, expected):
     )
 
 
+def test_semicolons_are_told(place):
+    """As many spreadsheets write a CSV."""
+    (place / "semi.csv").write_bytes(b"text;more\na good book;1\n")
+    says(place, "semi.csv:1: found semicolons, expected columns parted by commas", predict_file="semi.csv")
+
+
 @pytest.mark.parametrize(
     "line", [b"", b" ", b"\xe2\x80\x8b", b"\t \t".replace(b"\t", b"\r"), b"\xc2\xa0\xef\xb8\x8f", b"\x07"]
 )

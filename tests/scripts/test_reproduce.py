@@ -1016,6 +1016,12 @@ def test_students_get_texts_without_labels_and_other_texts_are_another_set(tmp_p
         assert expected in driver.communicate()[1] and driver.returncode == 2
 
 
+def test_mistakes_name_the_script(tmp_path):
+    """As a user calls it: scripts/reproduce.sh, not the file that Python runs."""
+    driver = start(tmp_path, "--rowz", "hard")
+    assert "scripts/reproduce.sh: " in driver.communicate()[1] and driver.returncode == 2
+
+
 def test_a_dry_run_starts_nothing(tmp_path, tiny_data):
     """It prints commands and counts, and makes no folder."""
     (tmp_path / "data").symlink_to(tiny_data)

@@ -60,6 +60,22 @@ def test_a_finished_run_is_used_and_said(stub, tmp_path, script, name):
     assert f"{tmp_path} holds a finished run" in done.stdout and f"another {name}" in done.stdout
 
 
+def test_a_finished_student_is_calibrated(stub, tmp_path):
+    """--calibrate goes on to the stage, which does not train again."""
+    (tmp_path / "results.json").write_text("{}")
+    done = run("4_meta_distill.sh", "--calibrate", PYTHON=stub, STUDENT_RUN=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("--resume\n--calibrate\n")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_teacher_whose_run_is_not_finished_is_told(stub, tmp_path, finished):
+    """Stage 3 takes the best snapshot so far, and says so."""
+    if finished:
+        (tmp_path / "results.json").write_text("{}")
+    done = run("3_meta_teacher_eval.sh", PYTHON=stub, TEACHER_RUN=tmp_path)
+    assert done.returncode == 0 and ("is not finished" in done.stderr) is not finished
+
+
 @pytest.mark.parametrize("script", [*STAGES, "reproduce.sh"])
 def test_a_missing_python_is_told(tmp_path, script):
     """One sentence that names the setup, exit code 2."""

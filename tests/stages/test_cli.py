@@ -13,6 +13,7 @@ import sys
 import conftest
 import pytest
 from conftest import ROOT, STAGES, best, call, call_process, stage_flags
+from safetensors.numpy import load_file, save_file
 from test_stages import CLOCKED, tree
 
 from data.store.files import LOCK, lock
@@ -161,7 +162,11 @@ def test_a_mistake_is_a_sentence_in_a_process_too(golden):
         golden,
         {**stage_flags(golden)["meta_teacher"], "model_save_dir": "new", "model_load_dir": "nowhere"},
     )
-    assert (outcome.code, outcome.err) == (2, "error: --model_load_dir nowhere: there is no such folder.\n")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "error: --model_load_dir nowhere: there is no such folder; models are not fetched by name: download "
+        "one and name its folder.\n",
+    )
 
 
 # --------------------------------------------------------------------------------------- models
@@ -499,6 +504,30 @@ def test_a_run_resumes_only_as_itself(sandbox):
     path.write_text(path.read_text().replace("good", "great"))
     assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0
     refused(sandbox, "meta_teacher", "content_sha256", **flags)
+
+
+def test_scores_of_another_model_are_told(sandbox):
+    """Stage 2 tells of prototype scores that stage 1 made with another model; of its own it says nothing."""
+    flags = {**stage_flags(sandbox)["meta_teacher"], "model_save_dir": "new", "max_steps": 1}
+    assert "scores were made by another model" not in call("meta_teacher", sandbox, flags).out
+    shutil.copytree(sandbox / "bert", sandbox / "other")
+    weights = load_file(sandbox / "other" / "model.safetensors")
+    weights["bert.pooler.dense.bias"] += 1
+    save_file(weights, sandbox / "other" / "model.safetensors", metadata={"format": "pt"})
+    outcome = call("meta_teacher", sandbox, {**flags, "model_load_dir": "other", "model_save_dir": "newer"})
+    assert (
+        outcome.code == 0
+        and "note: the prototype scores were made by another model than other" in outcome.out
+    )
+
+
+def test_a_run_without_a_best_snapshot_is_told(sandbox):
+    """A run that was stopped before its first evaluation is no model yet."""
+    (sandbox / "started").mkdir()
+    (sandbox / "started" / "flags.json").write_text("{}")
+    refused(
+        sandbox, "meta_teacher_eval", "started: this run has no best snapshot yet", model_load_dir="started"
+    )
 
 
 def test_a_teacher_of_other_texts_is_told(sandbox):

@@ -349,11 +349,12 @@ def test_a_mistake_is_one_sentence_of_one_rank(golden):
     ):
         new = {"model_save_dir": "new"} if stage != "preprocess" else {}
         outcome = call_process(stage, golden, {**stage_flags(golden)[stage], **TWO, **new, flag: "nowhere"})
-        assert (
-            tuple(outcome) == (2, "", f"error: --{flag} nowhere: there is no such folder.\n")
-            or outcome.out.count("commit") == 1
+        sentence = (
+            f"--{flag} nowhere: there is no such folder; models are not fetched by name: download one and "
+            "name its folder."
         )
-        assert outcome.err == f"error: --{flag} nowhere: there is no such folder.\n"
+        assert tuple(outcome) == (2, "", f"error: {sentence}\n") or outcome.out.count("commit") == 1
+        assert outcome.err == f"error: {sentence}\n"
 
 
 def test_a_file_in_the_place_of_a_folder_ends_all_ranks(sandbox):
