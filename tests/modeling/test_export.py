@@ -39,6 +39,16 @@ def test_the_gate_counts_changed_labels_and_lost_accuracy():
     assert judge(texts, wrong, "int8", 0.5, 0.5) == []
 
 
+def test_what_is_just_allowed_passes_the_gate():
+    """As many texts as the limit says pass and one more does not, however many were right before."""
+    for limit, N, allowed in ((0.005, 800, 4), (0.01, 700, 7), (0.02, 150, 3), (0.29, 100, 29)):
+        for right in range(allowed + 1, N + 1, N // 40):
+            texts = LabelledTexts([("t",)] * N, ["a"] * N, ["a"] * right + ["b"] * (N - right))
+            at, above = (["a"] * (right - n) + ["b"] * (N - right + n) for n in (allowed, allowed + 1))
+            assert judge(texts, at, "float32", limit, limit) == []
+            assert len(judge(texts, above, "float32", limit, limit)) == 2
+
+
 def test_the_stored_answers_must_be_of_the_snapshot_and_the_texts(golden, sandbox):
     """Those of its run, for the test split that is named; another snapshot or other data are refused."""
     snapshot = best(sandbox / "student")
