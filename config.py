@@ -751,7 +751,8 @@ def prediction(parser):
         "--min_confidence",
         type=share,
         metavar="P",
-        help="leave the label empty where its probability is below P (default: label every text)",
+        help="leave the label empty where its probability, as the answers show it, is below P "
+        "(default: label every text)",
     )
 
 

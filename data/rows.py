@@ -21,6 +21,7 @@ from util import CLOSED, UserError
 
 FORMS = ("lines", "tsv", "csv", "jsonl")
 LONGEST_LINE = 64 << 20  # bytes
+DIGITS = 6  # behind the point of a probability; the limits of a report are chosen among such ones
 IDXS = "idxs"  # the column that numbers the rows from 0
 
 
@@ -307,13 +308,15 @@ class AnswerWriter:
         """The answer to a Row. Args: label: "" for none; probabilities: of the labels, or None."""
         if self.form != "jsonl":
             shown = (
-                [""] * (len(self.names) - 1) if probabilities is None else [f"{p:.6f}" for p in probabilities]
+                [""] * (len(self.names) - 1)
+                if probabilities is None
+                else [f"{p:.{DIGITS}f}" for p in probabilities]
             )
             return self._line([*[row.idxs] * self.numbered, *row.others, label, *shown])
         shown = (
             [None] * (len(self.names) - 1)
             if probabilities is None
-            else [round(float(p), 6) for p in probabilities]
+            else [round(float(p), DIGITS) for p in probabilities]
         )
         value = {IDXS: row.idxs} if self.numbered else {}
         value.update(row.others)

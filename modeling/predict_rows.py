@@ -3,7 +3,7 @@
 import itertools
 import sys
 
-from data.rows import AnswerWriter
+from data.rows import DIGITS, AnswerWriter
 from data.wordpiece.characters import has_visible
 from tokenization import encode
 from util import UserError
@@ -114,7 +114,8 @@ def answer_window(window, writer, labels, tally, tokenizer, seq_length, probabil
             yield writer.answer(row, "", None)
         else:
             values = found[row.idxs]
-            sure = min_confidence is None or values.max() >= min_confidence
+            # As it is printed, which is what the report chooses its limits among:
+            sure = min_confidence is None or round(float(values.max()), DIGITS) >= min_confidence
             tally.counts["uncertain"] += not sure
             yield writer.answer(row, labels[values.argmax()] if sure else "", values)
 

@@ -7,6 +7,7 @@ Rows are those of a predictions.tsv, as `run_files.read_predictions` reads them.
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
+from data.rows import DIGITS
 from modeling.reports import charts
 from modeling.reports.html import note, percent, table
 
@@ -235,7 +236,7 @@ def abstaining_section(dev, test):
     lines = [
         (
             f"{100 * aim:.0f}",
-            "none reaches it" if limit is None else f"{limit:.6f}",
+            "none reaches it" if limit is None else f"{limit:.{DIGITS}f}",
             percent(share),
             percent(accuracy),
         )

@@ -5,6 +5,7 @@ its results, predictions and report.
 import time
 from typing import NamedTuple, Optional
 
+from data.rows import DIGITS
 from data.store.files import atomic_file, write_json
 from data.tasks import read_examples, split_path
 from modeling.inference import logits_metrics
@@ -139,5 +140,5 @@ def predictions(logits, examples, task, split):
             task.domains[domain],
             task.labels[label],
             task.labels[row.argmax()],
-            *(f"{value:.6f}" for value in row),
+            *(f"{value:.{DIGITS}f}" for value in row),
         )

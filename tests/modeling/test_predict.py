@@ -19,11 +19,12 @@ from test_cli import refused
 from tqdm import tqdm
 
 import config
-from data.rows import Table
+from data.rows import AnswerWriter, Row, Table
 from modeling import predict as prediction
 from modeling import predict_rows
 from modeling.bert.model import init_weights
 from modeling.meta_kd.classifier import DomainClassifier
+from modeling.reports.acceptance import thresholds
 from modeling.snapshots.folder import read_model
 from modeling.snapshots.loading import load_weights
 from modeling.snapshots.saving import save_snapshot
@@ -617,6 +618,35 @@ def test_a_low_confidence_leaves_the_label_empty(place):
     below = found.max(axis=1) <= limit
     assert kept == ["" if low else label for label, low in zip(labels, below)] and (same == found).all()
     assert f"note: {below.sum()} of 16 answers are below --min_confidence" in outcome.err
+
+
+def test_a_limit_of_the_report_answers_what_the_report_says(tiny_model):
+    """Whatever digits of a probability are not shown: what is at the limit, and what is rounded up to it."""
+    stream, labels, tokenizer = np.random.default_rng(0), ("bad", "good"), tokenizer_for(tiny_model)
+    sure = np.concatenate([np.full(40, 0.9999997), np.full(10, 0.9), stream.uniform(0.5, 1, 50)])  # [N]
+    found = np.stack([1 - sure, sure], axis=1)  # [N, M]
+    right = [True] * 40 + [False] * 10 + [True] * 50
+    shown = [
+        {"label": labels[good], "predicted": "good", ("p", "good"): f"{p:.6f}"}
+        for good, p in zip(right, sure)
+    ]
+    for _, limit, share, _ in thresholds(shown, shown):
+        assert answered(found, labels, tokenizer, limit) == pytest.approx(share)
+    for limit in sorted({float(row["p", "good"]) for row in shown}):
+        at_least = [float(row["p", "good"]) >= limit for row in shown]
+        assert answered(found, labels, tokenizer, limit) == pytest.approx(np.mean(at_least))
+
+
+def answered(found, labels, tokenizer, limit):
+    """The share of texts that get a label where the model gives them the probabilities `found`, [N, M]."""
+    rows = [Row(number, ("good plot",)) for number in range(len(found))]
+    tally, writer = predict_rows.Tally({}), AnswerWriter("tsv", (), labels)
+    lines = predict_rows.answer_window(
+        rows, writer, labels, tally, tokenizer, 8, lambda features: found, limit
+    )
+    given = [line.split(b"\t")[1] != b"" for line in lines]
+    assert tally.counts["uncertain"] == given.count(False)
+    return np.mean(given)
 
 
 # --------------------------------------------------------------------------------------- stopped and resumed
