@@ -114,6 +114,9 @@ def predict(options):
     path = STDIN if options.predict_file == "-" else options.predict_file
     facts = {
         "model": folder.sha256,
+        "labels": list(task.labels),
+        "domains": list(domains.seen),
+        **token_facts(tokenizer, seq_length),
         "form": form,
         "text columns": list(text),
         "eval_batch_size_per_device": options.eval_batch_size_per_device,
@@ -128,6 +131,18 @@ def predict(options):
         answer = (tokenizer, seq_length, probabilities, options.min_confidence)
         tally = answer_rows(table, task.labels, out, *answer, bar)
     tally.tell(path)
+
+
+def token_facts(tokenizer, seq_length):
+    """{name: value} of all that decides on what the model reads of a text. (The hash of the vocabulary has
+    accents, Chinese characters and added tokens in it, where they are unusual for the case.)
+    """
+    return {
+        "vocabulary": tokenizer.vocab_sha256,
+        "do_lower_case": tokenizer.do_lower_case,
+        "truncate": tokenizer.truncate,
+        "seq_length": seq_length,
+    }
 
 
 def choose_columns(columns, names):

@@ -44,7 +44,7 @@ class FileOutput:
 
     Args:
         facts: what must be the same for a prediction that goes on:
-            the model, the texts' form and columns, flags.
+            the model, how texts are split, the texts' form and columns, flags.
         resume: go on with what is there.
     Attributes:
         progress: how far it is, as `write` was given it; {} at the beginning, and always of a StreamOutput.

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, best, call, lay_out, words
+from fuzz import rehash_snapshot
 from test_cli import refused
 from tqdm import tqdm
 
@@ -687,8 +688,34 @@ def test_a_prediction_goes_on_after_a_kill(place, monkeypatch, output):
         assert not [*place.glob(".*")]
 
 
+def edit_json(name, edit):
+    """What takes a folder and changes the value of a JSON file in it by `edit`."""
+
+    def change(folder):
+        value = json.loads((folder / name).read_bytes())
+        edit(value)
+        (folder / name).write_text(json.dumps(value))
+
+    return change
+
+
+def keep_accents(folder):
+    edit_json("tokenizer_config.json", lambda value: value.update(strip_accents=False))(folder)
+    edit_json("tokenizer.json", lambda value: value["normalizer"].update(strip_accents=False))(folder)
+
+
+OTHER_SNAPSHOTS = {  # {change: (what the sentence names, the edit)}, of snapshots with the same weights
+    "accents": ("vocabulary", keep_accents),
+    "shorter": ("seq_length", edit_json("meta.json", lambda value: value.update(seq_length=8))),
+    "ends": ("truncate", edit_json("meta.json", lambda value: value.update(truncate="head_tail"))),
+    "renamed": ("labels", edit_json("meta.json", lambda value: value.update(labels=["no", "yes"]))),
+}
+
+
 def test_what_was_begun_otherwise_is_not_gone_on_with(place, monkeypatch):
-    """Another model, another threshold or other texts are refused; without --resume it starts again."""
+    """Another model, another threshold, other texts, and what makes other tokens or names of the same, are
+    refused; without --resume it starts again.
+    """
     monkeypatch.setattr(predict_rows, "WINDOW", 4)
     ask_model, calls = prediction.class_probabilities, []
 
@@ -702,6 +729,15 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(place, monkeypatch):
     ask(place, output_file="out.tsv")
     says(place, "another model", output_file="out.tsv", resume=True, model_load_dir="teacher")
     says(place, "another min_confidence", output_file="out.tsv", resume=True, min_confidence=0.5)
+    says(place, "another do_lower_case (True", output_file="out.tsv", resume=True, do_lower_case="false")
+    tokens = (place / "student" / "vocab.txt").read_text().splitlines()
+    (place / "swapped.txt").write_text("\n".join([*tokens[:-2], tokens[-1], tokens[-2]]) + "\n")
+    says(place, "another vocabulary", output_file="out.tsv", resume=True, vocab_file="swapped.txt")
+    for change, (named, edit) in OTHER_SNAPSHOTS.items():
+        shutil.copytree(place / "student", place / change)
+        edit(place / change)
+        rehash_snapshot(place / change)
+        says(place, f"another {named} ", output_file="out.tsv", resume=True, model_load_dir=change)
     texts = (place / "texts").read_bytes()
     (place / "texts").write_bytes(b"dull " + texts)
     says(place, "not those that were answered", output_file="out.tsv", resume=True)
