@@ -517,7 +517,7 @@ def evaluation(group):
         choices=("none", "balanced"),
         default="none",
         help="balanced: an example of a rare class counts the more, so that all classes weigh the same; "
-        "in stage 2 it divides the instance weights by the number of examples of the class, "
+        "in stage 2 it divides the instance weights by their sum in the class (not raw ones), "
         "in stage 4 it weighs the hard labels; they average 1",
     )
 

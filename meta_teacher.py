@@ -51,7 +51,7 @@ from modeling.training.stage import (
     training_options,
 )
 from tokenization import describe_tokenizer
-from util import Signals, entry
+from util import Signals, UserError, entry
 
 
 @entry
@@ -62,6 +62,7 @@ def main():
     launch_ranks(args)
 
     # ------------ data
+    check_class_weights(args)
     task, folder, tokenizer = open_model(args, "model_load_dir")
     where, selection = config.options(RecordsOptions, args), config.options(Selection, args)
     with main_rank_first():
@@ -110,6 +111,15 @@ def main():
     # ------------ test of the best snapshot
     if args.do_eval:
         evaluate_snapshot(run, best_snapshot(run), model, heldout, shown)
+
+
+def check_class_weights(args):
+    """Raises a UserError where classes shall weigh the same by scores that may add up to nothing in one."""
+    if args.do_train and (args.class_weights, args.weight_scaling) == ("balanced", "raw"):
+        raise UserError(
+            "--class_weights balanced scales the weights of each class, and --weight_scaling raw takes them "
+            "as they are, below 0 too: leave one of them out."
+        )
 
 
 def note_other_scores(run, examples, records, folder):

@@ -150,12 +150,15 @@ def instance_weights(scores, scaling, spread=0.5):
 
 
 def balance_classes(weights, label):
-    """w(x) / n(y), n(y) the examples of the class of x, scaled to average 1: all classes weigh the same.
+    """w(x) / W(y), W(y) the sum of w over the class of x, scaled to average 1: all classes weigh the same.
 
-    weights float32 [N], at least 0; label int [N] -> float32 [N].
+    A class whose weights are all 0 counts with even ones. weights float32 [N], at least 0; label int [N]
+    -> float32 [N].
     """
-    balanced = weights.astype(np.float64) / np.bincount(label)[label]  # [N]
-    return (balanced / balanced.mean() if balanced.any() else np.ones_like(balanced)).astype(np.float32)
+    weights = weights.astype(np.float64)
+    weights = np.where(np.bincount(label, weights)[label] > 0, weights, 1.0)  # [N]
+    balanced = weights / np.bincount(label, weights)[label]  # [N]
+    return (balanced / balanced.mean()).astype(np.float32)
 
 
 def pair_weights(input_mask):

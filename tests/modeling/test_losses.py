@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.batches import content_mask, domain_mix
+from meta_teacher import training_weights
 from modeling.bert.config import BertConfig
 from modeling.meta_kd import losses
 from modeling.meta_kd.classifier import ClassHeads, evenly_spaced_layers, match_layers, text_embedding
@@ -187,8 +188,8 @@ def test_layers_are_evenly_spaced_and_matched():
 
 
 def test_balanced_classes_weigh_the_same():
-    """With even weights as scikit-learn's "balanced"; with others the ratios within a class stay, and the
-    average is 1.
+    """With even weights as scikit-learn's "balanced"; with others their sum is the same in every class, the
+    ratios within a class stay, and the average is 1. A class without any weight has even ones.
     """
     from sklearn.utils.class_weight import compute_sample_weight
 
@@ -199,3 +200,17 @@ def test_balanced_classes_weigh_the_same():
     found = losses.balance_classes(weights, label)
     np.testing.assert_allclose(found[:7] / found[0], weights[:7] / weights[0], rtol=1e-6)
     assert found.dtype == np.float32 and found.mean() == pytest.approx(1)
+    np.testing.assert_allclose(np.bincount(label, found)[[0, 1, 3]], 10 / 3, rtol=1e-6)
+    nothing = losses.balance_classes(np.where(label == 1, 0, weights), label)
+    np.testing.assert_allclose(nothing[7:9], 10 / 3 / 2, rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(label, nothing)[[0, 3]], 10 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["mean", "spread", "none"])
+def test_classes_of_unlike_scores_weigh_the_same(scaling):
+    """However sure the prototypes are of one class, and wherever scores are below 0."""
+    stream, label = np.random.default_rng(0), np.repeat([0, 1], [30, 10])
+    scores = np.where(label == 0, 0.4, 0.2) + stream.normal(0, 0.2, 40)
+    found = training_weights({"weights": scores, "label": label}, scaling, 0.5, "balanced")
+    assert scores.min() < 0 <= found.min()
+    np.testing.assert_allclose(np.bincount(label, found), [20, 20], rtol=1e-6)

@@ -124,6 +124,12 @@ def test_a_rare_class_weighs_more_in_stage_4(sandbox):
     assert found["plain"]["gradient_norm"] != found["balanced"]["gradient_norm"]
 
 
+def test_class_weights_of_raw_scores_are_refused(golden):
+    """Their sum in a class may be below 0, and by a division every sign would turn."""
+    words = ("--class_weights balanced", "--weight_scaling raw")
+    refused(golden, "meta_teacher", *words, class_weights="balanced", weight_scaling="raw")
+
+
 def test_class_weights_without_hard_labels_are_refused(golden):
     """A student that learns from its teacher alone has nothing that they would weigh."""
     refused(golden, "meta_distill", "--class_weights", "--hard_label_weight", class_weights="balanced")
