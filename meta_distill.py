@@ -130,7 +130,7 @@ def main():
     if args.do_eval:
         best = best_snapshot(run)
         if args.calibrate:
-            best = calibrate_snapshot(best, model, heldout)
+            best = calibrate_snapshot(best, model, heldout, run.log)
         evaluate_snapshot(run, best, model, heldout, shown)
 
 

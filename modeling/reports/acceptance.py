@@ -153,8 +153,14 @@ def calibration_section(figures, rows, labels):
         for split in ("dev", "test")
         for when in ("before", "after")
     ]
+    unfit = figures.get("unfit")
+    told = (
+        f"No temperature follows from dev: {unfit}."
+        if unfit
+        else f"The temperature {figures['temperature']:.3f}, fitted on dev, {state}."
+    )
     pieces = [
-        note(f"The temperature {figures['temperature']:.3f}, fitted on dev, {state}."),
+        note(told),
         table(("calibration", "ECE, %", "log-loss"), lines),
     ]
     if charts.available() and rows:

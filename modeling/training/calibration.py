@@ -13,6 +13,7 @@ from util import UserError, get_rank
 
 BINS = 15  # of the confidence, in the calibration error
 RANGE = (0.02, 50.0)  # of temperatures that are tried
+NEAR = 2.0  # an optimum within this factor of an end of RANGE lies at that end
 
 
 def log_loss(logits, label):
@@ -39,6 +40,23 @@ def fit_temperature(logits, label):
     return float(np.exp(found.x))
 
 
+def usable_temperature(logits, label):
+    """(T, "") by `fit_temperature`, or (1.0, why none follows from these answers). float [N, M], int [N].
+
+    Where every answer is right the log-loss falls to 0 with T, whatever the probabilities are worth; where
+    the answers tell nothing of the labels it falls until all classes are alike.
+    """
+    if (logits.argmax(axis=1) == label).all():
+        return 1.0, f"all {len(label)} answers on dev are right, so that surer ones would only look better"
+    found, (low, high) = fit_temperature(logits, label), RANGE
+    if not low * NEAR < found < high / NEAR:
+        return 1.0, (
+            f"the log-loss on dev is smallest at {found:.3g}, at the end of the temperatures that are tried, "
+            f"{low:g} to {high:g}"
+        )
+    return found, ""
+
+
 def calibration_figures(logits, labels, meta):
     """Calibration before and after, for results.json.
 
@@ -46,11 +64,13 @@ def calibration_figures(logits, labels, meta):
         logits, labels: {"dev": [N, M], ...}, {"dev": [N], ...}.
         meta: of the snapshot; with "temperature" its logits are divided by it already.
     Returns:
-        {"temperature", "folded", "dev": {"before": {"ece", "log_loss"}, "after": ...}, "test": ...}.
+        {"temperature", "folded", "dev": {"before": {"ece", "log_loss"}, "after": ...}, "test": ...}, and
+        where no temperature follows from dev, which is then 1, "unfit": why.
     """
     folded = meta.get("temperature") is not None
-    temperature = meta["temperature"] if folded else fit_temperature(logits["dev"], labels["dev"])
-    figures = {"temperature": temperature, "folded": folded}
+    fitted = (meta["temperature"], "") if folded else usable_temperature(logits["dev"], labels["dev"])
+    temperature, unfit = fitted
+    figures = {"temperature": temperature, "folded": folded, **({"unfit": unfit} if unfit else {})}
     for split in logits:
         before = logits[split] * temperature if folded else logits[split]
         after = logits[split] if folded else logits[split] / temperature
@@ -64,14 +84,15 @@ def calibration_figures(logits, labels, meta):
     return figures
 
 
-def calibrate_snapshot(folder, model, heldout):
+def calibrate_snapshot(folder, model, heldout, log):
     """The snapshot `folder`, a ModelFolder, with a temperature fitted on dev folded into its classifier; one
-    that has it stays.
+    that has it stays, and so does one for which none follows from dev.
 
     W x + b becomes (W x + b) / T, so that whatever reads the snapshot gives calibrated probabilities and
     the same labels.
     Args:
         heldout: the Heldout examples of the run.
+        log: takes the line that says why the snapshot stays.
     Raises:
         UserError: the snapshot has no classifier.
     """
@@ -83,7 +104,10 @@ def calibrate_snapshot(folder, model, heldout):
         )
     load_weights(model, folder, allow_missing=STUDENT_ONLY)
     label = heldout.splits["dev"]["label"]
-    temperature = fit_temperature(heldout.logits(model, "dev"), label)
+    temperature, unfit = usable_temperature(heldout.logits(model, "dev"), label)
+    if unfit:
+        log(f"note: --calibrate changes nothing: {unfit}")
+        return folder
     if get_rank() == 0:
         scaled = {
             name: array / np.float32(temperature) if name.startswith("classifier.") else array
@@ -96,6 +120,13 @@ def calibrate_snapshot(folder, model, heldout):
 
 def calibration_sentence(figures):
     """What a model card says of the figures of `calibration_figures`."""
+    if unfit := figures.get("unfit"):
+        splits = [
+            f"{split}: ECE {100 * figures[split]['before']['ece']:.1f}%, log-loss "
+            f"{figures[split]['before']['log_loss']:.3f}"
+            for split in ("dev", "test")
+        ]
+        return f"- The probabilities were not calibrated, since {unfit}; {'; '.join(splits)}."
     state = "calibrated" if figures["folded"] else "not calibrated"
     splits = [
         f"{split}: ECE {100 * figures[split]['before']['ece']:.1f}% before and "
