@@ -64,11 +64,11 @@ def load_initial_model(args, task, path, flag):
     `flag` names it unless --resume_from does.
 
     Raises:
-        UserError: flags that leave nothing to do or need an evaluation that is not made; --resume_from names
-            no snapshot_last; without --do_train, a model that was not trained for this task; a snapshot of
+        UserError: flags that leave nothing to do or need what is not done; --resume_from names no
+            snapshot_last; without --do_train, a model that was not trained for this task; a snapshot of
             the other training script, for one that does not start from it but evaluates it or goes on.
     """
-    check_is_asked(args)
+    check_is_asked(args, flag)
     folder = read_model(path, "--resume_from" if args.resume_from else flag)
     if args.resume_from:
         check_resumable(folder.meta, path)
@@ -84,13 +84,19 @@ def load_initial_model(args, task, path, flag):
     return folder
 
 
-def check_is_asked(args):
-    """Raises a UserError where there is nothing to do,
-    or a flag needs the evaluation that --do_eval asks for.
+def check_is_asked(args, flag):
+    """Raises a UserError where there is nothing to do, or a flag needs the training or the evaluation that is
+    not asked for; `flag` names the model that is evaluated without --do_train.
     """
     if not (args.do_train or args.do_eval):
         raise UserError(
             "neither --do_train nor --do_eval is given, so there is nothing to do: give one or both."
+        )
+    if args.resume_from and not args.do_train:
+        # its snapshot_last would be evaluated, and its results would replace those of its best snapshot
+        raise UserError(
+            "--resume and --resume_from go on with a training, and without --do_train there is none: give "
+            f"--do_train too, or, to evaluate a run, leave them out and name it by {flag}."
         )
     if not args.do_eval and args.early_stopping_patience:
         raise UserError(

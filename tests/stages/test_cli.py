@@ -471,6 +471,17 @@ def test_a_model_that_was_not_trained_is_not_evaluated(golden):
     refused(golden, "meta_distill", "bert", "not trained here", do_train=False, student_layers=None)
 
 
+def test_a_run_is_not_resumed_to_be_evaluated(golden):
+    """The results of its best snapshot would become those of snapshot_last, by any flags: nothing changes."""
+    for stage, run, flag in (
+        ("meta_teacher", "teacher", "--model_load_dir"),
+        ("meta_distill", "student", "--student_model"),
+    ):
+        words = ("without --do_train there is none", f"name it by {flag}.")
+        refused(golden, stage, *words, do_train=False, resume=True, model_save_dir=run, domain="books")
+        refused(golden, stage, *words, do_train=False, resume_from=run, model_save_dir=None)
+
+
 def test_a_run_resumes_only_as_itself(sandbox):
     """A run resumes from its snapshot_last, in its folder, with its own flags, data and kind of model."""
     flags = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
