@@ -47,12 +47,15 @@ def open_model(args, flag: str, layers=None):
         args: the flags of the stage; flag: the name of the one that names the model.
         layers: how many of the model's layers a new run keeps; None: all.
     Raises:
-        UserError: see `load_initial_model`; a tokenizer or a length of another model.
+        UserError: see `load_initial_model`; fewer layers of a model that is not trained but evaluated; a
+            tokenizer or a length of another model.
     """
     task = load_task(args.task_name, args.data_dir)
     path = args.resume_from or require_flag(args, flag)
     folder = load_initial_model(args, task, path, f"--{flag}")
-    if layers and not args.resume_from:
+    if layers and not args.do_train:
+        check_is_whole(folder, layers)
+    elif layers and not args.resume_from:
         folder = keep_layers(folder, layers)
     tokenizer = tokenizer_for(folder.path, args.vocab_file, args.do_lower_case, args.truncate)
     check_fits_model(folder, task, args.seq_length, tokenizer)
@@ -107,6 +110,16 @@ def check_is_asked(args, flag):
         raise UserError(
             "--select_by chooses between evaluations on dev, and without --do_eval there are none: give "
             "--do_eval too."
+        )
+
+
+def check_is_whole(folder, layers):
+    """Raises a UserError where a snapshot that is only evaluated has not the `layers` of --student_layers."""
+    found = folder.config.num_hidden_layers
+    if layers != found:
+        raise UserError(
+            f"--student_layers {layers}: without --do_train {folder.path} is evaluated as it is, and it has "
+            f"{found} layers: leave the flag out, or give --do_train."
         )
 
 

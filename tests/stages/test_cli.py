@@ -482,6 +482,17 @@ def test_a_run_is_not_resumed_to_be_evaluated(golden):
         refused(golden, stage, *words, do_train=False, resume_from=run, model_save_dir=None)
 
 
+def test_a_snapshot_is_evaluated_with_all_its_layers(sandbox):
+    """--student_layers takes layers of a model to train; without --do_train another number is refused."""
+    flags = {"student_model": "student", "do_train": False, "model_save_dir": "evaluated"}
+    words = ("--student_layers 1", "is evaluated as it is, and it has 2 layers")
+    refused(sandbox, "meta_distill", *words, **flags, student_layers=1)
+    outcome = call("meta_distill", sandbox, {**stage_flags(sandbox)["meta_distill"], **flags})
+    assert outcome.code == 0, outcome.err
+    paths = [sandbox / name / "predictions.tsv" for name in ("student", "evaluated")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_a_run_resumes_only_as_itself(sandbox):
     """A run resumes from its snapshot_last, in its folder, with its own flags, data and kind of model."""
     flags = {"model_save_dir": None, "resume_from": "teacher/snapshot_last"}
