@@ -102,7 +102,7 @@ def main():
     weights = training_weights(examples, args.weight_scaling, args.weight_spread, args.class_weights)
     loss = make_loss(model, examples, weights, domains, device, args.seed, args.domain_loss_weight)
     if args.domain_loss_weight:
-        explain_domain_loss(run, len(domains.seen))
+        explain_domain_loss(run, examples["domain"])
     options = training_options(args)
     on_dev = functools.partial(heldout.dev_metrics, model) if args.do_eval else None
     with Signals.patience():
@@ -138,15 +138,25 @@ def note_other_scores(run, examples, records, folder):
         )
 
 
-def explain_domain_loss(run, seen):
-    """Says in the log what the domain head can learn from `seen` domains."""
-    if seen == 1:
+def explain_domain_loss(run, domain):
+    """Says in the log what loss a domain head has that gives every text the domains' shares p:
+    -sum over domains of p * log p.
+
+    The targets of an epoch are the domains of the training examples in another order, so that this is its
+    mean over an epoch, whatever the order. Args: domain: of the training examples, int [N].
+    """
+    shares = np.unique(domain, return_counts=True)[1] / len(domain)  # [K] of the K domains that are seen
+    K, entropy = len(shares), -(shares * np.log(shares)).sum()
+    if K == 1:
         run.log(
             "note: with a single domain to train on, the domain head has nothing to learn: "
             "--domain_loss_weight 0 leaves it out (stage 4 then needs --transfer_loss_weight 0)"
         )
     else:
-        run.log(f"a domain head that ignores its input has a loss of log {seen} = {np.log(seen):.4f}")
+        run.log(
+            f"a domain head that ignores its input has a loss of {entropy:.4f} at best, the entropy of the "
+            f"{K} domains of the training examples (log {K} = {np.log(K):.4f} where they are even)"
+        )
 
 
 def training_weights(examples, weight_scaling, weight_spread, class_weights):

@@ -10,9 +10,9 @@ from conftest import TINY
 from safetensors.numpy import load_file
 
 import config
-from data.batches import make_batch
+from data.batches import epoch_batches, lengths, make_batch
 from data.tasks import BUILT_IN
-from meta_teacher import teacher_loss
+from meta_teacher import explain_domain_loss, make_loss, teacher_loss
 from modeling.bert.config import BertConfig
 from modeling.bert.model import flow, init_weights
 from modeling.cpu.encoder import choose_encoder
@@ -232,6 +232,32 @@ def test_an_instance_weight_of_zero_takes_an_example_out():
         found.append((parts["class"].item(), model.classifier.weight.grad.numpy().tolist()))
         assert parts.keys() == {"class"}
     assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("counts", [(14, 2, 2, 2), (5, 5, 5, 5), (12, 0, 8, 0)])
+def test_the_log_knows_the_loss_of_a_domain_head_that_has_learned_nothing(counts, tmp_path, capsys):
+    """What a head that always answers with the domains' shares has over an epoch, and one of any other answer
+    has no less.
+    """
+    examples = {**records(20), "domain": np.repeat(np.arange(4, dtype=np.int32), counts)}
+    explain_domain_loss(Run(tmp_path), examples["domain"])
+    told = re.search(r"loss of ([\d.]+) at best.*\(log (\d) = ([\d.]+)", capsys.readouterr().out)
+    assert float(told[3]) == pytest.approx(np.log(int(told[2])), abs=1e-4)
+    assert int(told[2]) == np.count_nonzero(counts)
+    shares = np.array(counts) / 20
+    assert float(told[1]) == pytest.approx(constant_head_loss(examples, shares), abs=1e-4)
+    other = 0.9 * shares + 0.1 * np.array([0.1, 0.2, 0.3, 0.4])
+    assert float(told[1]) < constant_head_loss(examples, other)
+
+
+def constant_head_loss(examples, shares):
+    """The mean domain loss, over the steps of an epoch, of a head that gives every text the same shares."""
+    model = initialised(build_teacher(CONFIG, TASK, domain_head=True)).eval()
+    logits = np.log(np.maximum(shares, 1e-30)).astype(np.float32)
+    model.domain_head.domain_logits = lambda feature: tensor(np.tile(logits, (len(feature), 1)), CPU)
+    loss = make_loss(model, examples, np.ones(20, np.float32), DOMAINS, CPU, 1, 0.5)
+    batches = epoch_batches(lengths(examples), 8, 1, 0)
+    return sum(len(rows) * loss(rows, 0)[1]["domain"].item() for rows in batches) / 20
 
 
 def test_terms_of_weight_zero_cost_nothing():
