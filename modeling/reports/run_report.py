@@ -233,12 +233,12 @@ def training_charts(steps, evaluations):
         curves = {"all examples": _curve(evaluations, lambda line: line["dev"]["accuracy"]), **curves}
         drawn.append(charts.lines("accuracy on dev", curves, label="percent", scale=100, markers=True))
     names = dict.fromkeys(name for line in steps for name in line if name not in NOT_VALUES)
+    width = -(-len(steps) // POINTS)  # of all charts, also of a loss that only one phase has
     for name in (*names, "lr"):
         title = {"lr": "learning rate", "gradient_norm": "norm of the gradient"}.get(
             name, name if name == "loss" else f"{name} (part of the loss)"
         )
-        drawn.append(charts.lines(title, {name: thin([line for line in steps if name in line], name)}))
-    width = _width(len(steps))
+        drawn.append(charts.lines(title, {name: thin([line for line in steps if name in line], name, width)}))
     means = [note(f"A point is the mean over {width} steps.")] if width > 1 else []
     return ['<div class="charts">' + "\n".join(drawn) + "</div>", *means]
 
@@ -248,15 +248,11 @@ def _curve(lines, value):
     return [step for step, _ in pairs], [number for _, number in pairs]
 
 
-def _width(count):
-    return -(-count // POINTS)
-
-
-def thin(lines, name):
-    """(steps, values) of at most POINTS points, each the mean over the examples of some steps and standing at
-    the last of them.
+def thin(lines, name, width):
+    """(steps, values) of points that are each the mean over the examples of `width` steps and stand at the
+    last of them.
     """
-    steps, values, width = [], [], _width(len(lines))
+    steps, values = [], []
     for start in range(0, len(lines), width):
         group = lines[start : start + width]
         steps.append(group[-1]["step"])

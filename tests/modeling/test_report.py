@@ -30,6 +30,7 @@ from modeling.reports.run_report import (
     read_predictions,
     run_page,
     thin,
+    training_charts,
     write_report,
 )
 from modeling.reports.tensorboard import Board
@@ -347,7 +348,7 @@ def test_a_teacher_of_another_name_or_task_is_not_set_beside(golden):
 
 
 def test_curves_are_means_over_examples():
-    """A curve has at most POINTS points, whose mean, weighted by examples, is that of the steps.
+    """The mean of the points of a curve, weighted by examples, is that of the steps.
 
     The last point stands at the last step.
     """
@@ -356,14 +357,32 @@ def test_curves_are_means_over_examples():
         {"step": i + 1, "loss": value, "examples": int(count)}
         for i, (value, count) in enumerate(zip(stream.random(1234), stream.integers(1, 9, 1234)))
     ]
-    steps, values = thin(lines, "loss")
+    steps, values = thin(lines, "loss", 7)
     counts = np.array([line["examples"] for line in lines])
     weights = np.add.reduceat(counts, np.arange(0, 1234, 7))
-    assert len(values) <= POINTS and steps[-1] == 1234
+    assert len(values) == len(weights) and steps[-1] == 1234
     assert np.average(values, weights=weights) == pytest.approx(
         np.average([line["loss"] for line in lines], weights=counts)
     )
-    assert thin(lines[:5], "loss") == ([1, 2, 3, 4, 5], [pytest.approx(line["loss"]) for line in lines[:5]])
+    assert thin(lines[:5], "loss", 1) == (
+        [1, 2, 3, 4, 5],
+        [pytest.approx(line["loss"]) for line in lines[:5]],
+    )
+
+
+@pytest.mark.parametrize("count, width", [(200, 1), (201, 2), (300, 2), (1234, 7)])
+def test_every_chart_has_the_points_that_the_note_tells(monkeypatch, count, width):
+    """Of a loss that one phase has, too: as many steps to a point as in the charts of the whole run."""
+    drawn = {}
+    monkeypatch.setattr(charts, "available", lambda: True)
+    monkeypatch.setattr(charts, "lines", lambda title, curves, **more: drawn.update(curves) or "")
+    steps = [{"step": i + 1, "loss": 1.0, "lr": 0.1, "examples": 4} for i in range(count)]
+    steps = [{**line, "attention" if line["step"] <= count // 2 else "soft": 1.0} for line in steps]
+    notes = "".join(training_charts(steps, []))
+    assert drawn.keys() == {"loss", "attention", "soft", "lr"}
+    for part, (ends, _) in drawn.items():
+        assert len(ends) <= POINTS and set(np.diff(ends)[:-1]) == {width}, part
+    assert (f"A point is the mean over {width} steps." in notes) == (width > 1)
 
 
 def test_a_page_that_cannot_be_made_is_told_and_fails_nothing(tmp_path):
