@@ -65,15 +65,21 @@ def sentences(documents=12):
     return files
 
 
-def data_archive(folder):
-    """The path of a source archive as published, of made-up sentences."""
-    inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
-        for name, content in sentences().items():
+def pack(files):
+    """The bytes of a .tar.gz of {name: bytes}."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    serve(folder, "data.zip", {fetch.DATA_FILE: inner.getvalue(), fetch.DATA_LICENSE: b"licence"})
+    return packed.getvalue()
+
+
+def data_archive(folder):
+    """The path of a source archive as published, of made-up sentences."""
+    files = {fetch.DATA_FILE: pack(sentences()), fetch.DATA_LICENSE: b"licence"}
+    serve(folder, "data.zip", files)
     return folder / "data.zip"
 
 
@@ -206,6 +212,16 @@ def test_the_demo_task_is_balanced_and_leaks_no_document(index, tmp_path):
         | documents["dev"] & documents["test"]
     )
     assert (tmp_path / "DEMO" / "LICENSE.txt").read_bytes() == b"licence"
+
+
+@pytest.mark.parametrize("text", ["", " &nbsp; ", "&#8203;", "\u00ad", "\u0301", "\ufe0f", "\u200d &zwj;"])
+def test_a_sentence_without_a_visible_character_is_dropped(text):
+    """Once its entities are resolved; the sentences around it stay, and one of a single sign is a text."""
+    lines = [f"1_1\t2.0\t{text}", "1_2\t2.0\tgood", f"1_3\t-2.0\t{text}", "1_4\t-2.0\t!"]
+    files = {f"hutto_ICWSM_2014/{name}_GroundTruth.txt": b"" for name in vader.FILES.values()}
+    files[f"hutto_ICWSM_2014/{vader.FILES['films']}_GroundTruth.txt"] = "\n".join(lines).encode()
+    rows = vader.read_sentences(io.BytesIO(pack(files)))
+    assert [row[1:] for row in rows] == [("good", "films", "positive"), ("!", "films", "negative")]
 
 
 def test_the_demo_task_is_the_same_every_time(index, tmp_path):
