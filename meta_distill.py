@@ -211,7 +211,7 @@ def knowledge_origin(facts, unlabelled_file):
     """What meta.json says of the knowledge that a student learned from."""
     return {
         "teacher_sha256": facts["teacher_sha256"],
-        "knowledge": {name: facts.get(name) for name in ("layers", "attention_heads")},
+        "knowledge": {name: facts.get(name) for name in ("layers", "attention_heads", "vectors")},
         "unlabelled_sha256": facts.get("unlabelled_sha256") if unlabelled_file else None,
     }
 

@@ -70,12 +70,13 @@ class Knowledge:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
-        self.manifest = read_manifest(
+        manifest = read_manifest(
             folder, FORMAT, MANIFEST_TYPES, PREFIX, "the manifest of the knowledge", STAGE_3
         )
+        self.manifest = {**DEFAULTS, **manifest}
         if not are_good_shapes(self.manifest["shapes"]) or not self._fits_shapes(**self.manifest):
             raise UserError(f"{self.folder / MANIFEST}: found shapes that no knowledge has: {STAGE_3}.")
-        self._vectors = self.manifest.get("vectors", DEFAULTS["vectors"])
+        self._vectors = self.manifest["vectors"]
         self._schema, self._files = make_schema(self.manifest["shapes"], self._vectors), []
         for part in self.manifest["parts"]:
             self._files.append(open_part(self.folder / part["file"], STAGE_3, part))
@@ -83,9 +84,7 @@ class Knowledge:
         self.idxs, self._part, self._start, self._end = self._frames()
 
     @staticmethod
-    def _fits_shapes(
-        shapes, layers, width, hidden_states, attention_heads=None, vectors=DEFAULTS["vectors"], **others
-    ):
+    def _fits_shapes(shapes, layers, width, hidden_states, vectors, attention_heads=None, **others):
         L, *heads = shapes["attention"] or [0]
         one_of_each = attention_heads == "mean" or not L
         return (

@@ -46,6 +46,7 @@ class Ensemble:
             "attention_heads": "mean" if self.difference else manifests[0]["attention_heads"],
             "hidden_states": not self.difference and all(each["hidden_states"] for each in manifests),
             "domain_feature": not self.difference and all(each["domain_feature"] for each in manifests),
+            "vectors": [manifest["vectors"] for manifest in manifests],
             "unlabelled_sha256": manifests[0].get("unlabelled_sha256"),
         }
 

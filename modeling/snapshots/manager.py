@@ -72,7 +72,7 @@ FACTS = {
     "content_sha256": "other training texts",
     "dev_sha256": "other dev texts",
     "teacher_sha256": "another teacher",
-    "knowledge": "knowledge of other layers or heads",
+    "knowledge": "knowledge of other layers, heads or precision",
     "scores": "other prototype scores",
     "unlabelled_sha256": "other unlabelled texts",
     "base": "another base model in its card",
@@ -156,8 +156,9 @@ class Snapshots:
                     "or start a new run."
                 )
         for key, value in ours.items():
-            if meta.get(key) != value and key != "flags" and (key in meta or key not in ABSENT_IN_OLD):
-                was, now = (json.dumps(each, ensure_ascii=False)[:60] for each in (meta.get(key), value))
+            differs = not is_same_fact(key, meta.get(key), value)
+            if differs and key != "flags" and (key in meta or key not in ABSENT_IN_OLD):
+                was, now = (json.dumps(each, ensure_ascii=False)[:120] for each in (meta.get(key), value))
                 raise UserError(
                     f"{path}: that run had {FACTS.get(key, 'another')} ({key} {was}, now {now}): bring back "
                     "what it had, or start a new run."
@@ -232,6 +233,15 @@ class Snapshots:
         if get_rank() == 0:
             name_best(self.run.folder, {"snapshot": "snapshot_last", "step": step})
         barrier()
+
+
+def is_same_fact(key, was, now):
+    """Whether a fact of meta.json is what it was. Snapshots of earlier versions do not tell the precision of
+    the knowledge: there it is not compared.
+    """
+    if key == "knowledge" and isinstance(was, dict) and "vectors" not in was:
+        now = {name: value for name, value in now.items() if name != "vectors"}
+    return was == now
 
 
 def list_best_snapshots(meta):

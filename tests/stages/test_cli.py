@@ -13,6 +13,7 @@ import sys
 import conftest
 import pytest
 from conftest import ROOT, STAGES, best, call, call_process, stage_flags
+from fuzz import rehash_snapshot
 from safetensors.numpy import load_file, save_file
 from test_stages import CLOCKED, tree
 
@@ -566,16 +567,21 @@ def test_a_teacher_of_other_texts_is_told(sandbox):
 def test_a_run_resumes_only_with_the_dev_set_and_the_knowledge_that_it_had(sandbox):
     """A run does not resume with another dev set or other knowledge.
 
-    Dev chose its best snapshot; its student learned from those layers and heads.
+    Dev chose its best snapshot; its student learned from those layers and heads, at that precision.
     """
     flags = {"model_save_dir": None, "resume_from": "student/snapshot_last"}
-    for more in ({"knowledge_layers": "1,2"}, {"attention_heads": "all"}):
+    for more, told in (
+        ({"knowledge_layers": "1,2"}, '"layers": [1, 2]'),
+        ({"attention_heads": "all"}, '"attention_heads": 4'),
+        ({"knowledge_vectors": "float16"}, '"vectors": "float16"'),
+    ):
         again = {**stage_flags(sandbox)["meta_teacher_eval"], "knowledge_dir": "other", **more}
         assert call("meta_teacher_eval", sandbox, again).code == 0
         refused(
             sandbox,
             "meta_distill",
-            "had knowledge of other layers or heads",
+            "had knowledge of other layers, heads or precision",
+            told,
             "start a new run",
             **flags,
             knowledge_dir="other",
@@ -584,6 +590,17 @@ def test_a_run_resumes_only_with_the_dev_set_and_the_knowledge_that_it_had(sandb
     path.write_text(path.read_text().replace("good", "great"))
     assert call("preprocess", sandbox, stage_flags(sandbox)["preprocess"]).code == 0
     refused(sandbox, "meta_distill", "dev_sha256", **flags)
+
+
+def test_a_student_older_than_the_precision_of_its_knowledge_resumes(sandbox):
+    """Its snapshot_last does not tell whether vectors were float32 or float16: nothing is held against it."""
+    path = sandbox / "student" / "snapshot_last"
+    meta = json.loads((path / "meta.json").read_text())
+    assert meta["knowledge"].pop("vectors") == "float32"
+    (path / "meta.json").write_text(json.dumps(meta))
+    rehash_snapshot(path)
+    flags = {**stage_flags(sandbox)["meta_distill"], "model_save_dir": None, "resume_from": "student"}
+    assert call("meta_distill", sandbox, flags).code == 0
 
 
 def test_two_runs_do_not_share_a_folder(sandbox):
