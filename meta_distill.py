@@ -51,6 +51,7 @@ from modeling.meta_kd.distillation import (
     student_loss,
 )
 from modeling.meta_kd.ensemble import Ensemble, open_teachers, terms_in_reach
+from modeling.meta_kd.idle_flags import check_student_flags
 from modeling.meta_kd.losses import balance_classes
 from modeling.meta_kd.terms import INTERMEDIATE, PREDICTION, names_of_phase, term_weights
 from modeling.predict import PredictionOptions, predict, wants_prediction
@@ -151,7 +152,8 @@ def choose_terms(args):
     """The DistillationOptions, and {term: weight} of the loss.
 
     Raises:
-        UserError: see `active_terms`; --calibrate without a run that trains and evaluates.
+        UserError: see `active_terms` and `check_student_flags`; --calibrate without a run that trains and
+            evaluates.
     """
     if args.calibrate and not (args.do_train and args.do_eval):
         raise UserError(
@@ -160,7 +162,10 @@ def choose_terms(args):
     learning = config.options(DistillationOptions, args)
     if not args.do_train:  # to evaluate takes no teacher
         return learning, {"hard": 1.0}
-    return learning, active_terms(term_weights(vars(args)), learning)
+    terms = active_terms(term_weights(vars(args)), learning)
+    if not args.resume_from:  # a run that has such flags goes on with them
+        check_student_flags(args)
+    return learning, terms
 
 
 def check_teachers_tokens(args, terms, tokenizer):

@@ -33,6 +33,7 @@ from modeling.distributed.collective import main_rank_first
 from modeling.distributed.launch import launch_ranks
 from modeling.inference import DomainTable, Heldout, tensor, to_device
 from modeling.meta_kd.classifier import build_teacher, class_head_kind
+from modeling.meta_kd.idle_flags import check_teacher_flags
 from modeling.meta_kd.losses import balance_classes, batch_mean, cross_entropy, instance_weights
 from modeling.predict import PredictionOptions, predict, wants_prediction
 from modeling.snapshots.base_model import CardOptions, base_facts
@@ -63,6 +64,8 @@ def main():
 
     # ------------ data
     check_class_weights(args)
+    if args.do_train and not args.resume_from:  # a run that has such flags goes on with them
+        check_teacher_flags(args)
     task, folder, tokenizer = open_model(args, "model_load_dir")
     where, selection = config.options(RecordsOptions, args), config.options(Selection, args)
     with main_rank_first():

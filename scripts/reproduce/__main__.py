@@ -107,6 +107,11 @@ def check(rows: list[Row], task: Task, args: Namespace) -> None:
             "--student_epochs 1 has no room for the two phases of the row meta-two-phase: "
             "give 2 or more, or other rows."
         )
+    if not args.attention_weight and any(row.student == "full-centred" for row in rows):
+        raise UserError(
+            "--attention_weight 0 leaves the row meta-full-centred no scores to centre: raise it, or give "
+            "other rows."
+        )
 
 
 def print_commands(rows: list[Row], task: Task, args: Namespace) -> None:

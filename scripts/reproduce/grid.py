@@ -15,6 +15,7 @@ from argparse import Namespace
 from typing import NamedTuple
 
 import config
+from modeling.meta_kd.idle_flags import check_student_flags, check_teacher_flags
 from modeling.meta_kd.terms import add_flags
 from scripts.reproduce.rows import ATTENTION, NO_FEATURES, STUDENTS, TEACHERS, Row
 from util import UserError, read_json
@@ -99,8 +100,8 @@ def read_grid(path: str, rows: list[Row], args: Namespace) -> dict[str, list[Set
     """{row: its settings} of the rows for which the file has an entry.
 
     Raises:
-        UserError: an entry for no row, a flag or value that is none, a flag that makes the row what it is, or
-            other numbers of settings for rows of one kind.
+        UserError: an entry for no row, a flag or value that is none, a flag that makes the row what it is or
+            would change nothing there, or other numbers of settings for rows of one kind.
     """
     content, grid = read_json(path, "the grid of settings"), {}
     names = [*GROUPS, *(row.name for row in rows)]
@@ -140,7 +141,26 @@ def list_settings(path: str, row: Row, entry: dict, args: Namespace) -> list[Set
         flags[action.dest] = check_values(where, action, values)
     rates = flags.pop("learning_rate", learning_rates(row, args))
     combinations = [tuple(zip(flags, values)) for values in itertools.product(*flags.values())]
+    for each in combinations:
+        try:
+            check_flags_count(row, Setting(float(rates[0]), each), args)
+        except UserError as error:
+            raise UserError(f"--grid {path}: {row.name}: {error}") from None
     return [Setting(float(rate), each) for rate in rates for each in combinations]
+
+
+def check_flags_count(row: Row, setting: Setting, args: Namespace) -> None:
+    """Raises a UserError where a flag of the row or the setting would change nothing there."""
+    words, kind = [*row_words(row, args), *setting.words()], row_kind(row)
+    check = check_student_flags if row.student else check_teacher_flags
+    check(config.parse("", *GROUPS[kind], argv=words))
+
+
+def row_words(row: Row, args: Namespace, third: int = 1) -> list[str]:
+    """The flags that make a row what it is. third: a third of its epochs."""
+    if not row.student:
+        return TEACHERS[row.name].split()
+    return STUDENTS[row.student].format(attention_weight=args.attention_weight, third=third).split()
 
 
 def own_flags(row: Row) -> set[str]:

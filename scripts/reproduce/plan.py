@@ -10,8 +10,8 @@ from argparse import Namespace
 from typing import NamedTuple, Optional
 
 from data.tasks import Task
-from scripts.reproduce.grid import Setting, candidates
-from scripts.reproduce.rows import ROWS, STUDENTS, TEACHERS, Row
+from scripts.reproduce.grid import Setting, candidates, row_words
+from scripts.reproduce.rows import ROWS, Row
 
 MOST_EPOCHS = 8  # a run over a portion of the examples has at most this many times the epochs of one over all
 
@@ -218,11 +218,7 @@ def training_flags(
     }
     words = ["--resume", "--do_train", "--do_eval"]
     words += [str(word) for pair in flags.items() for word in pair]
-    if row.student:
-        third = max(1, epochs // 3)
-        words += STUDENTS[row.student].format(attention_weight=args.attention_weight, third=third).split()
-    else:
-        words += TEACHERS[row.name].split()
+    words += row_words(row, args, third=max(1, epochs // 3))
     if row.runs == "domain":
         words += ["--domain", domain]
     if row.runs == "without":

@@ -517,6 +517,19 @@ def test_hidden_states_are_stored_for_settings_that_learn_from_them(tmp_path, ti
     assert {name[-4]: need.endswith("-hidden") for name, need in needs.items()} == {"0": False, "1": True}
 
 
+@pytest.mark.parametrize("row", rows.ROWS.values(), ids=rows.ROWS)
+def test_no_row_has_a_flag_that_would_change_nothing(row):
+    """Stages 2 and 4 would refuse it."""
+    grid.check_flags_count(row, Setting(1e-4), flags())
+
+
+def test_a_row_that_centres_scores_needs_their_term(tiny_data):
+    """Without it the row would be meta-full by another name."""
+    chosen = rows.with_teachers(rows.chosen_rows("meta-full-centred"))
+    with pytest.raises(UserError, match="--attention_weight 0 leaves the row meta-full-centred"):
+        reproduce.check(chosen, load_task("senti", tiny_data), flags(attention_weight=0))
+
+
 @pytest.mark.parametrize(
     "content, expected",
     [
@@ -525,6 +538,11 @@ def test_hidden_states_are_stored_for_settings_that_learn_from_them(tmp_path, ti
             "1 for hard, 2 for meta-full",
         ),
         ({"students": {"attention_loss_weight": [0.1, 1]}}, "hard: .*makes the row what it is"),
+        ({"students": {"temperature": [1, 2]}}, "hard: --temperature 2 softens .* --soft_label_weight is 0"),
+        (
+            {"teachers": {"weight_scaling": ["mean", "spread"], "weight_spread": [0.3]}},
+            "meta: --weight_spread 0.3 counts with --weight_scaling spread, and that is mean",
+        ),
         ({"students": {"hidden_loss_weight": [0, 1]}}, "hard: .*makes the row what it is"),
         ({"students": {"num_epochs": [1], "num_train_epochs": [2]}}, "this is num_epochs by another name"),
         ({"students": {"train_data_prefix": ["a", "b"]}}, "train_data_prefix: expected a flag of students"),

@@ -17,7 +17,10 @@ from fuzz import rehash_snapshot
 from safetensors.numpy import load_file, save_file
 from test_stages import CLOCKED, tree
 
+import config
+import meta_distill
 from data.store.files import LOCK, lock
+from modeling.meta_kd.idle_flags import check_student_flags
 from util import sha256
 
 TRAINING_STAGES = ("meta_teacher", "meta_distill")
@@ -449,6 +452,51 @@ def test_a_folder_of_the_user_is_not_replaced_by_records(sandbox):
     (sandbox / "mine" / "train" / "notes.txt").write_text("keep me")
     refused(sandbox, "preprocess", "--ofrecord_dir", "notes.txt", ofrecord_dir="mine", resave_ofrecord=True)
     assert (sandbox / "mine" / "train" / "notes.txt").read_text() == "keep me"
+
+
+# --------------------------------------------------------------------------------------- flags without effect
+
+LAYERS_OUT = {f"{name}_loss_weight": 0 for name in ("attention", "representation", "transfer")}
+HARD = {**LAYERS_OUT, "soft_label_weight": 0, "hard_label_weight": 1}
+
+
+@pytest.mark.parametrize(
+    "stage, idle, beside, words",
+    [
+        ("meta_teacher", {"weight_spread": 0.3}, {}, "--weight_scaling spread, and that is mean"),
+        ("meta_distill", {"expertise_spread": 0.3}, {}, "--expertise_weight spread, and that is lambda"),
+        ("meta_distill", {"expertise_weight": "none"}, LAYERS_OUT, "--transfer_loss_weight are 0"),
+        ("meta_distill", {"temperature": 2}, HARD, "--soft_label_weight is 0"),
+        ("meta_distill", {"attention_match": "centred"}, LAYERS_OUT, "--attention_loss_weight is 0"),
+        ("meta_distill", {"teacher_weights": [1]}, {}, "--teacher_model names one"),
+        ("meta_distill", {"teacher_weights": [1]}, HARD, "hard labels alone"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(golden, stage, idle, beside, words):
+    """The sentence names it and what it takes; at its default it is accepted."""
+    (flag,) = idle
+    message = refused(golden, stage, words, f"or leave --{flag} out.", **beside, **idle)
+    assert message.startswith(f"error: --{flag} ")
+
+
+def test_a_flag_at_its_default_is_never_one_without_effect(golden, tmp_path):
+    """So that the flags.json of a run on hard labels, which holds all flags, makes it again."""
+    file = tmp_path / "flags.json"
+    defaults = {"temperature": 1.0, "expertise_spread": 0.5, "attention_match": "raw", **HARD}
+    file.write_text(json.dumps(defaults))
+    args = config.parse("", *meta_distill.FLAGS, argv=f"--config {file} --task_name x --data_dir y".split())
+    check_student_flags(args)
+
+
+def test_a_run_that_has_a_flag_without_effect_goes_on(sandbox):
+    """One of an earlier version, which took --weight_spread beside --weight_scaling mean."""
+    path = sandbox / "teacher" / "snapshot_last"
+    meta = json.loads((path / "meta.json").read_text())
+    meta["flags"]["weight_spread"] = 0.3
+    (path / "meta.json").write_text(json.dumps(meta))
+    rehash_snapshot(path)
+    flags = {**stage_flags(sandbox)["meta_teacher"], "model_save_dir": None, "resume_from": "teacher"}
+    assert call("meta_teacher", sandbox, {**flags, "weight_spread": 0.3}).code == 0
 
 
 # --------------------------------------------------------------------------------------- runs
