@@ -175,8 +175,8 @@ class Table:
             raise UserError(fault)
         if any(header.count(name) != 1 for name in self.text) or len(set(header)) < len(header):
             if self.form == "csv" and len(header) == 1 and ";" in header[0]:
-                raise UserError(
-                    f"{self.path}:1: found semicolons, expected columns parted by commas: save it so."
+                expected = (
+                    f"expected a header with {columns}, parted by commas: save it so, or check --text_column"
                 )
             raise UserError(
                 f"{self.path}:1: found {', '.join(map(repr, header))[:300]}, {expected}, each name once."

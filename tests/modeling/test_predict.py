@@ -371,7 +371,7 @@ def test_a_file_without_texts_is_refused(place, content, expected):
 def test_semicolons_are_told(place):
     """As many spreadsheets write a CSV."""
     (place / "semi.csv").write_bytes(b"text;more\na good book;1\n")
-    says(place, "semi.csv:1: found semicolons, expected columns parted by commas", predict_file="semi.csv")
+    says(place, "semi.csv:1: found 'text;more', expected", "parted by commas", predict_file="semi.csv")
 
 
 @pytest.mark.parametrize(
