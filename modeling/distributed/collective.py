@@ -40,6 +40,17 @@ def broadcast(number, device="cpu"):
     return all_reduce_sum(np.array([number if get_rank() == 0 else 0], np.float64), device)[0]
 
 
+def broadcast_weights(model):
+    """Gives the model of every rank the weights that it has in rank 0."""
+    if get_world_size() == 1:
+        return
+    for parameter in model.parameters():
+        mine = parameter.numpy()
+        found = all_reduce_sum(mine if get_rank() == 0 else np.zeros_like(mine), parameter.device)
+        if get_rank() > 0:
+            parameter.data.copy_(flow.tensor(found))
+
+
 class SharedLoss(flow.nn.Module):
     """This rank's share in the loss of a step, so that DistributedDataParallel averages gradients by
     examples, not by ranks.

@@ -5,10 +5,11 @@ import numpy as np
 from data.engine import load_oneflow
 from data.tasks import OTHER_KINDS
 from modeling.bert.config import BertConfig
+from modeling.distributed.collective import broadcast_weights
 from modeling.meta_kd.classifier import evenly_spaced_layers
 from modeling.meta_kd.terms import MAPS
 from modeling.snapshots.checks import is_same_task, read_problem
-from util import UserError
+from util import UserError, get_rank
 
 flow = load_oneflow()
 
@@ -59,6 +60,15 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
             log(f"its class heads are left over: found {there}, this model has {here}")
         if folder.widened:
             log(f"{folder.widened} bfloat16 weights widened to float32")
+
+
+def load_weights_in_ranks(model, folder, allow_missing):
+    """`load_weights` from a snapshot that rank 0 alone may have, as a run over machines with files of their
+    own does; the other ranks get the weights from it. folder: not looked at in these.
+    """
+    if get_rank() == 0:
+        load_weights(model, folder, allow_missing=allow_missing)
+    broadcast_weights(model)
 
 
 def _check_names(folder, left_over, needed):

@@ -257,8 +257,10 @@ def flags_of_run(flags: dict) -> dict:
 
 
 def best_snapshot(run):
-    """The ModelFolder of the best snapshot of a run."""
-    return read_model(best_snapshot_path(run.folder))
+    """The ModelFolder of the best snapshot of a run, which rank 0 has written; None in the other ranks, whose
+    machines may have a disk of their own.
+    """
+    return read_model(best_snapshot_path(run.folder)) if get_rank() == 0 else None
 
 
 def is_best_entry(value, select_by):

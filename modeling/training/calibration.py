@@ -3,11 +3,10 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from modeling.distributed.collective import barrier
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.snapshots.folder import read_model
-from modeling.snapshots.loading import load_weights
+from modeling.snapshots.loading import load_weights_in_ranks
 from modeling.snapshots.rewrite import rewrite_snapshot
 from util import UserError, get_rank
 
@@ -86,35 +85,36 @@ def calibration_figures(logits, labels, meta):
 
 def calibrate_snapshot(folder, model, heldout, log):
     """The snapshot `folder`, a ModelFolder, with a temperature fitted on dev folded into its classifier; one
-    that has it stays, and so does one for which none follows from dev.
+    that has it stays, and so does one for which none follows from dev. Rank 0 rewrites it; the other ranks
+    take part in the answers on dev, and get None.
 
     W x + b becomes (W x + b) / T, so that whatever reads the snapshot gives calibrated probabilities and
     the same labels.
     Args:
-        heldout: the Heldout examples of the run.
+        folder: None in the other ranks; heldout: the Heldout examples of the run.
         log: takes the line that says why the snapshot stays.
     Raises:
         UserError: the snapshot has no classifier.
     """
+    load_weights_in_ranks(model, folder, STUDENT_ONLY)
+    logits = heldout.logits(model, "dev")
+    if get_rank() > 0:
+        return None
     if folder.meta.get("temperature") is not None:
         return folder
     if "classifier.weight" not in folder.arrays:
         raise UserError(
             f"--calibrate: {folder.path} has no classifier to put a temperature in: leave --calibrate out."
         )
-    load_weights(model, folder, allow_missing=STUDENT_ONLY)
-    label = heldout.splits["dev"]["label"]
-    temperature, unfit = usable_temperature(heldout.logits(model, "dev"), label)
+    temperature, unfit = usable_temperature(logits, heldout.splits["dev"]["label"])
     if unfit:
         log(f"note: --calibrate changes nothing: {unfit}")
         return folder
-    if get_rank() == 0:
-        scaled = {
-            name: array / np.float32(temperature) if name.startswith("classifier.") else array
-            for name, array in folder.arrays.items()
-        }
-        rewrite_snapshot(folder.path, scaled, {**folder.meta, "temperature": temperature})
-    barrier()
+    scaled = {
+        name: array / np.float32(temperature) if name.startswith("classifier.") else array
+        for name, array in folder.arrays.items()
+    }
+    rewrite_snapshot(folder.path, scaled, {**folder.meta, "temperature": temperature})
     return read_model(folder.path)
 
 

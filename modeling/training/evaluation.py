@@ -15,7 +15,7 @@ from modeling.reports.acceptance import class_figures, compare
 from modeling.reports.run_files import read_predictions
 from modeling.reports.run_report import read_teacher, run_page, write_report
 from modeling.snapshots.best import find_snapshot
-from modeling.snapshots.loading import load_weights
+from modeling.snapshots.loading import load_weights_in_ranks
 from modeling.snapshots.manager import flags_of_run
 from modeling.snapshots.rewrite import rewrite_card
 from modeling.snapshots.weights import weights_size
@@ -47,12 +47,18 @@ def evaluate_snapshot(run, folder, model, heldout, options):
     and report.html into the run folder.
 
     Args:
-        folder: the ModelFolder of the snapshot, whose weights `model` takes.
+        folder: the ModelFolder of the snapshot, whose weights `model` takes; looked at in rank 0 alone,
+            which writes. The other ranks take part in the answers.
         heldout: the Heldout examples; options: ReportOptions.
     Returns:
-        the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test.
+        the content of results.json: snapshot, parameters, bytes of the weights, metrics on dev and test; None
+        in the other ranks.
     """
-    load_weights(model, folder, allow_missing=STUDENT_ONLY)
+    load_weights_in_ranks(model, folder, STUDENT_ONLY)
+    if get_rank() > 0:
+        for split in heldout.splits:
+            heldout.logits(model, split)
+        return None
     task = heldout.task
     results = {
         "task": task.name,
@@ -71,8 +77,7 @@ def evaluate_snapshot(run, folder, model, heldout, options):
         run.log(f"{folder.path.name} | {split} {metrics_line(results[split])}")
     labels = {split: examples["label"] for split, examples in heldout.splits.items()}
     results["calibration"] = calibration_figures(logits, labels, folder.meta)
-    if get_rank() == 0:
-        write_results(run, folder, results, lines, task, options)
+    write_results(run, folder, results, lines, task, options)
     return results
 
 

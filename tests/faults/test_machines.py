@@ -5,6 +5,7 @@ It takes root and iproute2, and is skipped with its reason where they are not th
 whatever happens.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -136,6 +137,9 @@ def machine(node, folder, **changed):
     }
 
 
+MACHINE_FLAGS = ("batch_size_per_device", "model_save_dir", "num_nodes", "node_rank", "master_addr")
+
+
 def start_both(cable, folder, **changed):
     return [cable.start(node, folder, "meta_teacher", machine(node, folder, **changed)) for node in (0, 1)]
 
@@ -189,6 +193,40 @@ def test_a_pulled_cable_ends_both_sides_and_the_run_goes_on(cable, shared):
     codes, errors = ends(both, 90)
     assert codes == [0, 0], errors
     assert tree(shared / "run") == tree(shared / "whole")
+
+
+HARD = {
+    "soft_label_weight": 0,
+    "hard_label_weight": 1,
+    **{f"{name}_loss_weight": 0 for name in ("attention", "representation", "transfer")},
+}  # of stage 4, without a teacher
+
+
+def distill(node, folder, **changed):
+    """The flags of stage 4 on a machine, on hard labels, with --calibrate."""
+    own = {**stage_flags(folder)["meta_distill"], **HARD, "student_layers": None, "teacher_model": None}
+    of_machines = {name: machine(node, folder)[name] for name in MACHINE_FLAGS}
+    return {**own, **of_machines, "calibrate": True, **changed}
+
+
+@pytest.mark.parametrize(
+    "stage, make_flags", [("meta_distill", distill), pytest.param("meta_teacher", machine, marks=slow)]
+)
+def test_machines_with_copies_of_the_files_end_as_those_that_share_them(
+    cable, shared, tmp_path, stage, make_flags
+):
+    """Machine 0 alone has the run folder; the other takes part in the test of a snapshot that it has not."""
+    copies = [shutil.copytree(shared, tmp_path / f"machine-{node}") for node in (0, 1)]
+    for folders in ([shared, shared], copies):
+        both = [
+            cable.start(node, folder, stage, make_flags(node, folder)) for node, folder in enumerate(folders)
+        ]
+        codes, errors = ends(both, 120)
+        assert codes == [0, 0], errors
+    assert tree(copies[0] / "run") == tree(shared / "run")
+    assert (copies[0] / "run" / "results.json").exists() and not (copies[1] / "run").exists()
+    if stage == "meta_distill":
+        assert json.loads((copies[0] / "run" / "results.json").read_text())["calibration"]["folded"]
 
 
 @slow

@@ -370,7 +370,7 @@ def test_a_file_in_the_place_of_a_folder_ends_all_ranks(sandbox):
 
 
 def test_ranks_agree_on_the_folder_of_a_run_that_was_given_none(sandbox):
-    """One folder output/model_save-<time> has all of the run; every rank reads the best snapshot there."""
+    """One folder output/model_save-<time> has all of the run; rank 0 reads the best snapshot there."""
     outcome = call_process(
         "meta_teacher", sandbox, {**stage_flags(sandbox)["meta_teacher"], **TWO, "model_save_dir": None}
     )
