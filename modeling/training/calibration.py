@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from modeling.distributed.collective import broadcast
 from modeling.meta_kd.classifier import STUDENT_ONLY
 from modeling.meta_kd.losses import softmax
 from modeling.snapshots.folder import read_model
@@ -96,12 +97,12 @@ def calibrate_snapshot(folder, model, heldout, log):
     Raises:
         UserError: the snapshot has no classifier.
     """
+    if broadcast(get_rank() == 0 and folder.meta.get("temperature") is not None):
+        return folder
     load_weights_in_ranks(model, folder, STUDENT_ONLY)
     logits = heldout.logits(model, "dev")
     if get_rank() > 0:
         return None
-    if folder.meta.get("temperature") is not None:
-        return folder
     if "classifier.weight" not in folder.arrays:
         raise UserError(
             f"--calibrate: {folder.path} has no classifier to put a temperature in: leave --calibrate out."
