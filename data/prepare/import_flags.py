@@ -151,7 +151,7 @@ def _check_columns(args, columns):
 
 def _check_files(args):
     outputs = {split_path(args.data_dir, split).resolve() for split in SPLITS}
-    for path in filter(None, (*args.source, args.dev, args.test)):
+    for path in source_files(args):
         if pathlib.Path(path).resolve() in outputs:
             raise UserError(
                 f"{path}: would be overwritten, expected tables outside --data_dir: name another --data_dir."
@@ -160,6 +160,11 @@ def _check_files(args):
             raise UserError(
                 f"{path}: --no_header: found {form}, whose columns have names, expected csv or tsv."
             )
+
+
+def source_files(args) -> list[str]:
+    """The tables that are read: those of --source, --dev and --test."""
+    return [path for path in (*args.source, args.dev, args.test) if path]
 
 
 def read_portions(args) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pathlib
 import re
 import shlex
 
-from data.prepare.import_flags import check_flags, make_parser, read_portions
+from data.prepare.import_flags import check_flags, make_parser, read_portions, source_files
 from data.prepare.import_report import (
     count_lines,
     damage_lines,
@@ -212,7 +212,7 @@ def without_rare(args, tables: dict) -> tuple[dict, set[str]]:
     """
     if (rare := find_rare(tables, args.min_examples)) and not args.drop_rare:
         raise UserError(
-            f"{', '.join(_sources(args))}: found fewer than {args.min_examples} rows of "
+            f"{', '.join(source_files(args))}: found fewer than {args.min_examples} rows of "
             f"{_rare_summary(rare)}, expected more: add rows, name a lower --min_examples, or drop them with "
             "--drop_rare."
         )
@@ -220,10 +220,6 @@ def without_rare(args, tables: dict) -> tuple[dict, set[str]]:
     if dropped:
         print(f"dropped by --drop_rare: {_rare_summary(dropped)}")
     return tables, {name for kind, name in dropped if kind == "label"}
-
-
-def _sources(args):
-    return [path for path in (*args.source, args.dev, args.test) if path]
 
 
 def _rare_summary(rare):
