@@ -5,6 +5,7 @@ All is written under another name and renamed when whole, so that a writer that 
 there before.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -77,10 +78,7 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
     """
     path = split_path(data_dir, split)
     facts = source_facts(task, path, split, tokenizer, seq_length)
-
-    def check(counts):
-        if split == "train":
-            check_counts(task, counts, path)
+    check = functools.partial(check_counts, task, path=path) if split == "train" else None
 
     def write_anew():
         check_replaceable(folder, split, "--ofrecord_dir")
@@ -88,17 +86,16 @@ def resave(task, data_dir, folder, split, tokenizer, seq_length, scored=True, pa
         return write_records(folder, split, blocks, facts, check)
 
     old, fault = _open_or_fault(folder, split, scored)
-    if scored and fault:  # at once: stage 1, which mends it, reads the TSV and tells what is wrong there
-        raise UserError(fault)
-    if scored and old.seq_length != seq_length:  # which makes other records of every text
-        raise UserError(_stale(old, facts))
+    if scored and (fault or old.seq_length != seq_length):  # at once: stage 1 tells what is wrong in the TSV
+        raise UserError(fault or _stale(old, facts))
     if fault or not scored and old.tsv_sha256 != facts["tsv_sha256"]:
         new = write_anew()  # most likely other content: it is not tokenised once more to be compared
         if old and old.scores and old.content_sha256 == new.content_sha256:
             return with_scores(new, old.weights, old.scores)
         return new
     tally = _count_records(task, data_dir, split, tokenizer, seq_length)
-    check(tally.counts)
+    if check:
+        check(tally.counts)
     fresh = {**facts, **tally.facts()}
     if old.content_sha256 == fresh["content_sha256"]:
         return _with_manifest(old, fresh)

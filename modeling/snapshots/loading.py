@@ -48,18 +48,24 @@ def load_weights(model, folder, log=None, allow_missing=HEADS, task=None):
                 )
             parameter.data.copy_(flow.tensor(np.ascontiguousarray(arrays[name])))
     if log:
-        log(
-            f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, "
-            f"{len(missing)} new{_listed(missing)}, {len(left_over)} left over{_listed(left_over)}"
-        )
-        for reason in sorted(set(others.values())):
-            names = ", ".join(name for name in others if others[name] == reason)
-            log(f"new though the folder has one: {names} ({reason})")
-        there, here = class_heads(folder.arrays), class_heads(parameters)
-        if there and there != here:
-            log(f"its class heads are left over: found {there}, this model has {here}")
-        if folder.widened:
-            log(f"{folder.widened} bfloat16 weights widened to float32")
+        for line in _report(folder, parameters, missing, left_over, others):
+            log(line)
+
+
+def _report(folder, parameters, missing, left_over, others):
+    """Yields the lines for the log: the weights that are loaded, new or left over, and why."""
+    yield (
+        f"weights from {folder.path}: {len(parameters) - len(missing)} loaded, "
+        f"{len(missing)} new{_listed(missing)}, {len(left_over)} left over{_listed(left_over)}"
+    )
+    for reason in sorted(set(others.values())):
+        names = ", ".join(name for name in others if others[name] == reason)
+        yield f"new though the folder has one: {names} ({reason})"
+    there, here = class_heads(folder.arrays), class_heads(parameters)
+    if there and there != here:
+        yield f"its class heads are left over: found {there}, this model has {here}"
+    if folder.widened:
+        yield f"{folder.widened} bfloat16 weights widened to float32"
 
 
 def load_weights_in_ranks(model, folder, allow_missing):
